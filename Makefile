@@ -1,0 +1,40 @@
+# `make demo` and `make test` do everything, from a fresh clone with Python 3.11 or newer and make alone.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help venv demo test lint types layers bench clean
+
+help:  ## what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+venv: .venv/.installed  ## .venv with alocc and its development tools
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: venv  ## train on the digit 1, judge 0 against 1, write demo/report.html
+	$(BIN)/alocc train mnist --normal 1 --out demo --seed 0 --watch mnist --anomalous 0
+	$(BIN)/alocc evaluate demo mnist --normal 1 --anomalous 0
+	$(BIN)/alocc report demo
+
+test: lint types layers  ## everything CI checks
+	$(BIN)/pytest --cov --cov-report=term
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: venv
+	$(BIN)/mypy
+
+layers: venv
+	$(BIN)/lint-imports
+
+bench: venv  ## the published figures, on this machine; see benchmarks/README.md
+	$(BIN)/python benchmarks/article_speed.py
+
+clean:  ## remove what was built
+	rm -rf .venv demo .coverage* .mypy_cache .ruff_cache .pytest_cache

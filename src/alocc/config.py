@@ -1,0 +1,337 @@
+"""The complete configuration of a training, as small frozen models that are TOML in and TOML out.
+
+``preset("robust")`` is the default, ``preset("article")`` and ``preset("paper")`` follow their sources to the letter.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from alocc.errors import ConfigError
+
+Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+ScorePart = Literal["d_pair", "d_image", "d_reconstruction", "mse", "ssim", "ssim_half", "features"]
+NONE = "none"
+
+
+class _Model(pydantic.BaseModel):
+    """Frozen, and no key that nothing reads."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _none_is_a_word(cls, values: Any) -> Any:
+        """TOML has no null, so nothing is written ``"none"``."""
+        if not isinstance(values, Mapping):
+            return values
+        return {key: None if value == NONE else value for key, value in values.items()}
+
+
+class ImagesConfig(_Model):
+    """How an image becomes a tensor."""
+
+    size: tuple[PositiveInt, PositiveInt] | None = None
+    """Height and width that every image is resized to; none: the size of the training images, at most 64 a side."""
+    channels: Literal[1, 3] | None = None
+    """1 for grey, 3 for colour; none: colour if any training image has colour."""
+
+
+class CorruptionConfig(_Model):
+    """x → x_noisy."""
+
+    sigma: NonNegative
+    """σ of the Gaussian noise, in units of the value range [0, 1]."""
+    at_scoring: bool = False
+    """Whether images are corrupted before they are scored too, with one pattern kept in the detector."""
+
+
+class NetworksConfig(_Model):
+    """R and D."""
+
+    architecture: Literal["article", "paper"] = "article"
+    """The convolutions: the article's 4×4 and 3×3, or the paper's 5×5."""
+    width: PositiveInt = 16
+    """Feature maps of the first layer; the others have 2, 4 and 8 times as many."""
+    latent_dim: Annotated[int, Field(ge=0)] = 0
+    """Numbers in R's bottleneck; 0 for none, as in the article and the paper."""
+    latent_noise: NonNegative = 0.0
+    """Standard deviation of the noise added to the bottleneck in training."""
+    discriminator_input: Literal["single", "pair"] = "single"
+    """What D sees: one image, or an image and its reconstruction as channels of one."""
+    discriminator_logits: Literal[1, 2] = 1
+    """2 for the article's softmax over two classes, 1 for a sigmoid; the same model with other weights."""
+
+
+class AdamConfig(_Model):
+    """Adam (weight decay as L2, the article's) or AdamW (decoupled), constant or one-cycle learning rate."""
+
+    learning_rate: PositiveFloat
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    weight_decay: NonNegative = 0.0
+    decoupled_decay: bool = False
+    """True for AdamW."""
+    schedule: Literal["constant", "one-cycle"] = "constant"
+
+
+class ReconstructionConfig(_Model):
+    """R alone: minimise E[(x − R(x_noisy))²]."""
+
+    iterations: PositiveInt
+    """Updates of R."""
+    adam: AdamConfig
+
+
+class AdversarialConfig(_Model):
+    """R against D, alternating: the article and the paper."""
+
+    iterations: PositiveInt
+    """Updates of R."""
+    discriminator_updates: PositiveInt = 1
+    """n_dis, updates of D before each update of R."""
+    mse_weight: NonNegative
+    """λ, the weight of the reconstruction error averaged over all pixels."""
+    stop_mse: PositiveFloat | None = None
+    """ρ: stop once R's error on held-out normal images, without noise, is below this; none: run all iterations."""
+    adam: AdamConfig
+
+
+class DiscriminationConfig(_Model):
+    """D alone, R frozen: tell normal images from smooth deformations of them."""
+
+    iterations: PositiveInt
+    """Updates of D."""
+    sigma_max: NonNegative
+    """Each image gets noise of a σ drawn from U(0, sigma_max), on both sides alike."""
+    adam: AdamConfig
+
+
+class TrainingConfig(_Model):
+    """The phases of training, in this order; one left out does not run."""
+
+    batch_size: PositiveInt = 128
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """Arithmetic of training; scoring is always in 32-bit."""
+    reconstruction: ReconstructionConfig | None = None
+    adversarial: AdversarialConfig | None = None
+    discrimination: DiscriminationConfig | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _trains_r(self) -> TrainingConfig:
+        if self.reconstruction is None and self.adversarial is None:
+            raise ValueError("R is never trained; set training.reconstruction or training.adversarial")
+        return self
+
+
+class CalibrationConfig(_Model):
+    """The threshold, from normal images that training never saw."""
+
+    held_out: Fraction = 0.1
+    """Share of the normal images kept for calibration."""
+    alpha: Fraction | None = None
+    """False-positive rate to keep; none: 0.01, or the smallest that the held-out images support."""
+
+
+class Config(_Model):
+    """Everything that, with the images, decides a detector."""
+
+    preset: str
+    """The preset this started from; a name only."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    images: ImagesConfig = ImagesConfig()
+    corruption: CorruptionConfig
+    networks: NetworksConfig
+    training: TrainingConfig
+    scoring: Annotated[dict[ScorePart, PositiveFloat], Field(min_length=1)]
+    """Weight of each part of the anomaly score; the parts are in ``alocc.model.scoring``."""
+    calibration: CalibrationConfig = CalibrationConfig()
+
+    @pydantic.model_validator(mode="after")
+    def _d_sees_what_is_scored(self) -> Config:
+        seen = self.networks.discriminator_input
+        d_parts = {part for part in self.scoring if part.startswith("d_")}
+        wrong = d_parts - ({"d_pair"} if seen == "pair" else {"d_image", "d_reconstruction"})
+        if wrong:
+            raise ValueError(f'scoring.{min(wrong)} does not go with networks.discriminator_input = "{seen}"')
+        if d_parts and not (self.training.adversarial or self.training.discrimination):
+            raise ValueError(f"scoring.{min(d_parts)} needs a trained D; no phase of training trains it")
+        if self.training.adversarial and seen == "pair":
+            raise ValueError('training.adversarial needs networks.discriminator_input = "single"')
+        return self
+
+
+PRESETS: dict[str, Config] = {
+    "article": Config(
+        preset="article",
+        corruption=CorruptionConfig(sigma=0.155, at_scoring=True),
+        networks=NetworksConfig(discriminator_logits=2),
+        training=TrainingConfig(
+            adversarial=AdversarialConfig(
+                iterations=100_000,
+                mse_weight=0.2,
+                adam=AdamConfig(learning_rate=2e-4, betas=(0.5, 0.9), weight_decay=1e-5),
+            )
+        ),
+        scoring={"d_reconstruction": 1.0},
+    ),
+    "paper": Config(
+        preset="paper",
+        # the paper prints λ, the widths and the kernels; σ, ρ, the optimiser and the strides are ours (docs/method.md)
+        corruption=CorruptionConfig(sigma=0.155),
+        networks=NetworksConfig(architecture="paper", width=64),
+        training=TrainingConfig(
+            adversarial=AdversarialConfig(
+                iterations=5_000,
+                mse_weight=0.4,
+                stop_mse=0.02,
+                adam=AdamConfig(learning_rate=2e-4, betas=(0.5, 0.9)),
+            )
+        ),
+        scoring={"d_reconstruction": 1.0},
+    ),
+    "robust": Config(
+        preset="robust",
+        corruption=CorruptionConfig(sigma=0.3),
+        networks=NetworksConfig(latent_dim=16, latent_noise=0.5, discriminator_input="pair"),
+        training=TrainingConfig(
+            reconstruction=ReconstructionConfig(
+                iterations=1_000,
+                adam=AdamConfig(learning_rate=2e-3, weight_decay=1e-2, decoupled_decay=True, schedule="one-cycle"),
+            ),
+            discrimination=DiscriminationConfig(
+                iterations=300,
+                sigma_max=0.4,
+                adam=AdamConfig(learning_rate=1e-3, weight_decay=1e-2, decoupled_decay=True, schedule="one-cycle"),
+            ),
+        ),
+        scoring={"d_pair": 2.0, "ssim_half": 1.0, "features": 1.0},
+    ),
+}
+
+
+def preset(name: str) -> Config:
+    """One of the complete configurations: ``robust``, ``article`` or ``paper``.
+
+    Raises:
+        ConfigError: if there is no preset of this name.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f'there is no preset "{name}"; {_meant(name, PRESETS)}presets are: {", ".join(PRESETS)}')
+    return PRESETS[name]
+
+
+def load_config(path: Path) -> Config:
+    """Read a TOML file: a complete config, or some keys on top of the preset that it names (``robust`` if none).
+
+    Raises:
+        ConfigError: if the file is missing, no TOML, or holds a wrong key or value.
+    """
+    try:
+        with path.open("rb") as file:
+            values = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    return with_values(preset(str(values.get("preset", "robust"))), values, source=str(path))
+
+
+def dump_config(config: Config) -> str:
+    """The config as TOML; :func:`load_config` of it gives the same config."""
+    import tomli_w
+
+    return tomli_w.dumps(_without_null(config.model_dump(mode="json")))
+
+
+def with_settings(config: Config, settings: Iterable[str]) -> Config:
+    """Apply ``section.key=value`` settings, as ``--set`` takes them; a value is TOML, or else a bare word.
+
+    Raises:
+        ConfigError: if a setting has no ``=``, an unknown key or a wrong value.
+    """
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise ConfigError(f'--set takes section.key=value, got "{setting}"')
+        *sections, last = key.strip().split(".")
+        values: dict[str, Any] = {last: _parsed(text.strip())}
+        for section in reversed(sections):
+            values = {section: values}
+        config = with_values(config, values, source="--set")
+    return config
+
+
+def with_values(config: Config, values: Mapping[str, Any], source: str) -> Config:
+    """Put nested ``values`` on top of a config; ``source`` is named in errors."""
+    merged = _merge(config.model_dump(), values)
+    try:
+        return Config.model_validate(merged)
+    except pydantic.ValidationError as error:
+        problems = "; ".join(_explain(problem) for problem in error.errors())
+        raise ConfigError(f"{source}: {problems}") from None
+
+
+def with_iterations(config: Config, iterations: int) -> Config:
+    """Train R for this many iterations, and D's own phase, if there is one, longer or shorter in proportion."""
+    training = config.training
+    main = "reconstruction" if training.reconstruction else "adversarial"
+    factor = iterations / getattr(training, main).iterations
+    lengths = {
+        name: {"iterations": max(1, round(phase.iterations * factor))}
+        for name in ("reconstruction", "adversarial", "discrimination")
+        if (phase := getattr(training, name))
+    }
+    return with_values(config, {"training": lengths}, source="--iterations")
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        # the parts of a score are replaced as one: a part not named is not in it
+        nested = isinstance(under, Mapping) and isinstance(value, Mapping) and key != "scoring"
+        merged[key] = _merge(under, value) if nested else value
+    return merged
+
+
+def _without_null(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_null(value) if isinstance(value, Mapping) else NONE if value is None else value
+        for key, value in values.items()
+    }
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explain(problem: Any) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        *sections, last = problem["loc"]
+        model: Any = Config
+        for section in sections:
+            annotation = model.model_fields[section].annotation
+            model = next((m for m in getattr(annotation, "__args__", (annotation,)) if hasattr(m, "model_fields")), None)
+        return f"there is no key {key}; {_meant(str(last), model.model_fields)}keys here: {', '.join(model.model_fields)}"
+    if problem["type"] == "missing":
+        return f"{key} is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(problem["input"], Mapping) else f", got {problem['input']!r}"
+    return f"{key}: {message}{given}" if key else f"{message}{given}"
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f'did you mean "{near[0]}"? ' if near else ""

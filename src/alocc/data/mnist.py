@@ -1,0 +1,164 @@
+"""MNIST: what the package carries, what is on disk, and, last, what can be downloaded.
+
+The whole test set and the training images of the digit 1 come with the package, so the article's experiment needs no
+network. Other digits need the full training set.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import zlib
+from collections.abc import Collection
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alocc.errors import DataError
+
+Split = Literal["train", "test"]
+
+CLASSES = tuple("0123456789")
+EMBEDDED_TRAINING_CLASS = "1"
+PREFIX: dict[Split, str] = {"train": "train", "test": "t10k"}
+MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+)
+# of the uncompressed files, so that any gzip of them will do
+CONTENT_SHA256 = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+}
+
+
+def load_mnist(split: Split, classes: Collection[str] | None = None) -> tuple[NDArray[np.uint8], NDArray[np.str_]]:
+    """Images (n, 28, 28), uint8, and their class names "0"…"9", in the database's order.
+
+    Args:
+        split: the 60,000 training or the 10,000 test images.
+        classes: keep only these digits; none for all.
+
+    Raises:
+        DataError: if a class is no digit, or the full training set is needed and neither on disk nor to be downloaded.
+    """
+    wanted = set(CLASSES if classes is None else classes)
+    if split == "train" and wanted == {EMBEDDED_TRAINING_CLASS}:
+        images = read_idx(_embedded("train-1-images-idx3-ubyte.gz"))
+        return images, np.full(len(images), EMBEDDED_TRAINING_CLASS)
+    if split == "test":
+        images, labels = (read_idx(_embedded(f"{name}.gz")) for name in _file_names("test"))
+    else:
+        images, labels = (read_idx(_full(name)) for name in _file_names("train"))
+    names = labels.astype(np.str_)
+    keep = np.isin(names, sorted(wanted))
+    return images[keep], names[keep]
+
+
+def read_idx(content: bytes) -> NDArray[np.uint8]:
+    """Parse the IDX format: two zero bytes, type 8 (uint8), number of dimensions, big-endian sizes, then the data."""
+    if len(content) < 4 or content[:3] != b"\x00\x00\x08":
+        raise DataError("not an IDX file of unsigned bytes")
+    start = 4 + 4 * content[3]
+    shape = tuple(np.frombuffer(content, ">u4", count=content[3], offset=4))
+    if len(content) != start + int(np.prod(shape)):
+        raise DataError(f"IDX file is truncated: {len(content)} bytes do not hold {'×'.join(map(str, shape))}")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
+
+
+def cache_folder() -> Path:
+    """Where downloads go and manual copies may be put."""
+    import pooch
+
+    return Path(pooch.os_cache("alocc")) / "mnist"
+
+
+def _file_names(split: Split) -> tuple[str, str]:
+    return f"{PREFIX[split]}-images-idx3-ubyte", f"{PREFIX[split]}-labels-idx1-ubyte"
+
+
+def _embedded(name: str) -> bytes:
+    return gzip.decompress((resources.files("alocc.data") / "embedded" / "mnist" / name).read_bytes())
+
+
+def _full(name: str) -> bytes:
+    path = _on_disk(name)
+    return _checked_content(path, name) if path else _downloaded(name)
+
+
+def _on_disk(name: str) -> Path | None:
+    folders = [Path(os.environ["ALOCC_DATA"]) / "mnist"] if "ALOCC_DATA" in os.environ else []
+    for folder in [*folders, cache_folder()]:
+        for path in (folder / f"{name}.gz", folder / name):
+            if path.is_file():
+                return path
+    return None
+
+
+def _checked_content(path: Path, name: str) -> bytes:
+    try:
+        content = path.read_bytes()
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read ({error}); delete it to have it downloaded again") from None
+    if hashlib.sha256(content).hexdigest() != CONTENT_SHA256[name]:
+        raise DataError(f"{path} is not MNIST's {name}: its SHA-256 differs; delete it to have it downloaded again")
+    return content
+
+
+def _downloaded(name: str) -> bytes:
+    import pooch
+    import requests
+
+    archive, folder = f"{name}.gz", cache_folder()
+    pooch.get_logger().setLevel("WARNING")
+    for mirror in MIRRORS:
+        try:
+            # the check is ours, of the content: mirrors compress the same files differently
+            downloader = pooch.HTTPDownloader(progressbar=_DownloadBar(archive), timeout=20)
+            path = Path(pooch.retrieve(mirror + archive, None, archive, folder, downloader=downloader))
+            return _checked_content(path, name)
+        except DataError:
+            path.unlink()
+        except (requests.RequestException, OSError):
+            continue
+    raise DataError(
+        f"the full MNIST training set is not on this machine and cannot be downloaded; put {archive} into {folder}, "
+        "or into a folder called mnist and set ALOCC_DATA to the folder that holds that one "
+        f"(only the digit {EMBEDDED_TRAINING_CLASS} comes with alocc)"
+    )
+
+
+class _DownloadBar:
+    """What pooch asks of a progress bar (an attribute ``total``, ``update``, ``reset``, ``close``), drawn by Rich."""
+
+    def __init__(self, description: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+        self.progress = Progress(
+            "{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), console=Console(stderr=True)
+        )
+        self.task = self.progress.add_task(description, total=None)
+
+    @property
+    def total(self) -> float | None:
+        return self.progress.tasks[0].total
+
+    @total.setter
+    def total(self, size: float) -> None:
+        self.progress.start()
+        self.progress.update(self.task, total=size)
+
+    def update(self, n_bytes: int) -> None:
+        self.progress.advance(self.task, n_bytes)
+
+    def reset(self) -> None:
+        self.progress.update(self.task, completed=0)
+
+    def close(self) -> None:
+        self.progress.stop()

@@ -1,0 +1,287 @@
+"""The fitted artefact, and the only thing that scores: images in, anomaly scores and p-values out, one safe file."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from alocc.config import Config
+from alocc.data.images import ImageFormat, prepare_batch, to_unit_range
+from alocc.data.splits import DEFAULT_ALPHA, images_needed, smallest_alpha
+from alocc.errors import ArtefactError, ConfigError
+from alocc.model.calibration import Fusion, conformal_p_values, threshold_at
+from alocc.model.networks import Discriminator, Reconstructor, build_networks
+from alocc.model.scoring import D_PARTS, score_parts
+from alocc.seeding import generator
+from alocc.storage import load_tensors, save_tensors
+
+FORMAT_VERSION = 1
+SCORING_BATCH = 64
+
+FloatArray = NDArray[np.float64]
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a detector says of n images; every array has n entries."""
+
+    anomaly_score: FloatArray
+    """Higher = more anomalous; unbounded, in about standard deviations of normal images."""
+    p_value: FloatArray
+    """Share of held-out normal images at least as anomalous, in (0, 1]; small = anomalous."""
+    is_anomaly: NDArray[np.bool_]
+    """``p_value <= alpha``."""
+    parts: Mapping[str, FloatArray]
+    """Each part of the anomaly score, before it is standardised; higher = more anomalous."""
+    p_real: FloatArray | None
+    """D's probability that its input is a real normal image, in [0, 1]; none if D has no part in the score."""
+    alpha: float
+    """The false-positive rate behind ``is_anomaly``."""
+
+    def __len__(self) -> int:
+        return len(self.anomaly_score)
+
+
+@dataclass(frozen=True)
+class Detector:
+    """R and D with all that turns their outputs into a verdict. Immutable: make another with :meth:`with_alpha`."""
+
+    config: Config
+    image_format: ImageFormat
+    R: Reconstructor
+    D: Discriminator
+    fusion: Fusion
+    held_out_scores: FloatArray
+    """Anomaly scores of the held-out normal images, sorted ascending."""
+    alpha: float
+    """False-positive rate that ``is_anomaly`` keeps."""
+    seen: NDArray[np.int64]
+    """Hash of each image that it was trained or calibrated on."""
+    training: Mapping[str, Any]
+    """What it was trained on and how that went: data, classes, counts, fingerprint, library versions."""
+
+    @classmethod
+    def calibrate(
+        cls,
+        config: Config,
+        image_format: ImageFormat,
+        R: Reconstructor,
+        D: Discriminator,
+        held_out: Tensor,
+        seen: NDArray[np.int64],
+        training: Mapping[str, Any],
+    ) -> Detector:
+        """Turn trained networks into a detector with the help of normal images that training never saw.
+
+        Args:
+            held_out: normal images, (n, C, H, W), uint8 or float32 in [0, 1].
+            seen: :func:`image_hashes` of all images used.
+            training: notes to keep.
+        """
+        alpha = config.calibration.alpha or max(DEFAULT_ALPHA, smallest_alpha(len(held_out)))
+        parts = _compute_parts(config, R, D, held_out)
+        fusion = Fusion.fit(config.scoring, parts)
+        scores = np.sort(fusion(parts).numpy())
+        return cls(config, image_format, R.eval(), D.eval(), fusion, scores, alpha, seen, training)
+
+    @property
+    def threshold(self) -> float:
+        """An image is an anomaly if and only if its anomaly score is above this."""
+        return threshold_at(self.alpha, self.held_out_scores)
+
+    def with_alpha(self, alpha: float) -> Detector:
+        """The same detector at another false-positive rate.
+
+        Raises:
+            ConfigError: if the held-out images cannot support so small an alpha.
+        """
+        n = len(self.held_out_scores)
+        if not smallest_alpha(n) <= alpha < 1:
+            raise ConfigError(
+                f"alpha must be at least {smallest_alpha(n):.4g} with {n} held-out images, and below 1, got {alpha:g} "
+                f"(alpha {alpha:g} needs {images_needed(alpha) if 0 < alpha < 1 else 'no number of'} held-out images)"
+            )
+        return replace(self, alpha=alpha)
+
+    def score(self, images: NDArray[np.generic] | Tensor, progress: Progress | None = None) -> Scores:
+        """Score images.
+
+        An image's numbers do not depend on the others it is scored with.
+
+        Args:
+            images: an array (n, H, W) or (n, H, W, C), uint8 or float in [0, 1], of any size; or a tensor
+                (n, C, H, W) already in the detector's format.
+            progress: called with the number of images of each finished batch.
+
+        Raises:
+            DataError: if the images have a wrong shape, type or value range.
+        """
+        x = images if isinstance(images, Tensor) else prepare_batch(np.asarray(images), self.image_format)
+        parts = _compute_parts(self.config, self.R, self.D, x, progress)
+        anomaly_score = self.fusion(parts).numpy()
+        p_value = conformal_p_values(anomaly_score, self.held_out_scores)
+        logits = next((-parts[name] for name in D_PARTS if name in parts), None)
+        return Scores(
+            anomaly_score,
+            p_value,
+            p_value <= self.alpha,
+            {name: part.numpy() for name, part in parts.items()},
+            None if logits is None else torch.sigmoid(logits).numpy(),
+            self.alpha,
+        )
+
+    def was_seen(self, images: Tensor) -> NDArray[np.bool_]:
+        """Which images, in the detector's format, it was trained or calibrated on: their scores flatter it."""
+        return np.isin(image_hashes(images), self.seen)
+
+    def to(self, device: str | torch.device) -> Detector:
+        """Move the networks, in place, to where scoring shall run; scores come back as arrays all the same."""
+        self.R.to(device), self.D.to(device)
+        return self
+
+    def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What R is given and what it makes of it, for pictures: (n, C, H, W) each, float32 in [0, 1].
+
+        The input carries the noise of the preset, whether or not the preset adds it when it scores.
+        """
+        with torch.inference_mode():
+            x = to_unit_range(images).to(next(self.R.parameters()).device)
+            x_noisy = _with_noise(x, self.config)
+            return x_noisy.cpu(), self.R(x_noisy).cpu()
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file: weights, and everything else as JSON. It is the same file for the same detector.
+
+        Raises:
+            ArtefactError: if the file cannot be written.
+        """
+        tensors = {f"R.{name}": value for name, value in self.R.state_dict().items()}
+        tensors |= {f"D.{name}": value for name, value in self.D.state_dict().items()}
+        tensors["held_out_scores"] = torch.from_numpy(self.held_out_scores)
+        tensors["seen"] = torch.from_numpy(self.seen)
+        metadata = {
+            "kind": "detector",
+            "format_version": FORMAT_VERSION,
+            "config": self.config.model_dump(mode="json"),
+            "image_format": self.image_format._asdict(),
+            "fusion": {"means": self.fusion.means, "scales": self.fusion.scales},
+            "alpha": self.alpha,
+            "training": self.training,
+        }
+        save_tensors(Path(path), tensors, metadata)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Detector:
+        """Read a detector's file, or the one in a run folder. Loading runs no code from the file.
+
+        Raises:
+            ArtefactError: if there is no detector, or it is damaged or from a newer version.
+        """
+        path = artefact_path(path)
+        tensors, metadata = load_tensors(path)
+        if metadata.get("kind") != "detector":
+            raise ArtefactError(f"{path} is not a detector; a run's detector is its model.safetensors")
+        if metadata["format_version"] > FORMAT_VERSION:
+            raise ArtefactError(f"{path} was written by a newer alocc; upgrade alocc to read it")
+        try:
+            return cls._restored(tensors, metadata)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ArtefactError(f"{path} is damaged ({type(error).__name__}: {error})") from None
+
+    @classmethod
+    def _restored(cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Detector:
+        config = Config.model_validate(metadata["config"])
+        image_format = ImageFormat(**metadata["image_format"])
+        size = (image_format.height, image_format.width)
+        R, D = build_networks(config.networks, image_format.channels, size, generator(config.seed, "weights"))
+        R.load_state_dict({name[2:]: value for name, value in tensors.items() if name.startswith("R.")})
+        D.load_state_dict({name[2:]: value for name, value in tensors.items() if name.startswith("D.")})
+        return cls(
+            config,
+            image_format,
+            R.eval(),
+            D.eval(),
+            Fusion(dict(config.scoring), **metadata["fusion"]),
+            tensors["held_out_scores"].numpy(),
+            metadata["alpha"],
+            tensors["seen"].numpy(),
+            metadata["training"],
+        )
+
+
+def artefact_path(path: str | Path) -> Path:
+    """The detector's file that ``path`` means: itself, or ``model.safetensors`` in a run folder.
+
+    Raises:
+        ArtefactError: if there is none.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "model.safetensors"
+        if not path.exists():
+            raise ArtefactError(f"{path.parent} holds no finished detector (no model.safetensors); train it first")
+    return path
+
+
+def fingerprint(images: Tensor) -> str:
+    """SHA-256 of the images' shape, type and pixels."""
+    digest = hashlib.sha256(f"{tuple(images.shape)} {images.dtype}".encode())
+    digest.update(np.ascontiguousarray(images.numpy()))
+    return digest.hexdigest()
+
+
+def image_hashes(images: Tensor) -> NDArray[np.int64]:
+    """A 64-bit hash of each image's pixels, (n,)."""
+    arrays = (np.ascontiguousarray(image) for image in images.numpy())
+    return np.array([_hash64(array) for array in arrays], dtype=np.int64)
+
+
+def _hash64(array: NDArray[np.generic]) -> int:
+    return int.from_bytes(hashlib.blake2b(array, digest_size=8).digest(), "big", signed=True)
+
+
+def library_versions() -> dict[str, str]:
+    """Versions that decide a detector's numbers."""
+    from importlib.metadata import version
+
+    names = ("alocc", "torch", "numpy", "pillow")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
+
+
+def _compute_parts(
+    config: Config, R: Reconstructor, D: Discriminator, images: Tensor, progress: Progress | None = None
+) -> dict[str, Tensor]:
+    """All parts of the score for images of any number, in constant memory.
+
+    Batches are filled up to one fixed size, so that the same arithmetic meets an image whatever it is scored with:
+    numerical libraries pick another order of summation for another batch size.
+    """
+    device = next(R.parameters()).device
+    batches = [{part: torch.empty(0, dtype=torch.float64) for part in config.scoring}]
+    with torch.inference_mode():
+        for chunk in images.split(SCORING_BATCH) if len(images) else ():
+            x = to_unit_range(chunk).to(device)
+            filler = x[-1:].expand(SCORING_BATCH - len(x), -1, -1, -1)
+            x = torch.cat([x, filler]).contiguous(memory_format=torch.channels_last)
+            x_input = _with_noise(x, config) if config.corruption.at_scoring else x
+            parts = score_parts(R, D, x, x_input, config.scoring)
+            batches.append({name: part[: len(chunk)].cpu().double() for name, part in parts.items()})
+            if progress:
+                progress(len(chunk))
+    return {part: torch.cat([batch[part] for batch in batches]) for part in config.scoring}
+
+
+def _with_noise(x: Tensor, config: Config) -> Tensor:
+    """Noise at scoring: one pattern for all images, drawn from the seed, so that a score is a function of the image."""
+    pattern = torch.randn((1, *x.shape[1:]), generator=generator(config.seed, "scoring_noise"))
+    return (x + config.corruption.sigma * pattern.to(x.device)).clamp(0, 1)

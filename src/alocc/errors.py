@@ -1,0 +1,42 @@
+"""Everything alocc raises on purpose.
+
+::
+
+    AloccError                 a failure the user can understand; exit code 1 on the command line
+    ├── InputError             something the user gave is wrong; exit code 2 (also a ValueError)
+    │   ├── ConfigError        an option or a config file
+    │   ├── DataError          images, folders, class names
+    │   └── ArtefactError      a saved detector, checkpoint or run folder
+    ├── NonFiniteLossError     training diverged; the last good state was kept
+    └── StoppedError           the training was asked to stop; a checkpoint was written
+
+A message says what is wrong, with which file or option, and what to do about it.
+"""
+
+
+class AloccError(Exception):
+    """Base of every error that alocc raises on purpose."""
+
+
+class InputError(AloccError, ValueError):
+    """Something the user gave is wrong: nothing was computed and nothing was written."""
+
+
+class ConfigError(InputError):
+    """An option, a preset's name or a config file is wrong."""
+
+
+class DataError(InputError):
+    """Images, a folder, a class name or an array is wrong."""
+
+
+class ArtefactError(InputError):
+    """A file or folder that alocc should have written is missing, damaged or of another version."""
+
+
+class NonFiniteLossError(AloccError):
+    """A loss became infinite or not a number; the last checkpoint before that is kept."""
+
+
+class StoppedError(AloccError):
+    """The training was asked to stop; a checkpoint holds where it was."""

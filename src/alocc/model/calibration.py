@@ -1,0 +1,76 @@
+"""Held-out normal images → one anomaly score on a known scale, p-values and a threshold.
+
+One rule, everywhere, ties included: an image is an anomaly if and only if ``p_value <= alpha``, and that is the same
+as ``anomaly_score > threshold``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from alocc.model.scoring import transformed
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """Parts → anomaly score: the weighted mean of the parts, each standardised on held-out normal images.
+
+    So the score's unit is about one standard deviation of normal images, and 0 is their mean.
+    """
+
+    weights: Mapping[str, float]
+    means: Mapping[str, float]
+    scales: Mapping[str, float]
+
+    @classmethod
+    def fit(cls, weights: Mapping[str, float], parts: Mapping[str, Tensor]) -> Fusion:
+        """Measure mean and standard deviation of each part over held-out normal images."""
+        values = {part: transformed(part, parts[part]) for part in weights}
+        means = {part: float(value.mean()) for part, value in values.items()}
+        # a part that is the same for all normal images must not divide by zero
+        scales = {part: max(float(value.std(correction=0)), 1e-6) for part, value in values.items()}
+        return cls(dict(weights), means, scales)
+
+    def __call__(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """Anomaly score of each image, (N,), float64."""
+        terms = [
+            weight * (transformed(part, parts[part]) - self.means[part]) / self.scales[part]
+            for part, weight in self.weights.items()
+        ]
+        return torch.stack(terms).sum(0) / sum(self.weights.values())
+
+
+def conformal_p_values(anomaly_score: FloatArray, held_out: FloatArray) -> FloatArray:
+    """``(1 + #{s_i ≥ s}) / (n + 1)``: the chance that a normal image looks at least this anomalous.
+
+    For normal images like the held-out ones, ``P(p_value <= alpha) <= alpha`` (Vovk et al. 2005).
+
+    Args:
+        anomaly_score: scores to judge, (m,).
+        held_out: scores of the n held-out normal images, sorted ascending.
+    """
+    at_least = len(held_out) - np.searchsorted(held_out, anomaly_score, side="left")
+    return (1 + at_least) / (len(held_out) + 1)
+
+
+def threshold_at(alpha: float, held_out: FloatArray) -> float:
+    """The score above which ``p_value <= alpha``: the k-th largest held-out score; infinite if no score can be.
+
+    Args:
+        alpha: false-positive rate, in (0, 1).
+        held_out: scores of the n held-out normal images, sorted ascending.
+    """
+    n = len(held_out)
+    p_if_k_are_larger = (1 + np.arange(n + 1)) / (n + 1)  # the very numbers that conformal_p_values gives
+    k = int((p_if_k_are_larger <= alpha).sum())
+    if k == 0:
+        return float("inf")
+    return float(held_out[n - k]) if k <= n else float("-inf")

@@ -1,0 +1,70 @@
+"""Files that are whole or not there: written under a temporary name, then renamed. Never a pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alocc.errors import ArtefactError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+METADATA_KEY = "alocc"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path`` to write to; it becomes ``path`` if the block ends well.
+
+    Raises:
+        ArtefactError: if the place cannot be written to.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise ArtefactError(f"{path} cannot be written ({error.strerror or error})") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write tensors and JSON metadata into one safetensors file."""
+    from safetensors.torch import save_file
+
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with replacing(path) as temporary:
+        save_file(contiguous, temporary, {METADATA_KEY: json.dumps(metadata, sort_keys=True)})
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what :func:`save_tensors` wrote. Nothing in the file is ever executed.
+
+    Raises:
+        ArtefactError: if the file is missing, damaged, or not written by alocc.
+    """
+    import safetensors
+
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        metadata = json.loads(header[METADATA_KEY])
+    except FileNotFoundError:
+        raise ArtefactError(f"{path} does not exist") from None
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
+        raise ArtefactError(f"{path} is damaged or was not written by alocc ({error})") from None
+    return tensors, metadata

@@ -1,0 +1,98 @@
+"""Everything that changes during a training, and its way to disk and back: one safetensors file, no pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from alocc.errors import ArtefactError
+from alocc.storage import load_tensors, save_tensors
+from alocc.training.batches import Batches
+from alocc.training.history import Row
+
+
+@dataclass
+class TrainingState:
+    """What a training needs to go on as if it had never stopped."""
+
+    networks: Mapping[str, nn.Module]
+    """R and D."""
+    optimizers: Mapping[str, Optimizer]
+    """One for each network of each phase, as "phase.network"."""
+    streams: Mapping[str, torch.Generator]
+    batches: Batches
+    identity: Mapping[str, Any]
+    """Config and data; a checkpoint of another training is refused."""
+    phase: int = 0
+    """Phases finished."""
+    iteration: int = 0
+    """Iterations done in the current phase."""
+    seconds: float = 0.0
+    """Time spent in training so far."""
+    history: list[Row] = field(default_factory=list)
+
+    def is_finite(self) -> bool:
+        """Whether all weights are numbers."""
+        return all(bool(value.isfinite().all()) for net in self.networks.values() for value in net.parameters())
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint."""
+        tensors = {f"{name}.{key}": value for name, net in self.networks.items() for key, value in _tensors(net)}
+        for name, optimizer in self.optimizers.items():
+            for index, values in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer/{name}/{index}/{key}": value for key, value in values.items()}
+        tensors |= {f"stream/{name}": stream.get_state() for name, stream in self.streams.items()}
+        tensors["batches/pending"] = self.batches.pending
+        metadata = {
+            "kind": "checkpoint",
+            "identity": self.identity,
+            "phase": self.phase,
+            "iteration": self.iteration,
+            "seconds": self.seconds,
+            "history": self.history,
+        }
+        save_tensors(path, tensors, metadata)
+
+    def restore(self, path: Path) -> None:
+        """Go back to where a checkpoint was written.
+
+        Raises:
+            ArtefactError: if the file is damaged, or the checkpoint of another training.
+        """
+        tensors, metadata = load_tensors(path)
+        if metadata.get("identity") != self.identity:
+            raise ArtefactError(
+                f"{path} is the checkpoint of a training with another config or other data; "
+                "give another --out, or --overwrite"
+            )
+        try:
+            for name, net in self.networks.items():
+                net.load_state_dict({key: tensors[f"{name}.{key}"] for key, _ in _tensors(net)})
+            for name, optimizer in self.optimizers.items():
+                optimizer.load_state_dict({**optimizer.state_dict(), "state": _optimizer_state(tensors, name)})
+            for name, stream in self.streams.items():
+                stream.set_state(tensors[f"stream/{name}"])
+            self.batches.pending = tensors["batches/pending"]
+            self.phase, self.iteration = metadata["phase"], metadata["iteration"]
+            self.seconds, self.history = metadata["seconds"], metadata["history"]
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise ArtefactError(f"{path} is damaged ({error}); delete it to train from the start") from None
+
+
+def _tensors(network: nn.Module) -> list[tuple[str, Tensor]]:
+    return list(network.state_dict().items())
+
+
+def _optimizer_state(tensors: Mapping[str, Tensor], name: str) -> dict[int, dict[str, Tensor]]:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith(f"optimizer/{name}/"):
+            _, _, index, quantity = key.split("/")
+            state.setdefault(int(index), {})[quantity] = value
+    return state

@@ -1,0 +1,171 @@
+"""Images and a config → trained networks: phase after phase, with history, progress and checkpoints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from alocc.config import AdversarialConfig, Config
+from alocc.data.images import to_unit_range
+from alocc.errors import NonFiniteLossError, StoppedError
+from alocc.model.networks import Discriminator, Reconstructor
+from alocc.seeding import generator
+from alocc.training.batches import Batches
+from alocc.training.checkpoint import TrainingState
+from alocc.training.history import History
+from alocc.training.phases import STREAMS, Phase, begin, make_optimizers, phases_of, set_learning_rates
+from alocc.training.step import Losses
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+CHECKPOINT_EVERY = 500
+
+
+class Moment(NamedTuple):
+    """Where a training stands, for a progress bar."""
+
+    phase: str
+    iteration: int
+    """Iterations done, over all phases."""
+    planned: int
+    """Iterations planned, over all phases."""
+    losses: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What may look at a training, or ask it to stop, but never steers it."""
+
+    progress: Callable[[Moment], None] | None = None
+    """Called after each iteration."""
+    watch: Callable[[], Mapping[str, float]] | None = None
+    """Measures the networks as they stand; the figures go into the history."""
+    watch_every: int | None = None
+    """Iterations between two watches; none: 40 times through the training."""
+    stop_requested: Callable[[], bool] | None = None
+    """Asked after each iteration; true stops the training, with a checkpoint."""
+
+
+def train_networks(
+    config: Config,
+    R: Reconstructor,
+    D: Discriminator,
+    images: Tensor,
+    held_out: Tensor,
+    fabric: Fabric,
+    *,
+    identity: Mapping[str, Any],
+    checkpoint: Path | None = None,
+    hooks: Hooks | None = None,
+) -> TrainingState:
+    """Train R and D in place, from the start or from a checkpoint; the last step is the result.
+
+    Args:
+        images: normal images, (n, C, H, W), uint8 or float32 in [0, 1].
+        held_out: normal images that no update sees; only the paper's stopping rule looks at them.
+        identity: what makes this training this one; a checkpoint of another is refused.
+        checkpoint: where to keep the state; if the file is there, the training goes on from it.
+
+    Raises:
+        NonFiniteLossError: if a loss is infinite or not a number; the last checkpoint is from before that.
+        StoppedError: if the hooks asked to stop.
+    """
+    hooks = hooks or Hooks()
+    phases = phases_of(config)
+    state = _initial_state(config, phases, {"R": R, "D": D}, len(images), fabric, identity)
+    if checkpoint and checkpoint.exists():
+        state.restore(checkpoint)
+
+    planned = sum(phase.config.iterations for phase in phases)
+    row_every = max(10, min(100, planned // 50))
+    watch_every = hooks.watch_every or max(1, planned // 40)
+    history = History(state.history)
+    started = time.perf_counter() - state.seconds
+
+    for phase in phases[state.phase :]:
+        iterate = begin(phase, config, state, images, fabric)
+        done_before = sum(earlier.config.iterations for earlier in phases[: state.phase])
+        finished = False
+        while not finished:
+            set_learning_rates(phase, state)
+            losses = _finite(iterate(), phase, state, checkpoint)
+            state.iteration += 1
+            state.seconds = time.perf_counter() - started
+            done = done_before + state.iteration
+            history.add(losses)
+            if hooks.progress:
+                hooks.progress(Moment(phase.name, done, planned, losses))
+
+            row_due = done % row_every == 0
+            finished = state.iteration == phase.config.iterations or (row_due and _stop_rule_met(phase, R, held_out))
+            watch_due = hooks.watch is not None and (done % watch_every == 0 or finished)
+            if row_due or watch_due or finished:
+                watched = _watch(hooks, R, D) if watch_due else {}
+                history.write_row(phase.name, done, state.seconds, watched)
+            if finished:
+                state.phase, state.iteration = state.phase + 1, 0
+
+            stopping = hooks.stop_requested is not None and hooks.stop_requested()
+            if checkpoint and (done % CHECKPOINT_EVERY == 0 or finished or stopping) and state.is_finite():
+                state.save(checkpoint)
+            if stopping:
+                raise StoppedError(f"stopped after {done} of {planned} iterations")
+    return state
+
+
+def _initial_state(
+    config: Config,
+    phases: list[Phase],
+    networks: Mapping[str, Reconstructor | Discriminator],
+    n_images: int,
+    fabric: Fabric,
+    identity: Mapping[str, Any],
+) -> TrainingState:
+    for network in networks.values():
+        network.to(fabric.device)
+    streams = {name: generator(config.seed, name) for name in STREAMS}
+    batches = Batches(n_images, config.training.batch_size, streams["batches"])
+    return TrainingState(networks, make_optimizers(phases, networks), streams, batches, identity)
+
+
+def _finite(losses: Losses, phase: Phase, state: TrainingState, checkpoint: Path | None) -> dict[str, float]:
+    """Losses as numbers. Waits for the device, which is the price of stopping in time."""
+    values = dict(zip(losses, torch.stack(list(losses.values())).detach().tolist(), strict=True))
+    bad = [name for name, value in values.items() if not torch.tensor(value).isfinite()]
+    if bad:
+        kept = f"{checkpoint} holds the last good state" if checkpoint and checkpoint.exists() else "nothing was saved"
+        raise NonFiniteLossError(
+            f"{bad[0]} is {values[bad[0]]} at iteration {state.iteration + 1} of {phase.name}; {kept}; "
+            f"lower training.{phase.name}.adam.learning_rate"
+        )
+    return values
+
+
+def _watch(hooks: Hooks, R: Reconstructor, D: Discriminator) -> Mapping[str, float]:
+    """Let the watch see the networks as they would score, and put them back as they were."""
+    modes = R.training, D.training
+    R.eval(), D.eval()
+    figures = hooks.watch() if hooks.watch else {}
+    R.train(modes[0]), D.train(modes[1])
+    return figures
+
+
+def _stop_rule_met(phase: Phase, R: Reconstructor, held_out: Tensor) -> bool:
+    """The paper's rule: ‖x − R(x)‖² < ρ, here per pixel and on normal images that no update has seen."""
+    if not isinstance(phase.config, AdversarialConfig) or phase.config.stop_mse is None:
+        return False
+    mode = R.training
+    R.eval()
+    with torch.inference_mode():
+        x = to_unit_range(held_out).to(next(R.parameters()).device)
+        mse = float(F.mse_loss(R(x), x))
+    R.train(mode)
+    return mse < phase.config.stop_mse

@@ -1,0 +1,223 @@
+"""From data to a detector in one call: the whole way of an image through a training, top to bottom."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from alocc.config import Config, dump_config, preset, with_iterations, with_values
+from alocc.data.sources import Data, ImageSet, open_source
+from alocc.data.splits import split_normals
+from alocc.detector import Detector, fingerprint, image_hashes, library_versions
+from alocc.errors import ArtefactError, ConfigError, DataError
+from alocc.model.networks import build_networks
+from alocc.seeding import generator
+from alocc.storage import write_text
+from alocc.training.history import history_csv
+from alocc.training.loop import Hooks, train_networks
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+WatchDetector = Callable[[Detector], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one training."""
+
+    root: Path
+
+    @property
+    def model(self) -> Path:
+        """The detector."""
+        return self.root / "model.safetensors"
+
+    @property
+    def config(self) -> Path:
+        """The complete config."""
+        return self.root / "config.toml"
+
+    @property
+    def history(self) -> Path:
+        """Losses and watched figures through training."""
+        return self.root / "history.csv"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The state of an unfinished training."""
+        return self.root / "checkpoints" / "last.safetensors"
+
+    @property
+    def summary(self) -> Path:
+        """What was trained on, how long it took, which images could not be used."""
+        return self.root / "run.json"
+
+    @property
+    def report(self) -> Path:
+        """The report, once it is asked for."""
+        return self.root / "report.html"
+
+
+def train(
+    data: Data,
+    *,
+    normal: Sequence[str] | None = None,
+    config: Config | str = "robust",
+    seed: int | None = None,
+    iterations: int | None = None,
+    epochs: int | None = None,
+    alpha: float | None = None,
+    device: Device = "auto",
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    watch: WatchDetector | None = None,
+    hooks: Hooks | None = None,
+    notes: Mapping[str, Any] | None = None,
+) -> Detector:
+    """Learn normal images and return a detector of images that are not like them.
+
+    Args:
+        data: a folder, the name of a built-in data set, or an array (n, H, W[, C]), uint8 or float in [0, 1].
+        normal: train on these classes; may be left out where the images have no classes.
+        config: a config, or the name of a preset: "robust", "article" or "paper".
+        seed: decides every random number; the same seed gives the same bits on one machine.
+        iterations: updates of R; other phases grow and shrink with it.
+        epochs: the same as passes over the training images.
+        alpha: false-positive rate to keep; none: 0.01, or the smallest that the images support.
+        device: where to train; "auto" takes a GPU if there is one.
+        out: run folder to write; if it holds this very training unfinished, the training goes on there.
+        overwrite: replace another training in ``out``.
+        watch: measures the detector as it stands now and then; the figures go into the history and steer nothing.
+        hooks: progress and stopping.
+        notes: kept in the run's summary, for the report.
+
+    Raises:
+        ConfigError, DataError, ArtefactError: if an argument, the images or the run folder is wrong.
+        NonFiniteLossError: if the training diverges.
+    """
+    config = _resolved(config, seed, alpha)
+    folder = RunFolder(Path(out)) if out is not None else None
+    fabric = make_fabric(device, config.training.precision)
+
+    source = open_source(data, "train", normal)
+    if normal is None and len(source.class_names) > 1:
+        raise DataError(f"say which classes are normal, with normal (--normal): {', '.join(source.class_names)}")
+    image_format = source.infer_format(config.images)
+    normals = source.load(image_format)
+    fit, held_out = split_normals(len(normals), config.calibration, config.seed)
+    config = _with_length(config, iterations, epochs, len(fit))
+
+    identity = {"config": config.model_dump(mode="json"), "images": fingerprint(normals.images)}
+    if folder:
+        _claim(folder, config, identity, overwrite)
+
+    size = (image_format.height, image_format.width)
+    R, D = build_networks(config.networks, image_format.channels, size, generator(config.seed, "weights"))
+    summary = _summary(data, source.class_names, normal, normals, len(fit), len(held_out), identity["images"])
+    held_out_images = normals.images[held_out]
+    seen = image_hashes(normals.images)
+
+    def detector_now() -> Detector:
+        return Detector.calibrate(config, image_format, R, D, held_out_images, seen, summary)
+
+    hooks = hooks or Hooks()
+    if watch:
+        hooks = replace(hooks, watch=lambda: watch(detector_now()))
+    state = train_networks(
+        config, R, D, normals.images[fit], held_out_images, fabric,
+        identity=identity, checkpoint=folder.checkpoint if folder else None, hooks=hooks,
+    )  # fmt: skip
+    detector = detector_now()
+    if folder:
+        detector.save(folder.model)
+        write_text(folder.history, history_csv(state.history))
+        write_text(folder.summary, json.dumps(_run_notes(summary, normals, state.seconds, fabric, notes), indent=2))
+    return detector
+
+
+def make_fabric(device: Device, precision: Literal["32-true", "bf16-mixed"]) -> Fabric:
+    """One device and one precision, chosen by Lightning Fabric.
+
+    Raises:
+        ConfigError: if the machine has no such device.
+    """
+    from lightning_fabric import Fabric
+
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    try:
+        return Fabric(accelerator=device, devices=1, precision=precision)
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"device {device} is not to be had on this machine ({error}); use --device auto") from None
+
+
+def _resolved(config: Config | str, seed: int | None, alpha: float | None) -> Config:
+    config = preset(config) if isinstance(config, str) else config
+    if seed is not None:
+        config = with_values(config, {"seed": seed}, source="seed")
+    if alpha is not None:
+        config = with_values(config, {"calibration": {"alpha": alpha}}, source="alpha")
+    return config
+
+
+def _with_length(config: Config, iterations: int | None, epochs: int | None, n_images: int) -> Config:
+    if iterations is not None and epochs is not None:
+        raise ConfigError("give iterations or epochs, not both")
+    if epochs is not None:
+        iterations = max(1, round(epochs * n_images / config.training.batch_size))
+    return config if iterations is None else with_iterations(config, iterations)
+
+
+def _claim(folder: RunFolder, config: Config, identity: Mapping[str, Any], overwrite: bool) -> None:
+    """Make the run folder this training's: go on with it, start it, or refuse to destroy another one."""
+    if overwrite and folder.root.is_dir() and folder.config.exists():
+        shutil.rmtree(folder.root)
+    claim = dump_config(config) + f"# images {identity['images']}\n"
+    if folder.config.exists():
+        if folder.config.read_text(encoding="utf-8") != claim:
+            raise ArtefactError(
+                f"{folder.root} holds a training with another config or other images; "
+                "choose another --out, or replace it with --overwrite"
+            )
+    elif folder.root.exists() and (not folder.root.is_dir() or any(folder.root.iterdir())):
+        raise ArtefactError(f"{folder.root} is there already and holds no run; choose another --out")
+    if folder.model.exists():  # finished: the same training again, from the start
+        folder.checkpoint.unlink(missing_ok=True)
+    write_text(folder.config, claim)
+
+
+def _summary(
+    data: Data,
+    class_names: Sequence[str],
+    normal: Sequence[str] | None,
+    normals: ImageSet,
+    n_fit: int,
+    n_held_out: int,
+    images_fingerprint: str,
+) -> dict[str, Any]:
+    """What a detector remembers of its training; nothing that differs from one run of it to the next."""
+    return {
+        "data": str(data) if isinstance(data, str | Path) else "arrays",
+        "normal_classes": list(normal or class_names),
+        "n_fit": n_fit,
+        "n_held_out": n_held_out,
+        "n_skipped": len(normals.skipped),
+        "images_sha256": images_fingerprint,
+        "versions": library_versions(),
+    }
+
+
+def _run_notes(
+    summary: Mapping[str, Any], normals: ImageSet, seconds: float, fabric: Fabric, notes: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    skipped = [item._asdict() for item in normals.skipped]
+    device = {"device": str(fabric.device), "threads": torch.get_num_threads()}
+    return {**summary, **device, "training_seconds": round(seconds, 2), "skipped": skipped, **(notes or {})}

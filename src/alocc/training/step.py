@@ -1,0 +1,78 @@
+"""The training step, as the formulas.
+
+The article and the paper (x̃ is ``x_noisy``, R(x̃) is ``x_hat``):
+
+    L_{R+D} = E[log D(x)] + E[log(1 − D(R(x̃)))]         D maximises it, R minimises it
+    L_R     = E[ ‖x − R(x̃)‖² ]                            the target is the clean image
+    R minimises   adversarial part + λ · L_R
+
+The robust preset trains R by L_R alone, then D on pairs, against smooth deformations x⁻ of normal images x⁺:
+
+    L_D     = −E[log D(x⁺, R(x⁺))] − E[log(1 − D(x⁻, R(x⁻)))]
+
+Each function is one iteration. ``draw()`` gives a fresh batch of clean images and fresh noise on them, (N, C, H, W) in
+[0, 1]; ``update_R`` and ``update_D`` take a loss and do backward and the optimiser's step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from alocc.data.corruption import corrupt_each
+from alocc.data.deformation import deform, jitter
+from alocc.model.losses import discriminator_loss, reconstructor_loss
+
+Losses = dict[str, Tensor]
+Draw = Callable[[], tuple[Tensor, Tensor]]
+Update = Callable[[Tensor], None]
+
+
+def adversarial_iteration(
+    R: nn.Module, D: nn.Module, draw: Draw, update_R: Update, update_D: Update, *, n_dis: int, mse_weight: float
+) -> Losses:
+    """D learns to tell x from R(x_noisy), then R learns to restore x so well that D says real."""
+    for _ in range(n_dis):
+        x, x_noisy = draw()
+        with torch.no_grad():
+            x_hat = R(x_noisy)
+        d_loss = discriminator_loss(D(x), D(x_hat))
+        update_D(d_loss.total)
+
+    x, x_noisy = draw()
+    D.requires_grad_(False)  # the gradient passes through D, but D stays
+    x_hat = R(x_noisy)
+    r_loss = reconstructor_loss(D(x_hat), x, x_hat, mse_weight)
+    update_R(r_loss.total)
+    D.requires_grad_(True)
+
+    return {"d_real": d_loss.real, "d_fake": d_loss.fake, "r_adversarial": r_loss.adversarial, "r_mse": r_loss.mse}
+
+
+def reconstruction_iteration(
+    R: nn.Module, draw: Draw, update_R: Update, *, latent_dim: int, generator: torch.Generator
+) -> Losses:
+    """R learns to restore x, with noise on its bottleneck."""
+    x, x_noisy = draw()
+    latent_noise = torch.randn((len(x), latent_dim), generator=generator).to(x.device)
+    mse = F.mse_loss(R(x_noisy, latent_noise), x)
+    update_R(mse)
+    return {"r_mse": mse}
+
+
+def discrimination_iteration(
+    R: nn.Module, D: nn.Module, draw: Draw, update_D: Update, *, sigma_max: float, generator: torch.Generator
+) -> Losses:
+    """D learns to tell normal images from deformed ones, seeing each beside what R (frozen) makes of it."""
+    (x_normal, _), (x_other, _) = draw(), draw()
+    x = torch.cat([jitter(x_normal, generator), deform(x_other, generator)])
+    x = corrupt_each(x, sigma_max, generator)
+    with torch.no_grad():
+        pair = torch.cat([x, R(x)], dim=1)
+    logit_normal, logit_deformed = D(pair).split([len(x_normal), len(x_other)])
+    d_loss = discriminator_loss(logit_normal, logit_deformed)
+    update_D(d_loss.total)
+    return {"d_real": d_loss.real, "d_fake": d_loss.fake}
