@@ -1,9 +1,60 @@
 """One-class image novelty detection that people can trust: ALOCC, made reliable.
 
+::
+
     detector = alocc.train("good_parts/", out="run")
     scores = alocc.Detector.load("run").score(images)
-    scores.is_anomaly
+    scores.anomaly_score, scores.p_value, scores.is_anomaly
 """
-from alocc.detector import Detector, Scores
-from alocc.training.run import train
-__all__ = ["Detector", "Scores", "train"]
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from alocc.config import Config, preset
+    from alocc.detector import Detector, Scores
+    from alocc.errors import AloccError, ArtefactError, ConfigError, DataError, InputError, NonFiniteLossError
+    from alocc.estimator import ALOCC
+    from alocc.training.run import train
+
+__version__ = "0.1.0"
+__all__ = [
+    "ALOCC",
+    "AloccError",
+    "ArtefactError",
+    "Config",
+    "ConfigError",
+    "DataError",
+    "Detector",
+    "InputError",
+    "NonFiniteLossError",
+    "Scores",
+    "preset",
+    "train",
+]
+
+_HOME = {
+    "ALOCC": "estimator",
+    "AloccError": "errors",
+    "ArtefactError": "errors",
+    "Config": "config",
+    "ConfigError": "errors",
+    "DataError": "errors",
+    "Detector": "detector",
+    "InputError": "errors",
+    "NonFiniteLossError": "errors",
+    "Scores": "detector",
+    "preset": "config",
+    "train": "training.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used: ``import alocc`` itself costs next to nothing."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'alocc' has no attribute {name!r}")
+    return getattr(import_module(f"alocc.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

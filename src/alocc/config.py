@@ -202,6 +202,7 @@ PRESETS: dict[str, Config] = {
         corruption=CorruptionConfig(sigma=0.3),
         networks=NetworksConfig(latent_dim=16, latent_noise=0.5, discriminator_input="pair"),
         training=TrainingConfig(
+            batch_size=64,
             reconstruction=ReconstructionConfig(
                 iterations=1_000,
                 adam=AdamConfig(learning_rate=2e-3, weight_decay=1e-2, decoupled_decay=True, schedule="one-cycle"),
@@ -323,8 +324,12 @@ def _explain(problem: Any) -> str:
         model: Any = Config
         for section in sections:
             annotation = model.model_fields[section].annotation
-            model = next((m for m in getattr(annotation, "__args__", (annotation,)) if hasattr(m, "model_fields")), None)
-        return f"there is no key {key}; {_meant(str(last), model.model_fields)}keys here: {', '.join(model.model_fields)}"
+            model = next(
+                (m for m in getattr(annotation, "__args__", (annotation,)) if hasattr(m, "model_fields")), None
+            )
+        return (
+            f"there is no key {key}; {_meant(str(last), model.model_fields)}keys here: {', '.join(model.model_fields)}"
+        )
     if problem["type"] == "missing":
         return f"{key} is missing"
     message = problem["msg"].removeprefix("Value error, ")

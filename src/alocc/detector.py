@@ -202,8 +202,8 @@ class Detector:
     def _restored(cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Detector:
         config = Config.model_validate(metadata["config"])
         image_format = ImageFormat(**metadata["image_format"])
-        size = (image_format.height, image_format.width)
-        R, D = build_networks(config.networks, image_format.channels, size, generator(config.seed, "weights"))
+        weights = generator(config.seed, "weights")
+        R, D = build_networks(config.networks, image_format.channels, image_format.size, weights)
         R.load_state_dict({name[2:]: value for name, value in tensors.items() if name.startswith("R.")})
         D.load_state_dict({name[2:]: value for name, value in tensors.items() if name.startswith("D.")})
         return cls(

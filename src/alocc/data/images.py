@@ -32,6 +32,11 @@ class ImageFormat(NamedTuple):
     width: int
     channels: Literal[1, 3]
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.height, self.width
+
     def __str__(self) -> str:
         return f"{self.height}×{self.width} {'grey' if self.channels == 1 else 'colour'}"
 

@@ -68,7 +68,10 @@ class ImageSet:
         """A part of the images, by indices or by a mask."""
         indices = np.arange(len(self))[keep]
         return ImageSet(
-            self.images[torch.from_numpy(indices)], [self.names[i] for i in indices], self.classes[indices], self.skipped
+            self.images[torch.from_numpy(indices)],
+            [self.names[i] for i in indices],
+            self.classes[indices],
+            self.skipped,
         )
 
 
@@ -104,7 +107,9 @@ def open_source(data: Data, split: Split, classes: Collection[str] | None = None
     path = Path(data)
     if not path.exists():
         near = difflib.get_close_matches(str(data), BUILT_IN, n=1)
-        hint = f'did you mean "{near[0]}"?' if near else f"give a folder, an image file or one of: {', '.join(BUILT_IN)}"
+        hint = (
+            f'did you mean "{near[0]}"?' if near else f"give a folder, an image file or one of: {', '.join(BUILT_IN)}"
+        )
         raise DataError(f"{data} does not exist; {hint}")
     return FolderSource(path, classes)
 

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import Tensor
 
 from alocc.config import Config, dump_config, preset, with_iterations, with_values
+from alocc.data.images import ImageFormat
 from alocc.data.sources import Data, ImageSet, open_source
 from alocc.data.splits import split_normals
 from alocc.detector import Detector, fingerprint, image_hashes, library_versions
@@ -27,7 +29,21 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
-WatchDetector = Callable[[Detector], Mapping[str, float]]
+Watch = Callable[[Detector], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """The normal images of a training, split."""
+
+    normals: ImageSet
+    image_format: ImageFormat
+    fit: Tensor
+    """Indices of the images that train."""
+    held_out: Tensor
+    """Indices of the images that calibrate."""
+    summary: Mapping[str, Any]
+    """What the detector will remember of them."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +95,9 @@ def train(
     device: Device = "auto",
     out: str | Path | None = None,
     overwrite: bool = False,
-    watch: WatchDetector | None = None,
     hooks: Hooks | None = None,
+    started: Callable[[TrainingImages], None] | None = None,
+    open_watch: Callable[[TrainingImages], Watch] | None = None,
     notes: Mapping[str, Any] | None = None,
 ) -> Detector:
     """Learn normal images and return a detector of images that are not like them.
@@ -96,8 +113,10 @@ def train(
         device: where to train; "auto" takes a GPU if there is one.
         out: run folder to write; if it holds this very training unfinished, the training goes on there.
         overwrite: replace another training in ``out``.
-        watch: measures the detector as it stands now and then; the figures go into the history and steer nothing.
         hooks: progress and stopping.
+        started: told of the images before the training starts.
+        open_watch: makes a function that measures the detector as it stands now and then; the figures go into the
+            history and steer nothing.
         notes: kept in the run's summary, for the report.
 
     Raises:
@@ -107,40 +126,35 @@ def train(
     config = _resolved(config, seed, alpha)
     folder = RunFolder(Path(out)) if out is not None else None
     fabric = make_fabric(device, config.training.precision)
+    images = _load_training_images(data, normal, config)
+    config = _with_length(config, iterations, epochs, len(images.fit))
+    watch = open_watch(images) if open_watch else None
+    if started:
+        started(images)
 
-    source = open_source(data, "train", normal)
-    if normal is None and len(source.class_names) > 1:
-        raise DataError(f"say which classes are normal, with normal (--normal): {', '.join(source.class_names)}")
-    image_format = source.infer_format(config.images)
-    normals = source.load(image_format)
-    fit, held_out = split_normals(len(normals), config.calibration, config.seed)
-    config = _with_length(config, iterations, epochs, len(fit))
-
-    identity = {"config": config.model_dump(mode="json"), "images": fingerprint(normals.images)}
+    identity = {"config": config.model_dump(mode="json"), "images": images.summary["images_sha256"]}
     if folder:
         _claim(folder, config, identity, overwrite)
-
-    size = (image_format.height, image_format.width)
-    R, D = build_networks(config.networks, image_format.channels, size, generator(config.seed, "weights"))
-    summary = _summary(data, source.class_names, normal, normals, len(fit), len(held_out), identity["images"])
-    held_out_images = normals.images[held_out]
-    seen = image_hashes(normals.images)
+    R, D = build_networks(
+        config.networks, images.image_format.channels, images.image_format.size, generator(config.seed, "weights")
+    )
+    pixels = images.normals.images
+    seen = image_hashes(pixels)
 
     def detector_now() -> Detector:
-        return Detector.calibrate(config, image_format, R, D, held_out_images, seen, summary)
+        return Detector.calibrate(config, images.image_format, R, D, pixels[images.held_out], seen, images.summary)
 
-    hooks = hooks or Hooks()
-    if watch:
-        hooks = replace(hooks, watch=lambda: watch(detector_now()))
     state = train_networks(
-        config, R, D, normals.images[fit], held_out_images, fabric,
-        identity=identity, checkpoint=folder.checkpoint if folder else None, hooks=hooks,
+        config, R, D, pixels[images.fit], pixels[images.held_out], fabric,
+        identity=identity,
+        checkpoint=folder.checkpoint if folder else None,
+        hooks=replace(hooks or Hooks(), watch=(lambda: watch(detector_now())) if watch else None),
     )  # fmt: skip
-    detector = detector_now()
+    detector = detector_now().to("cpu")
     if folder:
         detector.save(folder.model)
         write_text(folder.history, history_csv(state.history))
-        write_text(folder.summary, json.dumps(_run_notes(summary, normals, state.seconds, fabric, notes), indent=2))
+        write_text(folder.summary, json.dumps(_run_notes(images, state.seconds, fabric, notes), indent=2))
     return detector
 
 
@@ -194,30 +208,28 @@ def _claim(folder: RunFolder, config: Config, identity: Mapping[str, Any], overw
     write_text(folder.config, claim)
 
 
-def _summary(
-    data: Data,
-    class_names: Sequence[str],
-    normal: Sequence[str] | None,
-    normals: ImageSet,
-    n_fit: int,
-    n_held_out: int,
-    images_fingerprint: str,
-) -> dict[str, Any]:
-    """What a detector remembers of its training; nothing that differs from one run of it to the next."""
-    return {
+def _load_training_images(data: Data, normal: Sequence[str] | None, config: Config) -> TrainingImages:
+    source = open_source(data, "train", normal)
+    if normal is None and len(source.class_names) > 1:
+        raise DataError(f"say which classes are normal (--normal); the classes are: {', '.join(source.class_names)}")
+    image_format = source.infer_format(config.images)
+    normals = source.load(image_format)
+    fit, held_out = split_normals(len(normals), config.calibration, config.seed)
+    summary = {
         "data": str(data) if isinstance(data, str | Path) else "arrays",
-        "normal_classes": list(normal or class_names),
-        "n_fit": n_fit,
-        "n_held_out": n_held_out,
+        "normal_classes": list(normal or source.class_names),
+        "n_fit": len(fit),
+        "n_held_out": len(held_out),
         "n_skipped": len(normals.skipped),
-        "images_sha256": images_fingerprint,
+        "images_sha256": fingerprint(normals.images),
         "versions": library_versions(),
-    }
+    }  # nothing that differs from one run of a training to the next: the same training is the same file
+    return TrainingImages(normals, image_format, fit, held_out, summary)
 
 
 def _run_notes(
-    summary: Mapping[str, Any], normals: ImageSet, seconds: float, fabric: Fabric, notes: Mapping[str, Any] | None
+    images: TrainingImages, seconds: float, fabric: Fabric, notes: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    skipped = [item._asdict() for item in normals.skipped]
+    skipped = [item._asdict() for item in images.normals.skipped]
     device = {"device": str(fabric.device), "threads": torch.get_num_threads()}
-    return {**summary, **device, "training_seconds": round(seconds, 2), "skipped": skipped, **(notes or {})}
+    return {**images.summary, **device, "training_seconds": round(seconds, 2), "skipped": skipped, **(notes or {})}

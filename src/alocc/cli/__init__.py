@@ -1,0 +1,24 @@
+"""The command line: parse, make one call, print. Heavy libraries load inside the commands, so ``--help`` is quick."""
+
+from __future__ import annotations
+
+import sys
+
+from alocc.cli.app import app
+from alocc.cli.console import print_error
+from alocc.errors import AloccError, InputError, StoppedError
+
+
+def main() -> None:
+    """Run ``alocc``. Exit code 0 for success, 2 for bad input, 1 for a failure, 130 if interrupted."""
+    try:
+        app(prog_name="alocc")
+    except InputError as error:
+        print_error(str(error))
+        sys.exit(2)
+    except StoppedError as error:
+        print_error(str(error))
+        sys.exit(130)
+    except AloccError as error:
+        print_error(str(error))
+        sys.exit(1)

@@ -1,0 +1,247 @@
+"""The commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from alocc.cli import console
+from alocc.cli.options import Alpha, Anomalous, ClassListCommand, Data, Device, Json, Model, Normal, class_names
+
+if TYPE_CHECKING:
+    from alocc.detector import Detector
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Show it only normal images; it learns them, then says of any new image how abnormal it is.\n\n"
+    "[bold]alocc train[/bold] good_parts/ --out run, then [bold]alocc score[/bold] run new_parts/ --out scores.csv.",
+)
+reproduce = typer.Typer(no_args_is_help=True, help="Repeat published experiments.")
+app.add_typer(reproduce, name="reproduce")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from alocc import __version__
+
+        print(f"alocc {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(cls=ClassListCommand)
+def train(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Run folder to write.")],
+    normal: Normal = None,
+    preset: Annotated[str | None, typer.Option(help="robust (the default), article or paper.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file on top of a preset.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One key: training.batch_size=32.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random. Default: the config's, 0.")] = None,
+    iterations: Annotated[int | None, typer.Option(min=1, help="Updates of R; other phases in proportion.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="The same as passes over the images.")] = None,
+    alpha: Alpha = None,
+    watch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="Labelled images to draw accuracy, F1 and AUROC on through training. They never steer anything.",
+        ),
+    ] = None,
+    anomalous: Anomalous = None,
+    watch_every: Annotated[int | None, typer.Option(min=1, help="Iterations between two looks.")] = None,
+    device: Device = "auto",
+    overwrite: Annotated[bool, typer.Option(help="Replace another training in the run folder.")] = False,
+) -> None:
+    """Learn normal images and write a run folder with the detector in it.
+
+    The folder holds the detector (model.safetensors), config.toml, history.csv and run.json. A training that was
+    stopped with Ctrl-C goes on where it was when the same command is given again.
+    """
+    from alocc.cli.running import load_settings, train_in_terminal
+
+    settings = load_settings(preset, config, set_ or [])
+    train_in_terminal(
+        data, class_names(normal), settings, out, seed=seed, iterations=iterations, epochs=epochs, alpha=alpha,
+        watch=watch, anomalous=class_names(anomalous), watch_every=watch_every, device=device, overwrite=overwrite,
+    )  # fmt: skip
+
+
+@app.command()
+def score(
+    model: Model,
+    data: Data,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write: .csv, .jsonl or .parquet. Default: CSV to standard output.")
+    ] = None,
+    alpha: Alpha = None,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Score every image: path, anomaly_score, p_value, is_anomaly, and error for an image that cannot be read."""
+    from alocc.cli.running import load_detector
+    from alocc.data.sources import open_source
+    from alocc.evaluation.table import ScoreTable, check_table_path
+
+    if out:
+        check_table_path(out)
+    detector = load_detector(model, alpha, device)
+    images = open_source(data, "test").load(detector.image_format)
+    with console.image_progress("scoring", len(images)) as progress:
+        scores = detector.score(images.images, progress)
+    table = ScoreTable(images, scores)
+    if out:
+        table.write(out)
+    elif not json:
+        print(table.as_csv(), end="")
+    console.print_skipped(images.skipped)
+    n_anomalies = int(scores.is_anomaly.sum())
+    if json:
+        console.print_json(
+            {
+                "n_images": len(images),
+                "n_anomalies": n_anomalies,
+                "alpha": detector.alpha,
+                "threshold": detector.threshold,
+                "skipped": [item._asdict() for item in images.skipped],
+                "out": str(out) if out else None,
+            }
+        )
+    console.print_note(
+        f"{n_anomalies:,} of {len(images):,} images are anomalies at alpha {detector.alpha:g}"
+        + (f"; {out} written" if out else "")
+    )
+
+
+@app.command(cls=ClassListCommand)
+def evaluate(
+    model: Model,
+    data: Data,
+    normal: Normal = None,
+    anomalous: Anomalous = None,
+    alpha: Alpha = None,
+    bootstrap: Annotated[int, typer.Option(min=0, help="Resamples for the 95 % intervals; 0 for none.")] = 500,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Compare the verdicts with labels: first at the detector's own threshold, then over all thresholds."""
+    from alocc.cli.running import load_detector
+    from alocc.evaluation.labelled import evaluate as compare
+    from alocc.evaluation.labelled import load_labelled
+
+    detector = load_detector(model, alpha, device)
+    classes = class_names(normal) or detector.training["normal_classes"]
+    labelled = load_labelled(data, detector.image_format, classes, class_names(anomalous))
+    with console.image_progress("scoring", len(labelled.images)) as progress:
+        scores = detector.score(labelled.images.images, progress)
+    evaluation = compare(detector, labelled, scores, bootstrap)
+    n_seen = int(detector.was_seen(labelled.images.images).sum())
+    if json:
+        skipped = [item._asdict() for item in labelled.images.skipped]
+        console.print_json({**evaluation.as_json(), "n_seen_in_training": n_seen, "skipped": skipped})
+    else:
+        console.out.print(console.evaluation_table(evaluation))
+    console.print_skipped(labelled.images.skipped)
+    if n_seen:
+        console.print_note(
+            f"warning: {n_seen:,} of these images were trained or calibrated on; the figures flatter the detector"
+        )
+
+
+@app.command(cls=ClassListCommand)
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    data: Annotated[
+        str | None, typer.Argument(metavar="[DATA]", help="Images to show. Default: those watched, or trained on.")
+    ] = None,
+    normal: Normal = None,
+    anomalous: Anomalous = None,
+    out: Annotated[
+        Path | None, typer.Option(help="HTML file to write. Default: report.html in the run folder.")
+    ] = None,
+) -> None:
+    """Write one self-contained HTML file: figures, curves, histogram, pictures, config."""
+    from alocc.report import build_report
+
+    written = build_report(run, data, class_names(normal), class_names(anomalous), out)
+    console.print_note(f"{written} written; open it in a browser")
+
+
+@app.command()
+def info(model: Model, json: Json = False) -> None:
+    """Print what a detector is: preset, format, threshold, training, versions."""
+    from alocc.cli.running import load_detector
+
+    detector = load_detector(model, None, "cpu")
+    facts = _facts(detector)
+    if json:
+        console.print_json({**facts, "config": detector.config.model_dump(mode="json")})
+        return
+    table = console.facts_table()
+    for name, value in facts.items():
+        listed = ", ".join(f"{key} {item}" for key, item in value.items()) if isinstance(value, dict) else value
+        table.add_row(name.replace("_", " "), ", ".join(map(str, listed)) if isinstance(listed, list) else str(listed))
+    console.out.print(table)
+
+
+@reproduce.command("article")
+def reproduce_article(
+    out: Annotated[Path, typer.Option(help="Run folder to write.")] = Path("runs/article"),
+    iterations: Annotated[int, typer.Option(min=1, help="Updates of R.")] = 100_000,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One key of the article's config.")
+    ] = None,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """The article's experiment: ALOCC on MNIST, 1 normal, 0 anomalous, with its figures beside the article's claim.
+
+    It takes one to three hours on two cores, and goes on where it was if it is stopped and started again.
+    """
+    from alocc.cli.running import load_settings, train_in_terminal
+    from alocc.evaluation.reproduction import EXPERIMENT, compare_with_article
+    from alocc.report import build_report
+    from alocc.training.run import RunFolder
+
+    train_in_terminal(
+        EXPERIMENT.data, list(EXPERIMENT.normal), load_settings("article", None, set_ or []), out, seed=seed,
+        iterations=iterations, watch=EXPERIMENT.data, anomalous=list(EXPERIMENT.anomalous),
+        watch_every=min(500, max(1, iterations // 20)), watch_limit=None, device=device,
+    )  # fmt: skip
+    comparison = compare_with_article(RunFolder(out).history)
+    written = build_report(out)
+    if json:
+        console.print_json(comparison.as_json())
+    else:
+        console.out.print(console.comparison_table(comparison))
+        console.out.print(comparison.verdict)
+    console.print_note(f"{written} written; open it in a browser")
+
+
+def _facts(detector: Detector) -> dict[str, Any]:
+    training = dict(detector.training)
+    return {
+        "preset": detector.config.preset,
+        "images": str(detector.image_format),
+        "alpha": detector.alpha,
+        "threshold": detector.threshold,
+        "score": {part: f"× {weight:g}" for part, weight in detector.config.scoring.items()},
+        "seed": detector.config.seed,
+        **training,
+    }

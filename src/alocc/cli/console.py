@@ -1,0 +1,218 @@
+"""What people see: messages and progress on standard error, results on standard output."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from alocc.data.sources import Skipped
+    from alocc.detector import Detector
+    from alocc.evaluation.metrics import Evaluation
+    from alocc.evaluation.reproduction import Comparison
+    from alocc.training.loop import Moment
+    from alocc.training.run import TrainingImages
+
+DEFAULT_ALPHA = 0.01
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+PLAIN_LINE_EVERY = 10.0
+SKIPPED_SHOWN = 10
+FIGURE_NAMES = {
+    "accuracy": "accuracy",
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "auroc": "AUROC",
+    "aupr": "AUPR",
+    "eer": "EER",
+    "fpr95": "FPR at 95 % TPR",
+}
+
+
+def print_error(message: str) -> None:
+    """One line of what is wrong; plain text, so that brackets in file names stay."""
+    err.print(Text("error: ", style="bold red") + Text(message), soft_wrap=True)
+
+
+def print_note(message: str) -> None:
+    """A line for people, kept away from results."""
+    err.print(Text(message), soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """A result for programs. Infinite and undefined figures become null: JSON has no word for them."""
+    print(json.dumps(_plain(value), indent=2, allow_nan=False))
+
+
+def print_skipped(skipped: Sequence[Skipped]) -> None:
+    """Name the images that could not be used."""
+    if not skipped:
+        return
+    err.print(Text(f"{len(skipped)} image{'s' * (len(skipped) > 1)} could not be used:", style="yellow"))
+    for item in skipped[:SKIPPED_SHOWN]:
+        err.print(Text(f"  {item.reason}"), soft_wrap=True)
+    if len(skipped) > SKIPPED_SHOWN:
+        err.print(Text(f"  and {len(skipped) - SKIPPED_SHOWN} more"))
+
+
+def print_training_start(images: TrainingImages) -> None:
+    """What will be trained on."""
+    facts = images.summary
+    print_note(
+        f"{len(images.normals):,} normal images, {images.image_format}: {facts['n_fit']:,} train, "
+        f"{facts['n_held_out']:,} are held out for the threshold"
+    )
+    print_skipped(images.normals.skipped)
+
+
+def print_training_end(detector: Detector, run: Path) -> None:
+    """Where the threshold is and where the detector."""
+    n = detector.training["n_held_out"]
+    print_note(f"threshold {detector.threshold:.3f} at alpha {detector.alpha:.4g}, from {n:,} held-out normal images")
+    if detector.config.calibration.alpha is None and detector.alpha > DEFAULT_ALPHA:
+        print_note(
+            f"note: alpha {detector.alpha:.4g} is the smallest that {n} held-out images support; "
+            f"{3 * 99} or more normal images would support {DEFAULT_ALPHA}"
+        )
+    print_note(f"{run} written; next: alocc score {run} DATA --out scores.csv, or alocc report {run}")
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f}/s" if speed else "", style="cyan")
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeElapsedColumn(),
+        TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=err, transient=True,
+    )  # fmt: skip
+
+
+@contextmanager
+def training_progress() -> Iterator[Callable[[Moment], None]]:
+    """A bar through all phases with rate, time left and losses; a plain line now and then where there is no terminal."""
+    with _bar() as bar:
+        task = bar.add_task("training", total=None, note="")
+        last_line = time.monotonic()
+
+        def show(moment: Moment) -> None:
+            nonlocal last_line
+            losses = "  ".join(f"{name} {value:.3f}" for name, value in moment.losses.items())
+            bar.update(task, description=moment.phase, total=moment.planned, completed=moment.iteration, note=losses)
+            if not err.is_terminal and time.monotonic() - last_line > PLAIN_LINE_EVERY:
+                last_line = time.monotonic()
+                speed = bar.tasks[0].speed or 0
+                print_note(f"{moment.phase} {moment.iteration}/{moment.planned}  {speed:.0f}/s  {losses}")
+
+        yield show
+
+
+@contextmanager
+def image_progress(description: str, n_images: int) -> Iterator[Callable[[int], None]]:
+    """A bar over images."""
+    with _bar() as bar:
+        task = bar.add_task(description, total=n_images, note="")
+        yield lambda n_done: bar.advance(task, n_done)
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C asks to stop in good order; a second Ctrl-C stops at once."""
+    asked = False
+
+    def ask(signum: int, frame: object) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(signal.SIGINT, previous)
+        print_note("stopping after this iteration; Ctrl-C again stops at once")
+
+    previous = signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and value not in (float("inf"), float("-inf")) and value == value:  # noqa: PLR0124
+        return value
+    return None if isinstance(value, float) else value
+
+
+def evaluation_table(evaluation: Evaluation) -> Table:
+    """Figures with their intervals; the operating point first."""
+    table = Table(
+        title=f"{evaluation.n_normal:,} normal and {evaluation.n_anomalous:,} anomalous images",
+        title_justify="left",
+    )
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    table.add_column("95 % interval", justify="right")
+
+    def add(label: str, value: float, interval: tuple[float, float] | None = None) -> None:
+        table.add_row(label, f"{value:.4f}", f"{interval[0]:.4f} – {interval[1]:.4f}" if interval else "")
+
+    groups = {
+        f"at the detector's threshold (alpha {evaluation.alpha:g})": ("accuracy", "precision", "recall", "f1"),
+        "over all thresholds": ("auroc", "aupr", "eer", "fpr95"),
+    }
+    for title, names in groups.items():
+        table.add_row(Text(title, style="bold"))
+        for name in names:
+            add(f"  {FIGURE_NAMES[name]}", evaluation.figures[name], evaluation.intervals.get(name))
+    table.add_row(Text("with normal as the positive class", style="bold"))
+    for name, value in evaluation.normal_as_positive.items():
+        add(f"  {FIGURE_NAMES[name]}", value, evaluation.intervals.get(f"normal_as_positive.{name}"))
+    table.add_row(Text("tuned on these labels, so out of reach", style="bold"))
+    best = "tuned_on_test.best_f1"
+    add("  best F1", evaluation.tuned_on_test["best_f1"], evaluation.intervals.get(best))
+    table.add_row(Text("AUROC of each part of the score", style="bold"))
+    for name, value in evaluation.auroc_of_parts.items():
+        add(f"  {name}", value)
+    return table
+
+
+def facts_table() -> Table:
+    """Two columns without a frame."""
+    table = Table(show_header=False, box=None)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    return table
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """A reproduction beside the claim."""
+    table = Table(title="the article's experiment", title_justify="left")
+    for column in ("", "accuracy", "F1", "AUROC"):
+        table.add_column(column, justify="left" if not column else "right")
+    for row in comparison.rows:
+        table.add_row(row.label, *("" if value is None else f"{value:.3f}" for value in row.values))
+    return table

@@ -1,0 +1,77 @@
+"""From options to a training in a terminal: what `train` and `reproduce` share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alocc.cli import console
+from alocc.config import Config, load_config, preset, with_settings
+from alocc.errors import ConfigError
+
+if TYPE_CHECKING:
+    from alocc.detector import Detector
+
+WATCH_LIMIT = 500
+"""Images of each side that a watch looks at, so that looking stays cheap."""
+
+
+def load_settings(preset_name: str | None, config_file: Path | None, settings: Sequence[str]) -> Config:
+    """A preset, or a config file on top of the preset that it names, with single keys on top."""
+    if preset_name and config_file:
+        raise ConfigError("give --preset or --config, not both; a config file names its preset itself")
+    config = load_config(config_file) if config_file else preset(preset_name or "robust")
+    return with_settings(config, settings)
+
+
+def load_detector(path: Path, alpha: float | None, device: str) -> Detector:
+    """Read a detector, set its false-positive rate if asked, and move it to the device."""
+    from alocc.detector import Detector
+    from alocc.training.run import make_fabric
+
+    detector = Detector.load(path)
+    if alpha is not None:
+        detector = detector.with_alpha(alpha)
+    return detector if device == "cpu" else detector.to(make_fabric(device, "32-true").device)
+
+
+def train_in_terminal(
+    data: str,
+    normal: list[str] | None,
+    config: Config,
+    out: Path,
+    *,
+    seed: int | None = None,
+    iterations: int | None = None,
+    epochs: int | None = None,
+    alpha: float | None = None,
+    watch: str | None = None,
+    anomalous: list[str] | None = None,
+    watch_every: int | None = None,
+    watch_limit: int | None = WATCH_LIMIT,
+    device: str = "auto",
+    overwrite: bool = False,
+) -> Detector:
+    """Train with a progress bar; Ctrl-C stops in good order."""
+    from alocc.evaluation.labelled import load_labelled, watch_on
+    from alocc.training.loop import Hooks
+    from alocc.training.run import TrainingImages, train
+
+    if anomalous and not watch:
+        raise ConfigError("--anomalous only says which images --watch looks at; give --watch too")
+
+    def open_watch(images: TrainingImages) -> Any:
+        normal_classes = images.summary["normal_classes"]
+        return watch_on(load_labelled(watch, images.image_format, normal_classes, anomalous, limit=watch_limit))
+
+    with console.training_progress() as progress, console.stop_on_interrupt() as stop_requested:
+        detector = train(
+            data, normal=normal, config=config, seed=seed, iterations=iterations, epochs=epochs, alpha=alpha,
+            device=device, out=out, overwrite=overwrite, started=console.print_training_start,
+            open_watch=open_watch if watch else None,
+            hooks=Hooks(progress=progress, watch_every=watch_every, stop_requested=stop_requested),
+            notes={"watch": watch, "watch_anomalous": anomalous},
+        )  # fmt: skip
+    console.print_training_end(detector, out)
+    return detector

@@ -1,0 +1,114 @@
+"""Labelled images, and what a detector makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alocc.data.images import ImageFormat
+from alocc.data.sources import Data, ImageSet, open_source
+from alocc.detector import Detector, Scores
+from alocc.errors import DataError
+from alocc.evaluation.metrics import RESAMPLES, Evaluation, at_threshold, auroc, evaluate_scores
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images of which it is known whether they are normal."""
+
+    images: ImageSet
+    is_anomalous: NDArray[np.bool_]
+
+
+def load_labelled(
+    data: Data,
+    image_format: ImageFormat,
+    normal: Sequence[str],
+    anomalous: Sequence[str] | None = None,
+    limit: int | None = None,
+) -> Labelled:
+    """Load test images of the normal classes and of the anomalous ones.
+
+    Args:
+        data: a folder with a sub-folder for each class, or the name of a built-in data set.
+        image_format: the detector's format.
+        normal: names of the normal classes.
+        anomalous: names of the anomalous classes; none: all others.
+        limit: keep at most so many images of either side, spread evenly.
+
+    Raises:
+        DataError: if a class does not exist, is named on both sides, or one side is empty.
+    """
+    both = sorted(set(normal) & set(anomalous or ()))
+    if both:
+        raise DataError(f'class "{both[0]}" is named both normal and anomalous')
+    if not normal:
+        raise DataError("say which classes are normal, with --normal: the detector was trained without class names")
+    source = open_source(data, "test", None if anomalous is None else [*normal, *anomalous])
+    missing = sorted(set(normal) - set(source.class_names))
+    if missing:
+        listed = ", ".join(source.class_names) or "none; it needs a sub-folder for each class"
+        raise DataError(f'{data} has no class "{missing[0]}"; its classes: {listed}')
+    images = source.load(image_format)
+    is_anomalous = ~np.isin(images.classes, list(normal))
+    if limit is not None:
+        kept = np.sort(np.concatenate([_spread(np.flatnonzero(is_anomalous == side), limit) for side in (True, False)]))
+        images, is_anomalous = images[kept], is_anomalous[kept]
+    return Labelled(images, is_anomalous)
+
+
+def evaluate(
+    detector: Detector, labelled: Labelled, scores: Scores | None = None, resamples: int = RESAMPLES
+) -> Evaluation:
+    """Score labelled images, unless that is done, and compare with the labels."""
+    scores = scores or detector.score(labelled.images.images)
+    return evaluate_scores(
+        scores.anomaly_score,
+        labelled.is_anomalous,
+        threshold=detector.threshold,
+        alpha=detector.alpha,
+        parts=scores.parts,
+        resamples=resamples,
+    )
+
+
+def watch_on(labelled: Labelled) -> Callable[[Detector], Mapping[str, float]]:
+    """A look at labelled images through training, for a curve: it never steers anything.
+
+    Beside the detector's own verdict it notes both ways to read D's class 1. ``real`` is how D is trained: an image is
+    an anomaly if ``p_real < 0.5``. ``flipped`` is the article's evaluation: class 1 is the anomaly.
+    """
+
+    def watch(detector: Detector) -> Mapping[str, float]:
+        scores = detector.score(labelled.images.images)
+        anomalous = labelled.is_anomalous
+        own = at_threshold(scores.is_anomaly, anomalous)
+        figures = {
+            "accuracy": own["accuracy"],
+            "f1": own["f1"],
+            "auroc": auroc(scores.anomaly_score, anomalous),
+        }
+        if scores.p_real is not None:
+            real = at_threshold(scores.p_real < 0.5, anomalous)
+            flipped = at_threshold(scores.p_real >= 0.5, anomalous)
+            figures |= {
+                "accuracy_real": real["accuracy"],
+                "f1_real": real["f1"],
+                "accuracy_flipped": flipped["accuracy"],
+                "f1_flipped": flipped["f1"],
+                "p_real_normal": float(scores.p_real[~anomalous].mean()),
+                "p_real_anomalous": float(scores.p_real[anomalous].mean()),
+            }
+        return figures
+
+    return watch
+
+
+def _spread(indices: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
+    """At most ``limit`` of the indices, at even distances."""
+    if len(indices) <= limit:
+        return indices
+    return indices[np.linspace(0, len(indices) - 1, limit).astype(np.int64)]
