@@ -9,7 +9,7 @@ import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import pydantic
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -18,7 +18,7 @@ from alocc.errors import ConfigError
 
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
-ScorePart = Literal["d_pair", "d_image", "d_reconstruction", "mse", "ssim", "ssim_half", "features"]
+ScorePart: TypeAlias = Literal["d_pair", "d_image", "d_reconstruction", "mse", "ssim", "ssim_half", "features"]
 NONE = "none"
 
 
@@ -154,6 +154,11 @@ class Config(_Model):
     """Weight of each part of the anomaly score; the parts are in ``alocc.model.scoring``."""
     calibration: CalibrationConfig = CalibrationConfig()
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight of each part of the anomaly score."""
+        return {str(part): weight for part, weight in self.scoring.items()}
+
     @pydantic.model_validator(mode="after")
     def _d_sees_what_is_scored(self) -> Config:
         seen = self.networks.discriminator_input
@@ -272,8 +277,8 @@ def with_settings(config: Config, settings: Iterable[str]) -> Config:
 
 def with_values(config: Config, values: Mapping[str, Any], source: str) -> Config:
     """Put nested ``values`` on top of a config; ``source`` is named in errors."""
-    merged = _merge(config.model_dump(), values)
     try:
+        merged = _merge(config.model_dump(), values)
         return Config.model_validate(merged)
     except pydantic.ValidationError as error:
         problems = "; ".join(_explain(problem) for problem in error.errors())
@@ -298,8 +303,10 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     for key, value in above.items():
         under = merged.get(key)
         # the parts of a score are replaced as one: a part not named is not in it
-        nested = isinstance(under, Mapping) and isinstance(value, Mapping) and key != "scoring"
-        merged[key] = _merge(under, value) if nested else value
+        if isinstance(under, Mapping) and isinstance(value, Mapping) and key != "scoring":
+            merged[key] = _merge(under, value)
+        else:
+            merged[key] = value
     return merged
 
 

@@ -90,7 +90,7 @@ class Detector:
         """
         alpha = config.calibration.alpha or max(DEFAULT_ALPHA, smallest_alpha(len(held_out)))
         parts = _compute_parts(config, R, D, held_out)
-        fusion = Fusion.fit(config.scoring, parts)
+        fusion = Fusion.fit(config.weights, parts)
         scores = np.sort(fusion(parts).numpy())
         return cls(config, image_format, R.eval(), D.eval(), fusion, scores, alpha, seen, training)
 
@@ -211,7 +211,7 @@ class Detector:
             image_format,
             R.eval(),
             D.eval(),
-            Fusion(dict(config.scoring), **metadata["fusion"]),
+            Fusion(config.weights, **metadata["fusion"]),
             tensors["held_out_scores"].numpy(),
             metadata["alpha"],
             tensors["seen"].numpy(),
@@ -236,18 +236,17 @@ def artefact_path(path: str | Path) -> Path:
 def fingerprint(images: Tensor) -> str:
     """SHA-256 of the images' shape, type and pixels."""
     digest = hashlib.sha256(f"{tuple(images.shape)} {images.dtype}".encode())
-    digest.update(np.ascontiguousarray(images.numpy()))
+    digest.update(np.ascontiguousarray(images.numpy()).data)
     return digest.hexdigest()
 
 
 def image_hashes(images: Tensor) -> NDArray[np.int64]:
     """A 64-bit hash of each image's pixels, (n,)."""
-    arrays = (np.ascontiguousarray(image) for image in images.numpy())
-    return np.array([_hash64(array) for array in arrays], dtype=np.int64)
+    return np.array([_hash64(image) for image in images.numpy()], dtype=np.int64)
 
 
 def _hash64(array: NDArray[np.generic]) -> int:
-    return int.from_bytes(hashlib.blake2b(array, digest_size=8).digest(), "big", signed=True)
+    return int.from_bytes(hashlib.blake2b(array.tobytes(), digest_size=8).digest(), "big", signed=True)
 
 
 def library_versions() -> dict[str, str]:
@@ -267,18 +266,20 @@ def _compute_parts(
     numerical libraries pick another order of summation for another batch size.
     """
     device = next(R.parameters()).device
-    batches = [{part: torch.empty(0, dtype=torch.float64) for part in config.scoring}]
+    names = [str(part) for part in config.scoring]
+    batches = [{part: torch.empty(0, dtype=torch.float64) for part in names}]
     with torch.inference_mode():
-        for chunk in images.split(SCORING_BATCH) if len(images) else ():
+        for start in range(0, len(images), SCORING_BATCH):
+            chunk = images[start : start + SCORING_BATCH]
             x = to_unit_range(chunk).to(device)
             filler = x[-1:].expand(SCORING_BATCH - len(x), -1, -1, -1)
             x = torch.cat([x, filler]).contiguous(memory_format=torch.channels_last)
             x_input = _with_noise(x, config) if config.corruption.at_scoring else x
-            parts = score_parts(R, D, x, x_input, config.scoring)
+            parts = score_parts(R, D, x, x_input, names)
             batches.append({name: part[: len(chunk)].cpu().double() for name, part in parts.items()})
             if progress:
                 progress(len(chunk))
-    return {part: torch.cat([batch[part] for batch in batches]) for part in config.scoring}
+    return {part: torch.cat([batch[part] for batch in batches]) for part in names}
 
 
 def _with_noise(x: Tensor, config: Config) -> Tensor:

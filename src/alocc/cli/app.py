@@ -135,7 +135,7 @@ def evaluate(
     normal: Normal = None,
     anomalous: Anomalous = None,
     alpha: Alpha = None,
-    bootstrap: Annotated[int, typer.Option(min=0, help="Resamples for the 95 % intervals; 0 for none.")] = 500,
+    bootstrap: Annotated[int, typer.Option(min=0, help="Resamples for the 95 % intervals; 0 for none.")] = 300,
     device: Device = "auto",
     json: Json = False,
 ) -> None:

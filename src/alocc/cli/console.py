@@ -114,7 +114,7 @@ def _bar() -> Progress:
 
 @contextmanager
 def training_progress() -> Iterator[Callable[[Moment], None]]:
-    """A bar through all phases with rate, time left and losses; a plain line now and then where there is no terminal."""
+    """A bar with rate, time left and losses; without a terminal, a plain line now and then."""
     with _bar() as bar:
         task = bar.add_task("training", total=None, note="")
         last_line = time.monotonic()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
 
-USAGE_ERROR = typer.BadParameter.__mro__[1]  # the parser's own error, of which Typer exports only this child
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[
+    1
+]  # the parser's own error, of which Typer exports only this child
 
 Data = Annotated[
     str, typer.Argument(metavar="DATA", help="A folder of images, an image file, or a built-in data set: mnist.")
@@ -24,7 +26,7 @@ Anomalous = Annotated[
     typer.Option("--anomalous", metavar="CLASS…", help="Anomalous classes; all but the normal ones if left out."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda or mps.")]
+Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where to compute.")]
 Alpha = Annotated[
     float | None,
     typer.Option(help="False-positive rate to keep. Default: 0.01, or the smallest that the normal images support."),
@@ -32,7 +34,7 @@ Alpha = Annotated[
 
 
 class ClassListCommand(TyperCommand):
-    """A command whose ``--normal`` and ``--anomalous`` take several words: ``--normal 1 7`` is ``--normal 1 --normal 7``.
+    """A command whose class lists take several words: ``--normal 1 7`` is ``--normal 1 --normal 7``.
 
     The words after the first are moved only where the line could not be understood without that.
     """

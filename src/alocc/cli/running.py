@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from alocc.cli import console
 from alocc.config import Config, load_config, preset, with_settings
@@ -12,6 +12,7 @@ from alocc.errors import ConfigError
 
 if TYPE_CHECKING:
     from alocc.detector import Detector
+    from alocc.training.run import Device
 
 WATCH_LIMIT = 500
 """Images of each side that a watch looks at, so that looking stays cheap."""
@@ -25,7 +26,7 @@ def load_settings(preset_name: str | None, config_file: Path | None, settings: S
     return with_settings(config, settings)
 
 
-def load_detector(path: Path, alpha: float | None, device: str) -> Detector:
+def load_detector(path: Path, alpha: float | None, device: Device) -> Detector:
     """Read a detector, set its false-positive rate if asked, and move it to the device."""
     from alocc.detector import Detector
     from alocc.training.run import make_fabric
@@ -50,26 +51,29 @@ def train_in_terminal(
     anomalous: list[str] | None = None,
     watch_every: int | None = None,
     watch_limit: int | None = WATCH_LIMIT,
-    device: str = "auto",
+    device: Device = "auto",
     overwrite: bool = False,
 ) -> Detector:
     """Train with a progress bar; Ctrl-C stops in good order."""
     from alocc.evaluation.labelled import load_labelled, watch_on
     from alocc.training.loop import Hooks
-    from alocc.training.run import TrainingImages, train
+    from alocc.training.run import TrainingImages, Watch, train
 
     if anomalous and not watch:
         raise ConfigError("--anomalous only says which images --watch looks at; give --watch too")
 
-    def open_watch(images: TrainingImages) -> Any:
-        normal_classes = images.summary["normal_classes"]
-        return watch_on(load_labelled(watch, images.image_format, normal_classes, anomalous, limit=watch_limit))
+    def watch_of(labelled_data: str) -> Callable[[TrainingImages], Watch]:
+        def open_watch(images: TrainingImages) -> Watch:
+            classes = images.summary["normal_classes"]
+            return watch_on(load_labelled(labelled_data, images.image_format, classes, anomalous, limit=watch_limit))
+
+        return open_watch
 
     with console.training_progress() as progress, console.stop_on_interrupt() as stop_requested:
         detector = train(
             data, normal=normal, config=config, seed=seed, iterations=iterations, epochs=epochs, alpha=alpha,
             device=device, out=out, overwrite=overwrite, started=console.print_training_start,
-            open_watch=open_watch if watch else None,
+            open_watch=watch_of(watch) if watch else None,
             hooks=Hooks(progress=progress, watch_every=watch_every, stop_requested=stop_requested),
             notes={"watch": watch, "watch_anomalous": anomalous},
         )  # fmt: skip

@@ -6,7 +6,7 @@ Shapes in the comments are those of the article's networks at width 16 on 28×28
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +71,7 @@ class Decoder(nn.Module):
         """
         h = features
         for block, size in zip(self.blocks, sizes[:-1], strict=True):
-            deconv, norm, activation = block
+            deconv, norm, activation = cast(nn.Sequential, block)
             h = activation(norm(deconv(h, output_size=size)))
         return torch.sigmoid(self.to_image(h, output_size=sizes[-1]))
 
@@ -93,7 +93,8 @@ class Bottleneck(nn.Module):
         z = torch.tanh(self.to_latent(features.flatten(1)))  # (N, latent_dim)
         if latent_noise is not None:
             z = z + self.noise * latent_noise
-        return self.to_features(z).unflatten(1, self.shape)
+        decoded: Tensor = self.to_features(z).unflatten(1, self.shape)
+        return decoded
 
 
 class Reconstructor(nn.Module):
@@ -114,7 +115,8 @@ class Reconstructor(nn.Module):
         features = self.encoder(x)  # (N, 128, 5, 5)
         if self.bottleneck is not None:
             features = self.bottleneck(features, latent_noise)
-        return self.decoder(features, self.sizes[-2::-1])  # (N, C, 28, 28)
+        x_hat: Tensor = self.decoder(features, self.sizes[-2::-1])  # (N, C, 28, 28)
+        return x_hat
 
 
 class Discriminator(nn.Module):
@@ -134,7 +136,7 @@ class Discriminator(nn.Module):
 
     def logit_map(self, x: Tensor) -> Tensor:
         """Logit at each position of the deepest feature maps, (N, 5, 5)."""
-        maps = self.head(self.encoder(x))  # (N, 2 or 1, 5, 5)
+        maps: Tensor = self.head(self.encoder(x))  # (N, 2 or 1, 5, 5)
         return maps[:, 1] - maps[:, 0] if maps.shape[1] == 2 else maps[:, 0]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -177,7 +179,9 @@ def build_networks(
             nn.init.normal_(module.weight, std=fan_in**-0.5, generator=generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    return R.to(memory_format=torch.channels_last), D.to(memory_format=torch.channels_last)
+    for network in (R, D):
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # PyTorch's stubs lack it
+    return R, D
 
 
 def _normalised(conv: nn.Module, maps: int) -> nn.Sequential:

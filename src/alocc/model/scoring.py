@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +43,7 @@ def score_parts(
         For each part, (N,) float32.
     """
     x_hat = R(x_input)
-    compute = {
+    compute: dict[str, Callable[[], Tensor]] = {
         "d_image": lambda: -D(x),
         "d_reconstruction": lambda: -D(x_hat),
         "d_pair": lambda: _d_pair(R, D, x, x_hat),

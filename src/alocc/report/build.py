@@ -131,9 +131,10 @@ def _curves(folder: RunFolder) -> list[Markup]:
     """Losses of each phase, then what was watched; only curves that this training has."""
     with folder.history.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    drawn = []
-    for phase in dict.fromkeys(row["phase"] for row in rows):
-        drawn.append(_curve([row for row in rows if row["phase"] == phase], LOSS_NAMES, "loss", f"Losses: {phase}"))
+    drawn = [
+        _curve([row for row in rows if row["phase"] == phase], LOSS_NAMES, "loss", f"Losses: {phase}")
+        for phase in dict.fromkeys(row["phase"] for row in rows)
+    ]
     watched = "On watched images, for the picture only: it steers nothing"
     drawn.append(_curve(rows, WATCH_NAMES, "", f"At the detector's threshold. {watched}"))
     drawn.append(_curve(rows, READING_NAMES, "", f"D's argmax, read both ways. {watched}"))

@@ -22,5 +22,5 @@ class Batches:
         while len(self.pending) < self.batch_size:
             order = torch.randperm(self.n_images, generator=self.generator)
             self.pending = torch.cat([self.pending, order])
-        batch, self.pending = self.pending.split([self.batch_size, len(self.pending) - self.batch_size])
+        batch, self.pending = self.pending[: self.batch_size], self.pending[self.batch_size :]
         return batch

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
@@ -118,7 +118,7 @@ def _adam(parameters: Iterable[nn.Parameter], config: AdamConfig) -> Optimizer:
 
 
 def _update_with(optimizer: Optimizer, fabric: Fabric) -> Update:
-    wrapped = fabric.setup_optimizers(optimizer)
+    wrapped: Any = fabric.setup_optimizers(optimizer)
 
     def update(loss: Tensor) -> None:
         wrapped.zero_grad()
