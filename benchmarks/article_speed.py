@@ -21,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -164,10 +165,10 @@ def speed_section(python: Path, folder: Path, images: Images, rounds: int, itera
     head = ["", "ms an iteration", "min – max", "times as fast as Chainer", "min – max"]
     table = show("Speed", [head, *speed_rows(times)])
     note = (
-        f"Medians of {rounds} rounds, with the lowest and the highest; a round is {iterations} iterations of each program "
-        f"in turn, and its figure the median of all but the first {WARM_UP} of them."
+        f"Medians of {rounds} rounds, with the lowest and the highest. A round is {iterations} iterations of each "
+        f"program in turn, and its figure the median of all but the first {WARM_UP} of them."
     )
-    return f"## Speed\n\n{provenance(chainer)}\n{note}\n\n{table}"
+    return f"## Speed\n\n{provenance(chainer)}\n{textwrap.fill(note, 120)}\n\n{table}"
 
 
 def time_iteration(iterate: Callable[[], object], iterations: int) -> float:
@@ -210,12 +211,13 @@ def behaviour_section(python: Path, folder: Path, images: Images, iterations: in
         for theirs, own in zip(chainer["history"], ours, strict=True)
     ]
     note = (
-        "MNIST's '0' (anomalous) against '1' (normal), the test set's images with noise, batch normalisation in test mode, "
-        f"seed {SEED}. Accuracy of the argmax of D(R(x)), if D's class 1 is read as anomalous (the article's reading) and as "
-        "normal (the paper's); AUROC of 1 − p_real. The two programs draw different random numbers: it is the range "
-        "and the flips that compare, not a row."
+        "Test images of MNIST's '0' (anomalous) and '1' (normal), with noise, batch normalisation in test mode, "
+        f"float32, seed {SEED}. Accuracy of the argmax of D(R(x)), if D's class 1 is read as anomalous (the article's "
+        "reading) and as normal (the paper's); AUROC of 1 − p_real. The two programs draw different random numbers: "
+        "it is the range and the flips that compare, not a row."
     )
-    return f"## Behaviour\n\n{provenance(chainer['versions'])}\n{note}\n\n{show('Behaviour', [head, *rows])}"
+    table = show("Behaviour", [head, *rows])
+    return f"## Behaviour\n\n{provenance(chainer['versions'])}\n{textwrap.fill(note, 120)}\n\n{table}"
 
 
 def train_and_watch(images: Images, iterations: int) -> list[dict[str, float]]:
@@ -226,7 +228,8 @@ def train_and_watch(images: Images, iterations: int) -> list[dict[str, float]]:
         training.iterate()
         if iteration % WATCH_EVERY == 0 or iteration == iterations:
             history.append(watch(training, images))
-            print(f"alocc, iteration {iteration}: {history[-1]}", file=sys.stderr)
+            row = ", ".join(f"{name} {value:.4g}" for name, value in history[-1].items())
+            print(f"alocc: iteration {iteration}, {row}", file=sys.stderr)
     return history
 
 
@@ -274,7 +277,9 @@ def cpu_model() -> str:
 def show(title: str, rows: list[list[str]]) -> str:
     """Print the rows, the first of which is the head, and return them as Markdown."""
     head, *body = rows
-    table = Table(*head, title=title)
+    table = Table(title=title)
+    for name in head:
+        table.add_column(name, overflow="fold")
     for row in body:
         table.add_row(*row)
     Console().print(table)

@@ -8,7 +8,7 @@ R restores x from x_noisy, D tells x from R(x_noisy); class 1 of D is "real":
     D minimises   cross-entropy(D(x), real) + cross-entropy(D(R(x_noisy)), fake)
     R minimises   cross-entropy(D(R(x_noisy)), real) + λ · mean((x − R(x_noisy))²)
 
-Nothing is tuned for speed, and nothing is slowed down: these are the plain calls that Chainer's own examples use.
+Nothing is tuned for speed, and nothing is slowed down.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def train(options: argparse.Namespace) -> dict[str, object]:
             if watched is not None:
                 row.update(watch(R, D, watched["images"], watched["anomalous"], options.seed))
             history.append(row)
-            print(", ".join(f"{name} {value:.4g}" for name, value in row.items()), file=sys.stderr)
+            print("Chainer:", ", ".join(f"{name} {value:.4g}" for name, value in row.items()), file=sys.stderr)
 
     timed = seconds[WARM_UP:] or seconds
     return {"ms_per_iteration": 1000 * statistics.median(timed), "history": history, "versions": versions()}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from alocc.detector import Detector
     from alocc.training.run import Device
 
-WATCH_LIMIT = 500
+WATCH_LIMIT = 250
 """Images of each side that a watch looks at, so that looking stays cheap."""
 
 

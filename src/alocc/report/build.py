@@ -94,7 +94,7 @@ def build_report(
         config=dump_config(detector.config),
         data=data,
         evaluation=shown.evaluation if shown else None,
-        curves=_curves(folder),
+        curves=_curves(folder, detector),
         operating_figures=_operating_figures(detector, shown),
         grid=_grid(detector, shown.all_classes) if shown else [],
         galleries=_galleries(shown) if shown else [],
@@ -127,7 +127,7 @@ def _look(detector: Detector, data: str, normal: Sequence[str], anomalous: Seque
     return Shown(everything, images, is_anomalous, scores, evaluation)
 
 
-def _curves(folder: RunFolder) -> list[Markup]:
+def _curves(folder: RunFolder, detector: Detector) -> list[Markup]:
     """Losses of each phase, then what was watched; only curves that this training has."""
     with folder.history.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -135,10 +135,11 @@ def _curves(folder: RunFolder) -> list[Markup]:
         _curve([row for row in rows if row["phase"] == phase], LOSS_NAMES, "loss", f"Losses: {phase}")
         for phase in dict.fromkeys(row["phase"] for row in rows)
     ]
-    watched = "On watched images, for the picture only: it steers nothing"
-    drawn.append(_curve(rows, WATCH_NAMES, "", f"At the detector's threshold. {watched}"))
-    drawn.append(_curve(rows, READING_NAMES, "", f"D's argmax, read both ways. {watched}"))
-    drawn.append(_curve(rows, P_REAL_NAMES, "mean p_real", f"What D says. {watched}"))
+    drawn.append(_curve(rows, WATCH_NAMES, "", "Watched: at the detector's threshold"))
+    with_d = [row for row in rows if row.get("d_real")]
+    if detector.config.networks.discriminator_input == "single":
+        drawn.append(_curve(with_d, READING_NAMES, "", "Watched: D's argmax, read both ways"))
+    drawn.append(_curve(with_d, P_REAL_NAMES, "mean p_real", "Watched: what D says"))
     return [Markup(picture) for picture in drawn if picture]
 
 

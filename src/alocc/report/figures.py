@@ -87,7 +87,7 @@ def png(image: FloatArray) -> str:
     return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
 
 
-def _axes(title: str, x_label: str, y_label: str, size: tuple[float, float] = (7, 3.4)) -> tuple[Figure, Axes]:
+def _axes(title: str, x_label: str, y_label: str, size: tuple[float, float] = (5.2, 3.2)) -> tuple[Figure, Axes]:
     with rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.add_subplot()

@@ -49,7 +49,7 @@ class Hooks:
     watch: Callable[[], Mapping[str, float]] | None = None
     """Measures the networks as they stand; the figures go into the history."""
     watch_every: int | None = None
-    """Iterations between two watches; none: 40 times through the training."""
+    """Iterations between two watches; none: twelve times through the training."""
     stop_requested: Callable[[], bool] | None = None
     """Asked after each iteration; true stops the training, with a checkpoint."""
 
@@ -86,7 +86,7 @@ def train_networks(
 
     planned = sum(phase.config.iterations for phase in phases)
     row_every = max(10, min(100, planned // 50))
-    watch_every = hooks.watch_every or max(1, planned // 40)
+    watch_every = hooks.watch_every or max(1, planned // 12)
     history = History(state.history)
     started = time.perf_counter() - state.seconds
 
