@@ -31,7 +31,7 @@ FloatArray = NDArray[np.float64]
 Progress = Callable[[int], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scores:
     """What a detector says of n images; every array has n entries."""
 
@@ -52,7 +52,7 @@ class Scores:
         return len(self.anomaly_score)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Detector:
     """R and D with all that turns their outputs into a verdict. Immutable: make another with :meth:`with_alpha`."""
 
@@ -93,6 +93,9 @@ class Detector:
         fusion = Fusion.fit(config.weights, parts)
         scores = np.sort(fusion(parts).numpy())
         return cls(config, image_format, R.eval(), D.eval(), fusion, scores, alpha, seen, training)
+
+    def __repr__(self) -> str:
+        return f"Detector({self.config.preset}, {self.image_format}, alpha {self.alpha:g})"
 
     @property
     def threshold(self) -> float:

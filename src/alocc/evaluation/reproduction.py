@@ -25,10 +25,7 @@ class Experiment:
 
 EXPERIMENT = Experiment("mnist", normal=("1",), anomalous=("0",))
 
-READINGS = {
-    "real": "D(R(x̃)), class 1 = real, as D is trained",
-    "flipped": "D(R(x̃)), class 1 = anomaly, the article's reading",
-}
+READINGS = {"real": "class 1 = real, as D is trained", "flipped": "class 1 = anomaly, the article's reading"}
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ def compare_with_article(history: Path) -> Comparison:
         flipped = reading == "flipped"
         rows.append(
             ComparisonRow(
-                f"{label}, last step",
+                f"{label}: last step",
                 (_figure(last, "accuracy", reading), _figure(last, "f1", reading),
                  1 - final_auroc if flipped else final_auroc),
             )
@@ -84,7 +81,7 @@ def compare_with_article(history: Path) -> Comparison:
         mean_auroc = float(np.mean([float(row["auroc"]) for row in second_half]))
         rows.append(
             ComparisonRow(
-                f"{label}, mean of the second half",
+                f"{label}: mean of the second half",
                 (_mean(second_half, "accuracy", reading), _mean(second_half, "f1", reading),
                  1 - mean_auroc if flipped else mean_auroc),
             )
@@ -99,7 +96,7 @@ def _verdict(last: dict[str, str], share: dict[str, float], flips: int, n_looks:
     best = max(accuracy, key=lambda reading: accuracy[reading])
     reached = "reaches" if accuracy[best] >= CLAIMED_ACCURACY else "does not reach"
     return (
-        f"The last step {reached} 90 % accuracy: {accuracy[best]:.1%} if read as {READINGS[best]}, "
+        f"The last step {reached} 90 % accuracy: {accuracy[best]:.1%} with {READINGS[best]}; "
         f"{1 - accuracy[best]:.1%} the other way. In the second half of training, {share['real']:.0%} of the looks "
         f"reach it with class 1 = real and {share['flipped']:.0%} with the article's reading; over all "
         f"{n_looks} looks the meaning of D(R(x̃)) flipped {flips} times."

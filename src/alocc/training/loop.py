@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from alocc.config import AdversarialConfig, Config
 from alocc.data.images import to_unit_range
+from alocc.detector import SCORING_BATCH
 from alocc.errors import NonFiniteLossError, StoppedError
 from alocc.model.networks import Discriminator, Reconstructor
 from alocc.seeding import generator
@@ -49,7 +49,7 @@ class Hooks:
     watch: Callable[[], Mapping[str, float]] | None = None
     """Measures the networks as they stand; the figures go into the history."""
     watch_every: int | None = None
-    """Iterations between two watches; none: twelve times through the training."""
+    """Iterations between two watches; none: eight times through the training."""
     stop_requested: Callable[[], bool] | None = None
     """Asked after each iteration; true stops the training, with a checkpoint."""
 
@@ -86,7 +86,7 @@ def train_networks(
 
     planned = sum(phase.config.iterations for phase in phases)
     row_every = max(10, min(100, planned // 50))
-    watch_every = hooks.watch_every or max(1, planned // 12)
+    watch_every = hooks.watch_every or max(1, planned // 8)
     history = History(state.history)
     started = time.perf_counter() - state.seconds
 
@@ -165,7 +165,10 @@ def _stop_rule_met(phase: Phase, R: Reconstructor, held_out: Tensor) -> bool:
     mode = R.training
     R.eval()
     with torch.inference_mode():
-        x = to_unit_range(held_out).to(next(R.parameters()).device)
-        mse = float(F.mse_loss(R(x), x))
+        errors = []
+        for chunk in held_out.split(SCORING_BATCH):
+            x = to_unit_range(chunk).to(next(R.parameters()).device)
+            errors.append((x - R(x)).square().flatten(1).mean(1))
+        mse = float(torch.cat(errors).mean())
     R.train(mode)
     return mse < phase.config.stop_mse

@@ -1,0 +1,58 @@
+"""The documents say what is so: links lead somewhere, commands and options exist, examples and snippets run."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("src/**/*.md")])
+ALOCC = Path(sys.executable).with_name("alocc")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_relative_links_lead_to_files(document):
+    links = re.findall(r"\]\(([^)#]+)", document.read_text(encoding="utf-8"))
+    missing = [link for link in links if "://" not in link and not (document.parent / link).exists()]
+    assert missing == []
+
+
+def test_methods_formulas_name_functions_that_exist():
+    text = (ROOT / "docs/method.md").read_text(encoding="utf-8")
+    names = re.findall(r"`((?:data|model|training)\.\w+\.[\w.]+)`", text)
+    assert len(names) > 10
+    for name in names:
+        module, _, attribute = name.partition(".")
+        module, attribute = f"{module}.{attribute.split('.')[0]}", attribute.split(".")[1]
+        source = (ROOT / "src/alocc" / module.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8")
+        assert re.search(rf"^(def|class) {attribute}\b", source, re.MULTILINE), name
+
+
+def commands_in_documents():
+    for document in DOCUMENTS:
+        for block in re.findall(r"```sh\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL):
+            for line in block.splitlines():
+                if line.startswith("alocc "):
+                    yield line.partition("#")[0].strip()
+
+
+def test_commands_in_documents_exist_with_their_options():
+    commands = sorted(set(commands_in_documents()))
+    assert commands
+    for command in commands:
+        words = command.split()[1:]
+        path = words[:2] if words[0] == "reproduce" else words[:1]
+        shown = subprocess.run([ALOCC, *path, "--help"], capture_output=True, text=True, env={"COLUMNS": "300"})
+        assert shown.returncode == 0, command
+        for option in re.findall(r"--[a-z-]+", command):
+            assert option in shown.stdout, f"{command}: no {option}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", sorted(ROOT.glob("examples/*.py")), ids=lambda path: path.name)
+def test_examples_run(example):
+    done = subprocess.run([sys.executable, example, "60"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"digit 0|AUROC", done.stdout)
