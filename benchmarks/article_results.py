@@ -48,7 +48,7 @@ def history_text(folder: RunFolder) -> str:
 
 def page(folder: RunFolder, rows: list[dict[str, str]], text: str) -> str:
     config = load_config(folder.config)
-    planned, done = config.training.adversarial.iterations, int(float(rows[-1]["iteration"]))
+    planned, done = config.training.adversarial.iterations, int(rows[-1]["iteration"])
     with tempfile.TemporaryDirectory() as scratch:
         history = Path(scratch, "history.csv")
         history.write_text(text, encoding="utf-8")
@@ -56,11 +56,11 @@ def page(folder: RunFolder, rows: list[dict[str, str]], text: str) -> str:
     state = "" if done == planned else f"\n**Not finished: {done:,} of {planned:,} iterations so far.**\n"
     cells = ([row.label, *("" if value is None else f"{value:.3f}" for value in row.values)] for row in comparison.rows)
     table = "\n".join(f"| {' | '.join(row)} |" for row in cells)
+    shown = ("accuracy_real", "accuracy_flipped", "auroc", "p_real_normal", "p_real_anomalous")
     looks = "\n".join(
-        f"| {int(float(row['iteration'])):,} | {float(row['accuracy_real']):.3f} | {float(row['accuracy_flipped']):.3f} "
-        f"| {float(row['auroc']):.3f} | {float(row['p_real_normal']):.2f} | {float(row['p_real_anomalous']):.2f} |"
+        f"| {int(row['iteration']):,} | {' | '.join(f'{float(row[name]):.3f}' for name in shown)} |"
         for row in rows
-        if int(float(row["iteration"])) % (planned // 40) == 0
+        if int(row["iteration"]) % (planned // 40) == 0
     )
     return f"""# The article's experiment
 

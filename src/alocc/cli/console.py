@@ -108,7 +108,7 @@ class _Rate(ProgressColumn):
 def _bar() -> Progress:
     return Progress(
         TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeElapsedColumn(),
-        TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=err, transient=True,
+        TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=err, transient=True, disable=not err.is_terminal,
     )  # fmt: skip
 
 

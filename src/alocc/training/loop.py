@@ -166,8 +166,8 @@ def _stop_rule_met(phase: Phase, R: Reconstructor, held_out: Tensor) -> bool:
     R.eval()
     with torch.inference_mode():
         errors = []
-        for chunk in held_out.split(SCORING_BATCH):
-            x = to_unit_range(chunk).to(next(R.parameters()).device)
+        for start in range(0, len(held_out), SCORING_BATCH):
+            x = to_unit_range(held_out[start : start + SCORING_BATCH]).to(next(R.parameters()).device)
             errors.append((x - R(x)).square().flatten(1).mean(1))
         mse = float(torch.cat(errors).mean())
     R.train(mode)

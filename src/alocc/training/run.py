@@ -15,7 +15,7 @@ from torch import Tensor
 
 from alocc.config import Config, dump_config, preset, with_iterations, with_values
 from alocc.data.images import ImageFormat
-from alocc.data.sources import Data, ImageSet, open_source
+from alocc.data.sources import BUILT_IN, Data, ImageSet, open_source
 from alocc.data.splits import split_normals
 from alocc.detector import Detector, fingerprint, image_hashes, library_versions
 from alocc.errors import ArtefactError, ConfigError, DataError
@@ -209,6 +209,8 @@ def _claim(folder: RunFolder, config: Config, identity: Mapping[str, Any], overw
 
 
 def _load_training_images(data: Data, normal: Sequence[str] | None, config: Config) -> TrainingImages:
+    if normal is None and str(data) in BUILT_IN:
+        raise DataError(f"say which classes of {data} are normal (--normal 1)")
     source = open_source(data, "train", normal)
     if normal is None and len(source.class_names) > 1:
         raise DataError(f"say which classes are normal (--normal); the classes are: {', '.join(source.class_names)}")
