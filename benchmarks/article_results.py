@@ -55,6 +55,7 @@ def page(folder: RunFolder, rows: list[dict[str, str]], text: str) -> str:
         comparison = compare_with_article(history)
     state = "" if done == planned else f"\n**Not finished: {done:,} of {planned:,} iterations so far.**\n"
     cells = ([row.label, *("" if value is None else f"{value:.3f}" for value in row.values)] for row in comparison.rows)
+    hours = float(rows[-1]["seconds"]) / 3600
     table = "\n".join(f"| {' | '.join(row)} |" for row in cells)
     shown = ("accuracy_real", "accuracy_flipped", "auroc", "p_real_normal", "p_real_anomalous")
     looks = "\n".join(
@@ -71,7 +72,7 @@ ALOCC on MNIST, the digit 1 normal, 0 anomalous (1,135 and 980 test images), pre
 |---|---|
 | command | `alocc reproduce article --seed {config.seed} --set training.precision={config.training.precision}` |
 | machine | {cpu_model()}, 2 threads |
-| training time | {float(rows[-1]["seconds"]) / 3600:.1f} h ({1000 * float(rows[-1]["seconds"]) / done:.0f} ms an iteration; the machine did other work too) |
+| training time | {hours:.1f} h, with other work on the machine at times |
 | date | {datetime.date.today()} |
 | page written by | `benchmarks/article_results.py` |
 

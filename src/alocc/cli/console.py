@@ -106,10 +106,9 @@ class _Rate(ProgressColumn):
 
 
 def _bar() -> Progress:
-    return Progress(
-        TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeElapsedColumn(),
-        TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=err, transient=True, disable=not err.is_terminal,
-    )  # fmt: skip
+    losses = TextColumn("{task.fields[note]}")
+    columns = (BarColumn(), MofNCompleteColumn(), _Rate(), TimeElapsedColumn(), "left", TimeRemainingColumn(), losses)
+    return Progress("{task.description:<14}", *columns, console=err, transient=True, disable=not err.is_terminal)
 
 
 @contextmanager
