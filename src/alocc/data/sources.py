@@ -7,8 +7,9 @@ source is a class with the members of :class:`Source` and a line in :func:`open_
 from __future__ import annotations
 
 import difflib
+import itertools
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,11 +100,11 @@ def open_source(data: Data, split: Split, classes: Collection[str] | None = None
         DataError: if there is no such thing, or no such class in it.
     """
     if isinstance(data, np.ndarray):
-        return ArraySource(data, np.full(len(data), ""), "")
+        return ArraySource(data, np.full(len(data), ""), [str(i) for i in range(len(data))])
     if str(data) in BUILT_IN:
         _check_classes(classes, MNIST_CLASSES, "mnist")
         images, names = load_mnist(split, classes)
-        return ArraySource(images, names, f"mnist/{split}/")
+        return ArraySource(images, names, _numbered(f"mnist/{split}", names))
     path = Path(data)
     if not path.exists():
         near = difflib.get_close_matches(str(data), BUILT_IN, n=1)
@@ -117,8 +118,8 @@ def open_source(data: Data, split: Split, classes: Collection[str] | None = None
 class ArraySource:
     """Images of one size in memory."""
 
-    def __init__(self, images: NDArray[np.generic], classes: NDArray[np.str_], prefix: str) -> None:
-        self.images, self.classes, self.prefix = images, classes, prefix
+    def __init__(self, images: NDArray[np.generic], classes: NDArray[np.str_], names: Sequence[str]) -> None:
+        self.images, self.classes, self.names = images, classes, names
         self.class_names = tuple(sorted(set(classes.tolist()) - {""}))
 
     def infer_format(self, wanted: ImagesConfig) -> ImageFormat:
@@ -127,8 +128,7 @@ class ArraySource:
         return _format(wanted, [Header(height, width, grey=not colour)], lambda: colour)
 
     def load(self, to: ImageFormat) -> ImageSet:
-        names = [f"{self.prefix}{i}" for i in range(len(self.images))]
-        return ImageSet(prepare_batch(self.images, to), names, self.classes)
+        return ImageSet(prepare_batch(self.images, to), self.names, self.classes)
 
 
 class FolderSource:
@@ -185,6 +185,12 @@ class FolderSource:
         return False
 
 
+def _numbered(prefix: str, classes: NDArray[np.str_]) -> list[str]:
+    """prefix/class/number, counted within each class, so that a choice of classes renames no image."""
+    counters = {name: itertools.count() for name in set(classes.tolist())}
+    return [f"{prefix}/{name}/{next(counters[name])}" for name in classes.tolist()]
+
+
 def _image_files(root: Path) -> Iterator[Path]:
     """Image files below ``root`` by suffix, sorted; hidden files and folders are passed over."""
     for folder, sub_folders, files in os.walk(root):
@@ -204,12 +210,12 @@ def _check_classes(asked: Collection[str] | None, known: Sequence[str], where: s
             raise DataError(f'{where} has no class "{name}"; {hint}{listed}')
 
 
-def _format(wanted: ImagesConfig, headers: Sequence[Header], any_colour: object) -> ImageFormat:
+def _format(wanted: ImagesConfig, headers: Sequence[Header], any_colour: Callable[[], bool]) -> ImageFormat:
     height, width = wanted.size or _typical_size(headers)
     channels = wanted.channels
     if channels is None:
         all_grey = all(header.grey for header in headers)
-        channels = 1 if all_grey or not any_colour() else 3  # type: ignore[operator]
+        channels = 1 if all_grey or not any_colour() else 3
     return ImageFormat(height, width, channels)
 
 
