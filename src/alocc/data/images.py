@@ -6,6 +6,9 @@ uint8 stays uint8 until a network sees it (:func:`to_unit_range`), which is four
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -69,11 +72,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         DataError: if the file is not an image, damaged, or has more than ``MAX_PIXELS`` pixels.
     """
     with _opened(path) as image:
-        try:
-            upright = ImageOps.exif_transpose(image)
-            return _as_uint8(upright)
-        except (OSError, ValueError, SyntaxError, EOFError) as error:
-            raise DataError(f"{path} is damaged ({error})") from None
+        return _as_uint8(ImageOps.exif_transpose(image))
 
 
 def prepare(image: NDArray[np.generic] | Tensor, to: ImageFormat) -> Tensor:
@@ -108,18 +107,18 @@ def is_grey(image: NDArray[np.generic]) -> bool:
     return image.ndim == 2 or image.shape[2] == 1 or bool((image == image[..., :1]).all())
 
 
-def _opened(path: Path) -> Image.Image:
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image file for as long as it is read; whatever goes wrong meanwhile becomes a DataError with its name."""
     try:
-        image = Image.open(path, formats=FORMATS)
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError(f"{image.width}×{image.height} pixels; {MAX_PIXELS:,} are allowed")
+            yield image
     except UnidentifiedImageError:
         raise DataError(f"{path} is not a {', '.join(FORMATS)} image") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path} cannot be read ({reason})") from None
-    if image.width * image.height > MAX_PIXELS:
-        image.close()
-        raise DataError(f"{path} has {image.width}×{image.height} pixels, more than the limit of {MAX_PIXELS:,}")
-    return image
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
 
 
 def _as_uint8(image: Image.Image) -> NDArray[np.uint8]:

@@ -75,7 +75,8 @@ class TrainingState:
             for name, net in self.networks.items():
                 net.load_state_dict({key: tensors[f"{name}.{key}"] for key, _ in _tensors(net)})
             for name, optimizer in self.optimizers.items():
-                optimizer.load_state_dict({**optimizer.state_dict(), "state": _optimizer_state(tensors, name)})
+                state = _optimizer_state(optimizer, tensors, name)
+                optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
             for name, stream in self.streams.items():
                 stream.set_state(tensors[f"stream/{name}"])
             self.batches.pending = tensors["batches/pending"]
@@ -89,10 +90,14 @@ def _tensors(network: nn.Module) -> list[tuple[str, Tensor]]:
     return list(network.state_dict().items())
 
 
-def _optimizer_state(tensors: Mapping[str, Tensor], name: str) -> dict[int, dict[str, Tensor]]:
+def _optimizer_state(optimizer: Optimizer, tensors: Mapping[str, Tensor], name: str) -> dict[int, dict[str, Tensor]]:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith(f"optimizer/{name}/"):
             _, _, index, quantity = key.split("/")
+            parameter = parameters[int(index)]
+            if value.shape == parameter.shape:  # moments lie in memory as their parameter does: fused Adam relies on it
+                value = torch.empty_like(parameter.detach()).copy_(value)
             state.setdefault(int(index), {})[quantity] = value
     return state

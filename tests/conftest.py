@@ -1,0 +1,46 @@
+"""Fixtures that several test files share."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from PIL import Image
+
+from alocc.data.mnist import CONTENT_SHA256, _on_disk
+
+settings.register_profile("alocc", deadline=None, derandomize=True)  # the same examples on a busy machine too
+settings.load_profile("alocc")
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _data_folder():
+    """Find the full MNIST beside the checkout, unless the environment names another place."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "ALOCC_DATA" not in os.environ and (SHARED_DATA / "mnist").is_dir():
+            patch.setenv("ALOCC_DATA", str(SHARED_DATA.resolve()))
+        yield
+
+
+@pytest.fixture
+def full_mnist(_data_folder):
+    """The full MNIST training set is on this machine."""
+    missing = [name for name in CONTENT_SHA256 if _on_disk(name) is None]
+    if missing:
+        pytest.skip(f"{missing[0]} is not on this machine; set ALOCC_DATA to the folder that holds mnist/")
+
+
+@pytest.fixture
+def save_image(tmp_path):
+    """Write an array as an image file below a temporary folder; sub-folders are made."""
+
+    def save(array, name, **options):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.asarray(array)).save(path, **options)
+        return path
+
+    return save

@@ -1,0 +1,274 @@
+"""Files and arrays → tensors of one format, checked against values worked out by hand."""
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from alocc.data.images import (
+    Header,
+    ImageFormat,
+    is_grey,
+    prepare,
+    prepare_batch,
+    read_header,
+    read_image,
+    to_unit_range,
+)
+from alocc.errors import DataError
+
+GREY = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40
+COLOUR = np.arange(18, dtype=np.uint8).reshape(2, 3, 3) * 14
+UPRIGHT = {
+    1: lambda a: a,
+    2: np.fliplr,
+    3: lambda a: np.rot90(a, 2),
+    4: np.flipud,
+    5: np.transpose,
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(a, 2).T,
+    8: np.rot90,
+}
+
+
+def png_claiming(width, height):
+    """A PNG whose header promises so many pixels, and that holds none."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".webp"])
+def test_lossless_formats_give_back_the_pixels(save_image, suffix):
+    path = save_image(COLOUR, f"a{suffix}", **({"lossless": True} if suffix == ".webp" else {}))
+    np.testing.assert_array_equal(read_image(path), COLOUR)
+    assert read_header(path) == Header(2, 3, grey=False)
+
+
+def test_grey_file_has_two_dimensions(save_image):
+    path = save_image(GREY, "a.png")
+    np.testing.assert_array_equal(read_image(path), GREY)
+    assert read_header(path) == Header(2, 3, grey=True)
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_exif_orientation_turns_the_image_upright(save_image, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save_image(GREY, "a.png", exif=exif)
+    expected = UPRIGHT[orientation](GREY)
+    np.testing.assert_array_equal(read_image(path), expected)
+    assert read_header(path) == Header(*expected.shape, grey=True)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_16_bit_grey_keeps_its_most_significant_part(save_image, suffix):
+    values = np.array([[0, 256, 257, 32_768], [65_278, 65_279, 65_534, 65_535]], dtype=np.uint16)
+    path = save_image(values, f"a{suffix}")
+    np.testing.assert_array_equal(read_image(path), [[0, 0, 1, 127], [254, 254, 254, 255]])
+    assert read_header(path).grey
+
+
+def test_palette_becomes_its_colours(tmp_path):
+    image = Image.new("P", (2, 1))
+    image.putpalette([255, 0, 0, 10, 20, 30])
+    image.putpixel((1, 0), 1)
+    image.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), [[[255, 0, 0], [10, 20, 30]]])
+
+
+def test_palette_with_transparency_becomes_its_colours_in_silence(tmp_path):
+    image = Image.new("P", (2, 1))
+    image.putpalette([255, 0, 0, 10, 20, 30])
+    image.putpixel((1, 0), 1)
+    image.save(tmp_path / "a.png", transparency=bytes([255, 128]))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), [[[255, 0, 0], [10, 20, 30]]])
+
+
+def test_transparency_is_dropped(save_image):
+    path = save_image(np.dstack([COLOUR, np.full((2, 3), 77, np.uint8)]), "a.png")
+    np.testing.assert_array_equal(read_image(path), COLOUR)
+
+
+def test_grey_with_transparency_stays_grey(tmp_path):
+    Image.fromarray(GREY).convert("LA").save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), GREY)
+    assert read_header(tmp_path / "a.png").grey
+
+
+def test_black_and_white_becomes_0_and_255(save_image):
+    path = save_image(np.array([[True, False]]), "a.png")
+    np.testing.assert_array_equal(read_image(path), [[255, 0]])
+
+
+def test_cmyk_becomes_rgb(tmp_path):
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=100)
+    image = read_image(tmp_path / "a.jpg")
+    assert image.shape == (8, 8, 3)
+    np.testing.assert_allclose(image, np.broadcast_to([255, 0, 0], (8, 8, 3)), atol=3)
+
+
+def test_floating_point_pixels_are_refused(save_image):
+    path = save_image(np.ones((4, 4), np.float32), "a.tif")
+    with pytest.raises(DataError, match=r"a\.tif.*floating-point.*8 or 16 bits"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif", ".webp"])
+@pytest.mark.parametrize("kept", [0.3, 0.6, 0.9])
+def test_truncated_file_is_refused_by_name(save_image, suffix, kept):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    path = save_image(noise, f"a{suffix}")
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * kept)])
+    with pytest.raises(DataError, match=rf"a\{suffix} "):
+        read_image(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"these are words, not pixels"], ids=["empty", "text"])
+@pytest.mark.parametrize("read", [read_header, read_image])
+def test_what_is_no_image_is_refused_by_name(tmp_path, content, read):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.jpg is not a PNG, JPEG"):
+        read(path)
+
+
+@pytest.mark.parametrize("read", [read_header, read_image])
+def test_missing_file_is_named(tmp_path, read):
+    with pytest.raises(DataError, match=r"gone\.png cannot be read \(No such file"):
+        read(tmp_path / "gone.png")
+
+
+@pytest.mark.parametrize("size", [(100_001, 1_000), (20_000, 20_000)], ids=["just above", "far above"])
+def test_image_above_the_pixel_limit_is_refused_before_it_is_decoded(tmp_path, size):
+    path = tmp_path / "huge.png"
+    path.write_bytes(png_claiming(*size))
+    with pytest.raises(DataError, match=r"huge\.png.*pixels"):
+        read_header(path)
+
+
+def test_header_of_an_image_below_the_pixel_limit_is_read_in_silence(tmp_path):
+    path = tmp_path / "large.png"
+    path.write_bytes(png_claiming(10_000, 9_999))
+    assert read_header(path) == Header(9_999, 10_000, grey=True)
+
+
+@pytest.mark.parametrize("to", [ImageFormat(2, 3, 3), ImageFormat(2, 3, 1), ImageFormat(5, 4, 3)], ids=str)
+def test_array_and_its_png_are_prepared_alike(save_image, to):
+    path = save_image(COLOUR, "a.png")
+    assert torch.equal(prepare(COLOUR, to), prepare(read_image(path), to))
+
+
+def test_one_image_is_prepared_as_in_a_batch():
+    images = np.random.default_rng(0).integers(0, 256, (5, 9, 7, 3), dtype=np.uint8)
+    to = ImageFormat(16, 12, 1)
+    batch = prepare_batch(images, to)
+    assert torch.equal(batch, torch.stack([prepare(image, to) for image in images]))
+
+
+def test_image_in_its_format_keeps_its_pixels_and_type():
+    prepared = prepare(COLOUR, ImageFormat(2, 3, 3))
+    assert prepared.dtype == torch.uint8
+    np.testing.assert_array_equal(prepared.numpy(), COLOUR.transpose(2, 0, 1))
+
+
+def test_preparing_leaves_the_array_alone():
+    array = np.full((1, 4, 4), 7, np.uint8)
+    prepare_batch(array, ImageFormat(4, 4, 1)).float().mul_(0)
+    array.setflags(write=False)
+    prepared = prepare_batch(array, ImageFormat(4, 4, 1))
+    prepared += 1
+    assert (array == 7).all()
+
+
+def test_grey_becomes_colour_by_repetition():
+    prepared = prepare(GREY, ImageFormat(2, 3, 3))
+    np.testing.assert_array_equal(prepared.numpy(), [GREY, GREY, GREY])
+
+
+def test_colour_becomes_grey_by_luma():
+    image = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [100, 150, 200]]], np.uint8)
+    # 0.299 · 255 = 76.2, 0.587 · 255 = 149.7, 0.114 · 255 = 29.1, 29.9 + 88.05 + 22.8 = 140.75
+    np.testing.assert_array_equal(prepare(image, ImageFormat(1, 4, 1)).numpy(), [[[76, 150, 29, 141]]])
+    as_float = prepare(image / 255, ImageFormat(1, 4, 1))
+    np.testing.assert_allclose(as_float.numpy(), [[[0.299, 0.587, 0.114, 140.75 / 255]]], atol=1e-6)
+
+
+def test_grey_images_keep_every_value_on_the_way_through_colour():
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    colour = np.repeat(ramp[..., None], 3, axis=2)
+    np.testing.assert_array_equal(prepare(colour, ImageFormat(16, 16, 1)).numpy()[0], ramp)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (7, 5), (3, 40)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_resize_gives_the_shape_and_keeps_a_constant(size, channels):
+    prepared = prepare(np.full((11, 13), 90, np.uint8), ImageFormat(*size, channels))
+    assert prepared.shape == (channels, *size)
+    assert prepared.unique().tolist() == [90]
+
+
+def test_enlarging_interpolates_between_pixel_centres():
+    # two pixels become four: centres at −¼, ¼, ¾ and 1¼ of the old grid, the outer ones clamped
+    prepared = prepare(np.array([[0.0, 1.0]]), ImageFormat(1, 4, 1))
+    np.testing.assert_allclose(prepared.numpy(), [[[0.0, 0.25, 0.75, 1.0]]], atol=1e-6)
+
+
+def test_shrinking_averages_instead_of_skipping_pixels():
+    lines = np.zeros((32, 32), np.uint8)
+    lines[:, ::4] = 200
+    middle = prepare(lines, ImageFormat(4, 4, 1))[0, :, 1:-1].float()
+    assert (middle - 50).abs().max() <= 2
+
+
+def test_float_and_uint8_agree_to_half_a_step():
+    image = np.random.default_rng(1).integers(0, 256, (9, 9), dtype=np.uint8)
+    to = ImageFormat(20, 6, 3)
+    whole, fine = prepare(image, to), prepare(image / 255, to)
+    assert fine.dtype == torch.float32
+    assert (to_unit_range(whole) - fine).abs().max() <= 0.5 / 255 + 1e-6
+
+
+@pytest.mark.parametrize("wrong", [1.01, -0.01, np.nan, np.inf])
+def test_float_outside_0_to_1_is_refused(wrong):
+    image = np.full((4, 4), 0.5)
+    image[2, 1] = wrong
+    with pytest.raises(DataError, match=r"must be in \[0, 1\]"):
+        prepare(image, ImageFormat(4, 4, 1))
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint16, np.bool_, np.complex64])
+def test_other_types_are_refused_by_name(dtype):
+    with pytest.raises(DataError, match=np.dtype(dtype).name):
+        prepare(np.ones((4, 4), dtype), ImageFormat(4, 4, 1))
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 4, 2), (4, 4, 4), (1, 4, 4, 3)])
+def test_other_shapes_are_refused(shape):
+    with pytest.raises(DataError, match=r"expected images of shape"):
+        prepare(np.zeros(shape, np.uint8), ImageFormat(4, 4, 1))
+
+
+def test_no_images_give_no_tensors():
+    assert prepare_batch(np.zeros((0, 8, 8), np.uint8), ImageFormat(16, 12, 3)).shape == (0, 3, 16, 12)
+
+
+def test_unit_range_divides_by_255_and_leaves_floats():
+    assert to_unit_range(torch.tensor([0, 51, 255], dtype=torch.uint8)).tolist() == pytest.approx([0.0, 0.2, 1.0])
+    halves = torch.tensor([0.5])
+    assert to_unit_range(halves) is halves
+
+
+def test_three_equal_channels_are_grey():
+    same = np.repeat(GREY[..., None], 3, axis=2)
+    different = same.copy()
+    different[1, 2, 2] += 1
+    assert is_grey(GREY) and is_grey(GREY[..., None]) and is_grey(same)
+    assert not is_grey(different)

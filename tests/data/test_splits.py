@@ -1,0 +1,102 @@
+"""Which normal images train and which calibrate."""
+
+import re
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alocc.config import CalibrationConfig
+from alocc.data.splits import images_needed, smallest_alpha, split_normals
+from alocc.errors import ConfigError, DataError
+
+DEFAULT = CalibrationConfig()
+
+
+@settings(max_examples=50)
+@given(st.integers(10, 3000), st.floats(0.01, 0.5), st.integers(0, 2**40))
+def test_both_parts_are_sorted_disjoint_and_together_everything(n_images, held_out, seed):
+    fit, calibration = split_normals(n_images, CalibrationConfig(held_out=held_out), seed)
+    for part in (fit, calibration):
+        assert len(part) > 0
+        assert (part.diff() > 0).all()
+    assert torch.cat([fit, calibration]).sort().values.tolist() == list(range(n_images))
+
+
+def test_same_seed_splits_alike_and_another_does_not():
+    first, again, other = (split_normals(500, DEFAULT, seed)[1] for seed in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_held_out_images_are_spread_over_all():
+    _, held_out = split_normals(6_742, DEFAULT, 0)
+    assert held_out.double().mean() == pytest.approx(6_741 / 2, rel=0.06)
+    assert held_out.min() < 100 and held_out.max() > 6_642
+
+
+@pytest.mark.parametrize(
+    ("n_images", "expected"),
+    [
+        (6_742, 674),  # the tenth
+        (2_000, 200),
+        (600, 99),  # alpha 0.01 needs 99, more than the tenth
+        (297, 99),
+        (296, 98),  # at most a third
+        (30, 10),
+        (10, 3),
+    ],
+)
+def test_a_tenth_is_held_out_or_what_alpha_needs_up_to_a_third(n_images, expected):
+    fit, held_out = split_normals(n_images, DEFAULT, 0)
+    assert (len(fit), len(held_out)) == (n_images - expected, expected)
+
+
+def test_alpha_that_was_asked_for_holds_out_more():
+    assert len(split_normals(1_000, CalibrationConfig(alpha=0.005), 0)[1]) == 199
+    assert len(split_normals(1_000, CalibrationConfig(alpha=0.2), 0)[1]) == 100
+
+
+def test_alpha_that_the_images_cannot_support_is_refused():
+    with pytest.raises(ConfigError, match=r"alpha 0\.01 needs 99 held-out normal images, and of 100 at most 33"):
+        split_normals(100, CalibrationConfig(alpha=0.01), 0)
+
+
+@pytest.mark.parametrize("n_images", [10, 20, 50, 100, 151, 200, 296])
+def test_alpha_that_the_refusal_suggests_is_accepted(n_images):
+    with pytest.raises(ConfigError) as raised:
+        split_normals(n_images, CalibrationConfig(alpha=0.001), 0)
+    suggested = float(re.search(r"ask for alpha ([\d.]+) or more", str(raised.value))[1])
+    _, held_out = split_normals(n_images, CalibrationConfig(alpha=suggested), 0)
+    assert smallest_alpha(len(held_out)) <= suggested
+
+
+@pytest.mark.parametrize("n_images", [0, 1, 9])
+def test_too_few_images_are_refused(n_images):
+    with pytest.raises(DataError, match=rf"{n_images} normal images are too few.*at least 10"):
+        split_normals(n_images, DEFAULT, 0)
+
+
+@pytest.mark.parametrize("held_out", [0.95, 0.99])
+def test_images_to_train_on_are_always_left(held_out):
+    fit, _ = split_normals(10, CalibrationConfig(held_out=held_out), 0)
+    assert len(fit) > 0
+
+
+@pytest.mark.parametrize(("alpha", "needed"), [(0.5, 1), (0.4, 2), (0.1, 9), (0.05, 19), (0.01, 99), (0.001, 999)])
+def test_images_needed_by_hand(alpha, needed):
+    assert images_needed(alpha) == needed
+
+
+@given(st.integers(1, 100_000))
+def test_needed_images_and_smallest_alpha_are_inverse(n_held_out):
+    assert images_needed(smallest_alpha(n_held_out)) == n_held_out
+
+
+@given(st.integers(1, 999))
+def test_needed_images_suffice_and_one_less_does_not(thousandths):
+    alpha = thousandths / 1000
+    needed = images_needed(alpha)
+    assert smallest_alpha(needed) <= alpha
+    assert needed == 1 or smallest_alpha(needed - 1) > alpha

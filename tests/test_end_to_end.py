@@ -1,0 +1,236 @@
+"""From files to verdicts through the real command line."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+import alocc
+from alocc.data.mnist import load_mnist
+
+ALOCC = Path(sys.executable).with_name("alocc")
+TINY = ["--set", "networks.width=4", "--set", "training.batch_size=16", "--iterations", "30"]
+
+
+def run(*words, code=0):
+    done = subprocess.run(
+        [ALOCC, *map(str, words)], capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def disc(rng, square):
+    """A grey 20×18 picture of a disc or a square, somewhere near the middle."""
+    rows, columns = np.mgrid[:20, :18]
+    dy, dx = np.abs(rows - 10 - rng.uniform(-2, 2)), np.abs(columns - 9 - rng.uniform(-2, 2))
+    inside = np.maximum(dy, dx) < 5 if square else dy**2 + dx**2 < 25
+    return (inside * 180 + rng.integers(0, 40, inside.shape)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """60 good parts, 20 bad ones and one file that is no image."""
+    root = tmp_path_factory.mktemp("parts")
+    rng = np.random.default_rng(0)
+    for name, count in (("good", 60), ("bad", 20)):
+        (root / name).mkdir()
+        for i in range(count):
+            Image.fromarray(disc(rng, square=name == "bad")).save(root / name / f"{i:02}.png")
+    (root / "good" / "broken.png").write_bytes((root / "good" / "00.png").read_bytes()[:60])
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(parts, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    done = run("train", parts, "--normal", "good", "--out", out, "--watch", parts, "--watch-every", 20, *TINY)
+    assert "1 image could not be used" in done.stderr
+    assert "broken.png" in done.stderr
+    return out
+
+
+def test_run_folder_holds_what_it_should(trained):
+    files = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
+    assert files >= {"model.safetensors", "config.toml", "history.csv", "run.json"}
+    assert not any(".tmp" in name for name in files)
+    with (trained / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["phase"] for row in rows} == {"reconstruction", "discrimination"}
+    assert any(row["auroc"] for row in rows)
+
+
+def test_same_seed_writes_the_same_bytes_and_another_seed_does_not(parts, trained, tmp_path):
+    run("train", parts / "good", "--out", tmp_path / "a", "--seed", 5, *TINY)
+    run("train", parts / "good", "--out", tmp_path / "b", "--seed", 5, *TINY)
+    run("train", parts / "good", "--out", tmp_path / "c", "--seed", 6, *TINY)
+    a, b, c = ((tmp_path / name / "model.safetensors").read_bytes() for name in "abc")
+    assert a == b != c
+
+
+def test_formats_of_scores_agree_and_name_the_broken_image(parts, trained, tmp_path):
+    pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+
+    for suffix in ("csv", "jsonl", "parquet"):
+        run("score", trained, parts, "--out", tmp_path / f"s.{suffix}")
+    with (tmp_path / "s.csv").open() as file:
+        from_csv = list(csv.DictReader(file))
+    from_json = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
+    from_parquet = pyarrow.parquet.read_table(tmp_path / "s.parquet").to_pylist()
+    assert len(from_csv) == 81
+    assert from_json == from_parquet
+    assert [row["path"] for row in from_csv] == [row["path"] for row in from_json]
+    for text, value in zip(from_csv, from_json, strict=True):
+        if value["error"]:
+            assert text["anomaly_score"] == "" and "broken.png" in text["error"]
+        else:
+            assert float(text["anomaly_score"]) == value["anomaly_score"]
+            assert text["is_anomaly"] == str(value["is_anomaly"]).lower()
+    assert sum(bool(row["error"]) for row in from_json) == 1
+
+
+def test_command_line_detector_and_estimator_give_identical_numbers(parts, trained, tmp_path):
+    run("score", trained, parts / "bad", "--out", tmp_path / "s.csv")
+    with (tmp_path / "s.csv").open() as file:
+        on_the_line = [float(row["anomaly_score"]) for row in csv.DictReader(file)]
+    images = np.stack([np.asarray(Image.open(path)) for path in sorted((parts / "bad").iterdir())])
+    detector = alocc.Detector.load(trained)
+    np.testing.assert_array_equal(detector.score(images).anomaly_score, on_the_line)
+    good = [path for path in sorted((parts / "good").iterdir()) if path.name != "broken.png"]
+    model = alocc.ALOCC(iterations=30, settings={"networks.width": 4, "training.batch_size": 16}, random_state=0).fit(
+        np.stack([np.asarray(Image.open(path)) for path in good])
+    )
+    np.testing.assert_array_equal(-model.score_samples(images), on_the_line)
+
+
+def test_evaluate_as_json_has_the_promised_keys(parts, trained):
+    result = json.loads(run("evaluate", trained, parts, "--json", "--bootstrap", 20).stdout)
+    keys = "accuracy precision recall f1 auroc aupr eer fpr95 alpha threshold n_normal n_anomalous".split()
+    assert set(keys) <= set(result)
+    assert (result["n_normal"], result["n_anomalous"], result["n_seen_in_training"]) == (60, 20, 60)
+    assert result["skipped"][0]["name"].endswith("broken.png")
+    low, high = result["intervals"]["auroc"]
+    assert low <= result["auroc"] <= high
+
+
+def test_class_lists_are_taken_apart_in_all_their_spellings(trained):
+    def counts(*spelling):
+        result = json.loads(run("evaluate", trained, "mnist", *spelling, "--json", "--bootstrap", 0).stdout)
+        return result["n_normal"], result["n_anomalous"]
+
+    several = counts("--normal", "1", "--anomalous", "0", "2")
+    assert several == counts("--normal=1", "--anomalous", "0,2") == (1135, 980 + 1032)
+    assert several == counts("--normal", "1", "--anomalous", "0", "--anomalous", "2")
+
+
+def test_report_is_one_file_without_links_outside(parts, trained, tmp_path):
+    run("report", trained, parts, "--out", tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    assert "<svg" in page and "data:image/png;base64," in page
+    assert 'src="http' not in page and 'href="http' not in page
+    assert "Most anomalous" in page and "At the detector&#39;s own threshold" in page.replace("'", "&#39;")
+    run("report", trained, parts / "bad")
+    assert (trained / "report.html").exists()
+
+
+def test_info_tells_what_a_detector_is(trained):
+    facts = json.loads(run("info", trained, "--json").stdout)
+    assert facts["preset"] == "robust"
+    assert facts["images"] == "20×18 grey"
+    assert facts["n_fit"] + facts["n_held_out"] == 60
+    assert "20×18 grey" in run("info", trained).stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["train", "nowhere", "--out", "x"], "nowhere does not exist"),
+        (["train", "minst", "--out", "x"], 'did you mean "mnist"'),
+        (["train", "mnist", "--out", "x"], "say which classes"),
+        (["train", "mnist", "--normal", "11", "--out", "x"], 'no class "11"'),
+        (["train", "mnist", "--normal", "1", "--out", "x", "--preset", "robst"], 'did you mean "robust"'),
+        (["train", "mnist", "--normal", "1", "--out", "x", "--set", "training.batch_sise=3"], "batch_size"),
+        (["train", "mnist", "--normal", "1", "--out", "x", "--alpha", "0.0001"], "alpha 0.0001 needs 9999"),
+        (["train", "mnist", "--normal", "1", "--out", "x", "--iterations", "3", "--epochs", "1"], "not both"),
+        (["train", "mnist", "--normal", "1", "--out", "x", "--device", "cuda"], "device cuda"),
+        (["score", "nowhere", "mnist"], "nowhere does not exist"),
+        (["score", "x.bin", "mnist"], "damaged"),
+        (["report", "."], "no finished detector"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_code_2(words, expected, tmp_path):
+    (tmp_path / "x.bin").write_bytes(b"\x80\x04\x95 a pickle, not tensors")
+    done = subprocess.run([ALOCC, *words], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert expected in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "x").exists()
+
+
+def test_another_training_in_the_run_folder_is_refused_unless_overwritten(parts, tmp_path):
+    run("train", parts / "good", "--out", tmp_path / "r", *TINY)
+    before = (tmp_path / "r" / "model.safetensors").read_bytes()
+    done = run("train", parts / "good", "--out", tmp_path / "r", "--seed", 1, *TINY, code=2)
+    assert "--overwrite" in done.stderr
+    assert (tmp_path / "r" / "model.safetensors").read_bytes() == before
+    run("train", parts / "good", "--out", tmp_path / "r", "--seed", 1, "--overwrite", *TINY)
+    assert (tmp_path / "r" / "model.safetensors").read_bytes() != before
+
+
+def test_a_folder_with_other_files_is_never_touched(parts, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    run("train", parts / "good", "--out", tmp_path, "--overwrite", *TINY, code=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_interrupted_training_goes_on_to_the_same_bytes(parts, tmp_path):
+    words = ["train", parts / "good", "--set", "networks.width=4", "--set", "training.batch_size=16"]
+    words += ["--preset", "article", "--iterations", "400"]
+    run(*words, "--out", tmp_path / "whole")
+    process = subprocess.Popen([ALOCC, *map(str, words), "--out", tmp_path / "parts"], stderr=subprocess.PIPE)
+    while not (tmp_path / "parts" / "config.toml").exists():
+        time.sleep(0.05)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 130
+    process.stderr.close()
+    assert not (tmp_path / "parts" / "model.safetensors").exists()
+    run(*words, "--out", tmp_path / "parts")
+    whole, resumed = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "parts"))
+    assert whole == resumed
+
+
+@pytest.mark.slow
+def test_digit_1_is_told_from_all_others_without_one_of_them(tmp_path):
+    run("train", "mnist", "--normal", "1", "--out", tmp_path / "r", "--iterations", 200)
+    result = json.loads(run("evaluate", tmp_path / "r", "mnist", "--bootstrap", 0, "--json").stdout)
+    assert result["auroc"] > 0.97
+    assert 0.001 < 1 - result["normal_as_positive"]["recall"] < 0.03  # alpha 0.01 on 1,135 images
+    detector = alocc.Detector.load(tmp_path / "r")
+    images, digits = load_mnist("test")
+    scores = detector.score(images)
+    assert roc_auc_score(digits != "1", scores.anomaly_score) == pytest.approx(result["auroc"], abs=1e-12)
+    for count in (1, 7, 100):
+        np.testing.assert_allclose(
+            detector.score(images[:count]).anomaly_score, scores.anomaly_score[:count], rtol=0, atol=1e-5
+        )
+
+
+@pytest.mark.slow
+def test_reproducing_the_article_ends_with_its_table_and_report(tmp_path):
+    done = run("reproduce", "article", "--iterations", 20, "--out", tmp_path / "r")
+    assert "the article's claim" in done.stdout
+    assert "90 %" in done.stdout
+    page = (tmp_path / "r" / "report.html").read_text()
+    assert "read both ways" in page
