@@ -287,6 +287,8 @@ def with_values(config: Config, values: Mapping[str, Any], source: str) -> Confi
 
 def with_iterations(config: Config, iterations: int) -> Config:
     """Train R for this many iterations, and D's own phase, if there is one, longer or shorter in proportion."""
+    if iterations < 1:
+        raise ConfigError(f"iterations must be at least 1, got {iterations}")
     training = config.training
     main = "reconstruction" if training.reconstruction else "adversarial"
     factor = iterations / getattr(training, main).iterations

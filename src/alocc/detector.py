@@ -16,7 +16,7 @@ from torch import Tensor
 
 from alocc.config import Config
 from alocc.data.images import ImageFormat, prepare_batch, to_unit_range
-from alocc.data.splits import DEFAULT_ALPHA, images_needed, smallest_alpha
+from alocc.data.splits import DEFAULT_ALPHA, images_needed, shown_alpha, smallest_alpha
 from alocc.errors import ArtefactError, ConfigError
 from alocc.model.calibration import Fusion, conformal_p_values, threshold_at
 from alocc.model.networks import Discriminator, Reconstructor, build_networks
@@ -111,7 +111,7 @@ class Detector:
         n = len(self.held_out_scores)
         if not smallest_alpha(n) <= alpha < 1:
             raise ConfigError(
-                f"alpha must be at least {smallest_alpha(n):.4g} with {n} held-out images, and below 1, got {alpha:g} "
+                f"alpha must be at least {shown_alpha(n)} with {n} held-out images, and below 1, got {alpha:g} "
                 f"(alpha {alpha:g} needs {images_needed(alpha) if 0 < alpha < 1 else 'no number of'} held-out images)"
             )
         return replace(self, alpha=alpha)

@@ -38,6 +38,8 @@ def deform(x: Tensor, generator: torch.Generator) -> Tensor:
 
 def elastic(x: Tensor, amplitude: float, max_degrees: float, generator: torch.Generator) -> Tensor:
     """Displace a 4×4 grid of points by Gaussian noise of SD ``amplitude``, smoothly in between, and rotate a little."""
+    if not len(x):
+        return x
     grid = torch.randn((len(x), 2, 4, 4), generator=generator) * amplitude
     displacement = F.interpolate(grid, size=x.shape[2:], mode="bicubic", align_corners=True)
     angle = _uniform(len(x), -max_degrees, max_degrees, generator)

@@ -23,7 +23,7 @@ from alocc.errors import DataError
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
-MAX_PIXELS = 100_000_000
+MAX_PIXELS = 80_000_000
 DEFAULT_MAX_SIDE = 64
 GREY_MODES = frozenset({"1", "L", "LA", "I;16", "I;16B", "I;16L", "I", "F"})
 
@@ -126,6 +126,8 @@ def _as_uint8(image: Image.Image) -> NDArray[np.uint8]:
         return np.asarray(np.asarray(image).clip(0, 65535) // 257, dtype=np.uint8)
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range; save it with 8 or 16 bits")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # as Pillow advises; straight to RGB it warns
     return np.asarray(image.convert("L" if image.mode in GREY_MODES else "RGB"))
 
 

@@ -47,6 +47,9 @@ def load_mnist(split: Split, classes: Collection[str] | None = None) -> tuple[ND
         DataError: if a class is no digit, or the full training set is needed and neither on disk nor to be downloaded.
     """
     wanted = set(CLASSES if classes is None else classes)
+    unknown = sorted(wanted - set(CLASSES))
+    if unknown:
+        raise DataError(f'mnist has no class "{unknown[0]}"; its classes are: {", ".join(CLASSES)}')
     if split == "train" and wanted == {EMBEDDED_TRAINING_CLASS}:
         images = read_idx(_embedded("train-1-images-idx3-ubyte.gz"))
         return images, np.full(len(images), EMBEDDED_TRAINING_CLASS)
@@ -64,6 +67,8 @@ def read_idx(content: bytes) -> NDArray[np.uint8]:
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
         raise DataError("not an IDX file of unsigned bytes")
     start = 4 + 4 * content[3]
+    if len(content) < start:
+        raise DataError("IDX file is truncated: its sizes are not all there")
     shape = tuple(np.frombuffer(content, ">u4", count=content[3], offset=4))
     if len(content) != start + int(np.prod(shape)):
         raise DataError(f"IDX file is truncated: {len(content)} bytes do not hold {'×'.join(map(str, shape))}")
@@ -117,15 +122,18 @@ def _downloaded(name: str) -> bytes:
     archive, folder = f"{name}.gz", cache_folder()
     pooch.get_logger().setLevel("WARNING")
     for mirror in MIRRORS:
+        bar = _DownloadBar(archive)
         try:
             # the check is ours, of the content: mirrors compress the same files differently
-            downloader = pooch.HTTPDownloader(progressbar=_DownloadBar(archive), timeout=20)
+            downloader = pooch.HTTPDownloader(progressbar=bar, timeout=20)
             path = Path(pooch.retrieve(mirror + archive, None, archive, folder, downloader=downloader))
             return _checked_content(path, name)
         except DataError:
             path.unlink()
         except (requests.RequestException, OSError):
             continue
+        finally:
+            bar.close()
     raise DataError(
         f"the full MNIST training set is not on this machine and cannot be downloaded; put {archive} into {folder}, "
         "or into a folder called mnist and set ALOCC_DATA to the folder that holds that one "

@@ -100,6 +100,10 @@ def open_source(data: Data, split: Split, classes: Collection[str] | None = None
         DataError: if there is no such thing, or no such class in it.
     """
     if isinstance(data, np.ndarray):
+        if data.ndim not in (3, 4) or 0 in data.shape:
+            raise DataError(f"expected images of shape (n, H, W) or (n, H, W, C), got {data.shape}")
+        if classes is not None:
+            raise DataError("an array has no classes; leave normal out, and pass normal images alone")
         return ArraySource(data, np.full(len(data), ""), [str(i) for i in range(len(data))])
     if str(data) in BUILT_IN:
         _check_classes(classes, MNIST_CLASSES, "mnist")

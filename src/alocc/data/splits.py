@@ -31,7 +31,11 @@ def split_normals(n_images: int, calibration: CalibrationConfig, seed: int) -> t
     if calibration.alpha and n_held_out < needed:
         raise ConfigError(
             f"alpha {calibration.alpha:g} needs {needed} held-out normal images, and of {n_images} at most "
-            f"{n_held_out} are held out; ask for alpha {smallest_alpha(n_held_out):.2g} or more, or give more images"
+            f"{n_held_out} are held out; ask for alpha {shown_alpha(n_held_out)} or more, or give more images"
+        )
+    if n_held_out >= n_images:
+        raise ConfigError(
+            f"calibration.held_out {calibration.held_out:g} leaves none of {n_images} images to train on; lower it"
         )
     order = torch.randperm(n_images, generator=generator(seed, "split"))
     held_out, fit = order[:n_held_out], order[n_held_out:]
@@ -41,6 +45,11 @@ def split_normals(n_images: int, calibration: CalibrationConfig, seed: int) -> t
 def images_needed(alpha: float) -> int:
     """Smallest number of held-out images n with 1 / (n + 1) ≤ alpha."""
     return math.ceil(1 / alpha - 1e-9) - 1
+
+
+def shown_alpha(n_held_out: int) -> str:
+    """:func:`smallest_alpha` in four decimals, rounded up, so that asking for it is granted."""
+    return f"{math.ceil(smallest_alpha(n_held_out) * 10_000) / 10_000:g}"
 
 
 def smallest_alpha(n_held_out: int) -> float:

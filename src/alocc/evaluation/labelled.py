@@ -54,6 +54,9 @@ def load_labelled(
         raise DataError(f'{data} has no class "{missing[0]}"; its classes: {listed}')
     images = source.load(image_format)
     is_anomalous = ~np.isin(images.classes, list(normal))
+    for side, option in ((False, "normal"), (True, "anomalous")):
+        if not (is_anomalous == side).any():
+            raise DataError(f"{data} has no {option} images to evaluate with; see --normal and --anomalous")
     if limit is not None:
         kept = np.sort(np.concatenate([_spread(np.flatnonzero(is_anomalous == side), limit) for side in (True, False)]))
         images, is_anomalous = images[kept], is_anomalous[kept]

@@ -165,7 +165,8 @@ def _all_figures(score: FloatArray, anomalous: BoolArray, threshold: float, weig
         "normal_as_positive.f1": normal["f1"],
         "normal_as_positive.aupr": float(average_precision_score(~anomalous, -score, sample_weight=weights)),
         "tuned_on_test.best_f1": float(f1.max()),
-        "tuned_on_test.threshold": float(thresholds[f1.argmax()]),
+        # scikit-learn calls a score at the threshold positive; here it has to be above
+        "tuned_on_test.threshold": float(np.nextafter(thresholds[f1.argmax()], -np.inf)),
         "tuned_on_test.best_f1_normal_as_positive": float(_f1(precision_n, recall_n).max()),
     }
 
