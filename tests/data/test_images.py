@@ -146,7 +146,7 @@ def test_missing_file_is_named(tmp_path, read):
         read(tmp_path / "gone.png")
 
 
-@pytest.mark.parametrize("size", [(100_001, 1_000), (20_000, 20_000)], ids=["just above", "far above"])
+@pytest.mark.parametrize("size", [(80_001, 1_000), (20_000, 20_000)], ids=["just above", "far above"])
 def test_image_above_the_pixel_limit_is_refused_before_it_is_decoded(tmp_path, size):
     path = tmp_path / "huge.png"
     path.write_bytes(png_claiming(*size))
@@ -156,8 +156,8 @@ def test_image_above_the_pixel_limit_is_refused_before_it_is_decoded(tmp_path, s
 
 def test_header_of_an_image_below_the_pixel_limit_is_read_in_silence(tmp_path):
     path = tmp_path / "large.png"
-    path.write_bytes(png_claiming(10_000, 9_999))
-    assert read_header(path) == Header(9_999, 10_000, grey=True)
+    path.write_bytes(png_claiming(8_000, 9_999))
+    assert read_header(path) == Header(9_999, 8_000, grey=True)
 
 
 @pytest.mark.parametrize("to", [ImageFormat(2, 3, 3), ImageFormat(2, 3, 1), ImageFormat(5, 4, 3)], ids=str)

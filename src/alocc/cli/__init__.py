@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
 from alocc.cli.app import app
 from alocc.cli.console import print_error
@@ -11,6 +12,7 @@ from alocc.errors import AloccError, InputError, StoppedError
 
 def main() -> None:
     """Run ``alocc``. Exit code 0 for success, 2 for bad input, 1 for a failure, 130 if interrupted."""
+    warnings.filterwarnings("ignore", message=".*decompression bomb")  # the same is said as an error
     try:
         app(prog_name="alocc")
     except InputError as error:

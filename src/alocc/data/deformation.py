@@ -7,6 +7,7 @@ differ in shape alone. Lengths are fractions of the image's side, angles are in 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -27,19 +28,16 @@ def jitter(x: Tensor, generator: torch.Generator) -> Tensor:
 def deform(x: Tensor, generator: torch.Generator) -> Tensor:
     """Make pseudo-anomalies: a third strongly elastic, a third mildly elastic, a third turned by 40° to 320°."""
     strong, mild, turned = x.tensor_split(3)
-    return torch.cat(
-        [
-            elastic(strong, 0.125, 20.0, generator),
-            elastic(mild, 0.0714, 0.0, generator),
-            turn(turned, generator),
-        ]
-    )
+    kinds: list[tuple[Tensor, Callable[[Tensor], Tensor]]] = [
+        (strong, lambda images: elastic(images, 0.125, 20.0, generator)),
+        (mild, lambda images: elastic(images, 0.0714, 0.0, generator)),
+        (turned, lambda images: turn(images, generator)),
+    ]
+    return torch.cat([make(images) for images, make in kinds if len(images)])
 
 
 def elastic(x: Tensor, amplitude: float, max_degrees: float, generator: torch.Generator) -> Tensor:
     """Displace a 4×4 grid of points by Gaussian noise of SD ``amplitude``, smoothly in between, and rotate a little."""
-    if not len(x):
-        return x
     grid = torch.randn((len(x), 2, 4, 4), generator=generator) * amplitude
     displacement = F.interpolate(grid, size=x.shape[2:], mode="bicubic", align_corners=True)
     angle = _uniform(len(x), -max_degrees, max_degrees, generator)

@@ -23,7 +23,8 @@ from alocc.errors import DataError
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
-MAX_PIXELS = 80_000_000
+MAX_PIXELS = 80_000_000  # below the limit at which Pillow warns
+BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 DEFAULT_MAX_SIDE = 64
 GREY_MODES = frozenset({"1", "L", "LA", "I;16", "I;16B", "I;16L", "I", "F"})
 
@@ -60,7 +61,8 @@ def read_header(path: Path) -> Header:
     """
     with _opened(path) as image:
         width, height = image.size
-        if image.getexif().get(0x0112, 1) >= 5:  # EXIF orientations 5 to 8 swap height and width
+        # EXIF orientations 5 to 8 swap height and width; a PNG would have to be decoded to tell
+        if image.format != "PNG" and image.getexif().get(0x0112, 1) >= 5:
             width, height = height, width
         return Header(height, width, image.mode in GREY_MODES)
 
@@ -117,7 +119,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             yield image
     except UnidentifiedImageError:
         raise DataError(f"{path} is not a {', '.join(FORMATS)} image") from None
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, *BOMBS) as error:
         raise DataError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
 
 

@@ -18,7 +18,8 @@ MIN_IMAGES = 10
 def split_normals(n_images: int, calibration: CalibrationConfig, seed: int) -> tuple[Tensor, Tensor]:
     """Choose which normal images train (first result) and which are held out (second); both are sorted indices.
 
-    At least ``calibration.held_out`` of the images are held out, and more where alpha needs more, up to a third.
+    At least ``calibration.held_out`` of the images are held out, and more where alpha needs more, up to a third;
+    at least five always train.
 
     Raises:
         DataError: if there are fewer than 10 images.
@@ -28,14 +29,11 @@ def split_normals(n_images: int, calibration: CalibrationConfig, seed: int) -> t
         raise DataError(f"{n_images} normal images are too few to train on; give at least {MIN_IMAGES}")
     needed = images_needed(calibration.alpha or DEFAULT_ALPHA)
     n_held_out = max(round(n_images * calibration.held_out), min(needed, n_images // 3))
+    n_held_out = min(n_held_out, n_images - MIN_IMAGES // 2)
     if calibration.alpha and n_held_out < needed:
         raise ConfigError(
             f"alpha {calibration.alpha:g} needs {needed} held-out normal images, and of {n_images} at most "
             f"{n_held_out} are held out; ask for alpha {shown_alpha(n_held_out)} or more, or give more images"
-        )
-    if n_held_out >= n_images:
-        raise ConfigError(
-            f"calibration.held_out {calibration.held_out:g} leaves none of {n_images} images to train on; lower it"
         )
     order = torch.randperm(n_images, generator=generator(seed, "split"))
     held_out, fit = order[:n_held_out], order[n_held_out:]

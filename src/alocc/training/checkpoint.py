@@ -97,7 +97,7 @@ def _optimizer_state(optimizer: Optimizer, tensors: Mapping[str, Tensor], name: 
         if key.startswith(f"optimizer/{name}/"):
             _, _, index, quantity = key.split("/")
             parameter = parameters[int(index)]
-            if value.shape == parameter.shape:  # moments lie in memory as their parameter does: fused Adam relies on it
-                value = torch.empty_like(parameter.detach()).copy_(value)
-            state.setdefault(int(index), {})[quantity] = value
+            # moments lie in memory as their parameter does: fused Adam relies on it
+            like = torch.empty_like(parameter.detach() if value.shape == parameter.shape else value)
+            state.setdefault(int(index), {})[quantity] = like.copy_(value)
     return state
