@@ -61,8 +61,9 @@ def read_header(path: Path) -> Header:
     """
     with _opened(path) as image:
         width, height = image.size
-        # EXIF orientations 5 to 8 swap height and width; a PNG would have to be decoded to tell
-        if image.format != "PNG" and image.getexif().get(0x0112, 1) >= 5:
+        # EXIF orientations 5 to 8 swap height and width; without such a chunk Pillow decodes a whole PNG to look for one
+        may_turn = image.format != "PNG" or "exif" in image.info
+        if may_turn and image.getexif().get(0x0112, 1) >= 5:
             width, height = height, width
         return Header(height, width, image.mode in GREY_MODES)
 
