@@ -61,7 +61,7 @@ def read_header(path: Path) -> Header:
     """
     with _opened(path) as image:
         width, height = image.size
-        # EXIF orientations 5 to 8 swap height and width; without such a chunk Pillow decodes a whole PNG to look for one
+        # EXIF orientations 5 to 8 swap height and width. A PNG without one would be decoded in search of it
         may_turn = image.format != "PNG" or "exif" in image.info
         if may_turn and image.getexif().get(0x0112, 1) >= 5:
             width, height = height, width
