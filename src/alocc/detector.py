@@ -89,10 +89,11 @@ class Detector:
             training: notes to keep.
         """
         alpha = config.calibration.alpha or max(DEFAULT_ALPHA, smallest_alpha(len(held_out)))
+        R, D = R.eval(), D.eval()  # running statistics: a score must not depend on its batch
         parts = _compute_parts(config, R, D, held_out)
         fusion = Fusion.fit(config.weights, parts)
         scores = np.sort(fusion(parts).numpy())
-        return cls(config, image_format, R.eval(), D.eval(), fusion, scores, alpha, seen, training)
+        return cls(config, image_format, R, D, fusion, scores, alpha, seen, training)
 
     def __repr__(self) -> str:
         return f"Detector({self.config.preset}, {self.image_format}, alpha {self.alpha:g})"
