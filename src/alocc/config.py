@@ -156,8 +156,8 @@ class Config(_Model):
 
     @property
     def weights(self) -> dict[str, float]:
-        """Weight of each part of the anomaly score."""
-        return {str(part): weight for part, weight in self.scoring.items()}
+        """Weight of each part of the anomaly score, in one order, whatever the config was read from."""
+        return {str(part): self.scoring[part] for part in sorted(self.scoring)}
 
     @pydantic.model_validator(mode="after")
     def _d_sees_what_is_scored(self) -> Config:

@@ -270,7 +270,7 @@ def _compute_parts(
     numerical libraries pick another order of summation for another batch size.
     """
     device = next(R.parameters()).device
-    names = [str(part) for part in config.scoring]
+    names = list(config.weights)
     batches = [{part: torch.empty(0, dtype=torch.float64) for part in names}]
     with torch.inference_mode():
         for start in range(0, len(images), SCORING_BATCH):

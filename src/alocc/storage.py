@@ -57,15 +57,21 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         ArtefactError: if the file is missing, damaged, or not written by alocc.
     """
-    import safetensors
+    from safetensors import SafetensorError
+    from safetensors.torch import load
 
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        metadata = json.loads(header[METADATA_KEY])
+        content = path.read_bytes()  # not mapped into memory: a mapped file that another program truncates kills us
+        header_size = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + header_size])
+        metadata = json.loads(header["__metadata__"][METADATA_KEY])
+        tensors = load(content)
     except FileNotFoundError:
         raise ArtefactError(f"{path} does not exist") from None
-    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
+    except OSError as error:
+        raise ArtefactError(f"{path} cannot be read ({error.strerror})") from None
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ArtefactError(f"{path} is damaged or was not written by alocc ({error})") from None
+    if not isinstance(metadata, dict):
+        raise ArtefactError(f"{path} is damaged: its metadata is no object")
     return tensors, metadata
