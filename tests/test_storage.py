@@ -169,7 +169,7 @@ def test_other_peoples_tensors_are_refused(tmp_path):
 
 
 def test_folder_is_refused(tmp_path):
-    with pytest.raises(ArtefactError, match=r"damaged"):
+    with pytest.raises(ArtefactError, match="Is a directory"):
         load_tensors(tmp_path)
 
 

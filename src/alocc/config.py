@@ -263,16 +263,19 @@ def with_settings(config: Config, settings: Iterable[str]) -> Config:
     Raises:
         ConfigError: if a setting has no ``=``, an unknown key or a wrong value.
     """
+    values: dict[str, Any] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
             raise ConfigError(f'--set takes section.key=value, got "{setting}"')
         *sections, last = key.strip().split(".")
-        values: dict[str, Any] = {last: _parsed(text.strip())}
-        for section in reversed(sections):
-            values = {section: values}
-        config = with_values(config, values, source="--set")
-    return config
+        inner = values
+        for section in sections:
+            inner = inner.setdefault(section, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(f"--set {setting}: {section} was set to a value before")
+        inner[last] = _parsed(text.strip())
+    return with_values(config, values, source="--set")
 
 
 def with_values(config: Config, values: Mapping[str, Any], source: str) -> Config:

@@ -83,6 +83,8 @@ def train_networks(
     state = _initial_state(config, phases, {"R": R, "D": D}, len(images), fabric, identity)
     if checkpoint and checkpoint.exists():
         state.restore(checkpoint)
+    elif checkpoint:
+        state.save(checkpoint)
 
     planned = sum(phase.config.iterations for phase in phases)
     row_every = max(10, min(100, planned // 50))

@@ -1,0 +1,133 @@
+import numpy as np
+import pytest
+import torch
+
+import alocc
+from alocc.config import preset, with_settings
+from alocc.errors import NonFiniteLossError, StoppedError
+from alocc.seeding import generator
+from alocc.storage import load_tensors
+from alocc.training.batches import Batches
+from alocc.training.history import History, history_csv
+from alocc.training.loop import Hooks
+from alocc.training.phases import one_cycle, phases_of
+from alocc.training.run import train
+
+SMALL = ["networks.width=4", "training.batch_size=16"]
+IMAGES = np.random.default_rng(0).integers(0, 200, (60, 16, 16), dtype=np.uint8)
+
+
+def config(name, *settings):
+    return with_settings(preset(name), [*SMALL, *settings])
+
+
+def test_every_epoch_has_every_image_once_and_every_batch_is_full():
+    batches = Batches(10, 4, generator(0, "batches"))
+    drawn = torch.cat([batches() for _ in range(15)])  # 60 = 6 epochs
+    assert len(drawn) == 60
+    for epoch in drawn.split(10):
+        assert sorted(epoch.tolist()) == list(range(10))
+    assert len(Batches(3, 8, generator(0, "batches"))()) == 8
+
+
+def test_one_cycle_by_hand():
+    assert one_cycle(0.0) == pytest.approx(1 / 25)
+    assert one_cycle(0.15) == pytest.approx((1 / 25 + 1) / 2)
+    assert one_cycle(0.3) == pytest.approx(1.0)
+    assert one_cycle(0.65) == pytest.approx(0.5, abs=1e-5)
+    assert one_cycle(1.0) == pytest.approx(1 / 250_000)
+
+
+def test_history_averages_losses_between_rows():
+    history = History([])
+    for value in (1.0, 3.0):
+        history.add({"r_mse": value})
+    history.write_row("reconstruction", 2, 0.5, {"auroc": 0.9})
+    history.add({"d_real": 7.0})
+    history.write_row("discrimination", 3, 0.75, {})
+    assert history_csv(history.rows) == (
+        "phase,iteration,seconds,r_mse,auroc,d_real\nreconstruction,2,0.5,2.0,0.9,\ndiscrimination,3,0.75,,,7.0\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["robust", "article", "paper"])
+def test_training_again_after_a_stop_ends_with_the_same_bytes(name, tmp_path):
+    train(IMAGES, config=config(name), iterations=24, out=tmp_path / "whole")
+    asked = iter([False] * 9 + [True])
+    with pytest.raises(StoppedError, match="after 10 of"):
+        train(
+            IMAGES, config=config(name), iterations=24, out=tmp_path / "parts",
+            hooks=Hooks(stop_requested=lambda: next(asked)),
+        )  # fmt: skip
+    seen = []
+    train(
+        IMAGES, config=config(name), iterations=24, out=tmp_path / "parts",
+        hooks=Hooks(progress=lambda moment: seen.append(moment.iteration)),
+    )  # fmt: skip
+    assert seen[0] == 11
+    whole, parts = ((tmp_path / run / "model.safetensors").read_bytes() for run in ("whole", "parts"))
+    assert whole == parts
+
+
+def test_a_stop_at_the_very_end_loses_nothing(tmp_path):
+    train(IMAGES, config=config("article"), iterations=5, out=tmp_path / "whole")
+    asked = iter([False] * 4 + [True])
+    with pytest.raises(StoppedError):
+        train(
+            IMAGES, config=config("article"), iterations=5, out=tmp_path / "parts",
+            hooks=Hooks(stop_requested=lambda: next(asked)),
+        )  # fmt: skip
+    train(IMAGES, config=config("article"), iterations=5, out=tmp_path / "parts")
+    whole, parts = ((tmp_path / run / "model.safetensors").read_bytes() for run in ("whole", "parts"))
+    assert whole == parts
+
+
+def test_watching_changes_no_bit(tmp_path):
+    looks = []
+
+    def watch(detector):
+        looks.append(detector.score(IMAGES).anomaly_score.mean())
+        return {"auroc": 0.5}
+
+    train(IMAGES, config=config("robust"), iterations=12, out=tmp_path / "a")
+    train(IMAGES, config=config("robust"), iterations=12, out=tmp_path / "b", open_watch=lambda images: watch)
+    assert len(looks) > 3 and len(set(looks)) > 3
+    a, b = ((tmp_path / run / "model.safetensors").read_bytes() for run in "ab")
+    assert a == b
+
+
+def test_every_phase_changes_what_it_trains_and_nothing_else(tmp_path):
+    states = []
+    hooks = Hooks(stop_requested=lambda: states.append(1) and False)
+    detector = train(IMAGES, config=config("robust"), iterations=10, hooks=hooks)
+    without_d = train(
+        IMAGES, config=config("robust", "training.discrimination=none", "scoring={mse=1.0}"), iterations=10
+    )
+    same_R = zip(detector.R.state_dict().values(), without_d.R.state_dict().values(), strict=True)
+    assert all(torch.equal(*pair) for pair in same_R)
+    assert not torch.equal(detector.D.head.weight, without_d.D.head.weight)
+    assert [phase.name for phase in phases_of(detector.config)] == ["reconstruction", "discrimination"]
+
+
+def test_training_leaves_the_global_stream_alone():
+    state = torch.get_rng_state()
+    alocc.train(IMAGES, config=config("robust"), iterations=3)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_last_good_state_kept(tmp_path):
+    settings = ["training.adversarial.adam.learning_rate=1e20", "training.adversarial.stop_mse=none"]
+    with pytest.raises(NonFiniteLossError, match=r"at iteration \d+ of adversarial; .*lower training\.adversarial"):
+        train(IMAGES, config=config("paper", *settings), iterations=2000, out=tmp_path / "r")
+    checkpoint = tmp_path / "r" / "checkpoints" / "last.safetensors"
+    tensors, _ = load_tensors(checkpoint)
+    assert all(value.isfinite().all() for value in tensors.values())
+    assert not (tmp_path / "r" / "model.safetensors").exists()
+
+
+def test_the_papers_rule_stops_training(tmp_path):
+    detector = train(IMAGES, config=config("paper", "training.adversarial.stop_mse=0.9"), iterations=400)
+    assert detector.config.training.adversarial.iterations == 400
+    train(IMAGES, config=config("paper", "training.adversarial.stop_mse=0.9"), iterations=400, out=tmp_path / "r")
+    last = (tmp_path / "r" / "history.csv").read_text().splitlines()[-1]
+    assert last.startswith("adversarial,10,")

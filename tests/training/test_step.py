@@ -1,0 +1,73 @@
+import torch
+
+from alocc.config import NetworksConfig
+from alocc.model.networks import build_networks
+from alocc.seeding import generator
+from alocc.training.step import adversarial_iteration, discrimination_iteration, reconstruction_iteration
+
+
+class Recorder:
+    """Networks, batches and updates of which every use is written down."""
+
+    def __init__(self, **networks):
+        self.R, self.D = build_networks(NetworksConfig(width=4, **networks), 1, (16, 16), generator(0, "weights"))
+        self.optimizers = {name: torch.optim.SGD(getattr(self, name).parameters(), 0.1) for name in "RD"}
+        self.draws, self.log = [], []
+
+    def draw(self):
+        x = torch.rand(8, 1, 16, 16)
+        self.draws.append((x, (x + 0.1).clamp(0, 1)))
+        return self.draws[-1]
+
+    def update(self, name):
+        def update(loss):
+            other = self.R if name == "D" else self.D
+            before = [parameter.clone() for parameter in other.parameters()]
+            own = [parameter.clone() for parameter in getattr(self, name).parameters()]
+            for optimizer in self.optimizers.values():
+                optimizer.zero_grad()
+            loss.backward()
+            assert all(parameter.grad is None for parameter in other.parameters())
+            self.optimizers[name].step()
+            assert all(torch.equal(*pair) for pair in zip(before, other.parameters(), strict=True))
+            assert not all(torch.equal(*pair) for pair in zip(own, getattr(self, name).parameters(), strict=True))
+            self.log.append((name, float(loss.detach())))
+
+        return update
+
+
+def test_an_iteration_is_n_dis_updates_of_d_and_one_of_r_each_on_a_fresh_batch():
+    it = Recorder()
+    losses = adversarial_iteration(it.R, it.D, it.draw, it.update("R"), it.update("D"), n_dis=3, mse_weight=0.2)
+    assert [name for name, _ in it.log] == ["D", "D", "D", "R"]
+    assert len(it.draws) == 4
+    assert set(losses) == {"d_real", "d_fake", "r_adversarial", "r_mse"}
+    assert it.log[-1][1] == float(losses["r_adversarial"].detach() + 0.2 * losses["r_mse"].detach())
+    assert it.log[-2][1] == float((losses["d_real"] + losses["d_fake"]).detach())
+    assert all(parameter.requires_grad for parameter in it.D.parameters())
+
+
+def test_r_is_judged_against_the_clean_image():
+    it = Recorder()
+    it.R.eval()
+    losses = adversarial_iteration(it.R, it.D, it.draw, lambda loss: None, lambda loss: None, n_dis=1, mse_weight=1.0)
+    x, x_noisy = it.draws[-1]
+    torch.testing.assert_close(losses["r_mse"], ((it.R(x_noisy) - x) ** 2).mean())
+
+
+def test_reconstruction_updates_r_alone():
+    it = Recorder(latent_dim=3, latent_noise=0.5)
+    losses = reconstruction_iteration(it.R, it.draw, it.update("R"), latent_dim=3, generator=generator(0, "latent"))
+    assert [name for name, _ in it.log] == ["R"]
+    assert list(losses) == ["r_mse"]
+
+
+def test_discrimination_updates_d_alone_and_draws_normals_for_both_sides():
+    it = Recorder(discriminator_input="pair")
+    it.R.eval()
+    losses = discrimination_iteration(
+        it.R, it.D, it.draw, it.update("D"), sigma_max=0.4, generator=generator(0, "deformation")
+    )
+    assert [name for name, _ in it.log] == ["D"]
+    assert len(it.draws) == 2
+    assert set(losses) == {"d_real", "d_fake"}
