@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 
@@ -12,6 +13,7 @@ from alocc.errors import AloccError, InputError, StoppedError
 
 def main() -> None:
     """Run ``alocc``. Exit code 0 for success, 2 for bad input, 1 for a failure, 130 if interrupted."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see docs/decisions/0009; read when torch is loaded
     warnings.filterwarnings("ignore", message=".*decompression bomb")  # the same is said as an error
     try:
         app(prog_name="alocc")
