@@ -5,7 +5,7 @@ import torch
 import alocc
 from alocc.config import preset, with_settings
 from alocc.data.splits import split_normals
-from alocc.errors import ArtefactError, ConfigError
+from alocc.errors import ArtefactError, ConfigError, DataError
 from alocc.storage import load_tensors, save_tensors
 
 SMALL = ["networks.width=4", "training.batch_size=16"]
@@ -76,6 +76,18 @@ def test_verdict_is_the_p_value_and_the_threshold_at_once(detector, fresh):
 def test_float_images_score_as_their_uint8_twins(detector, fresh):
     from_float = detector.score(fresh / np.float32(255))
     np.testing.assert_allclose(from_float.anomaly_score, detector.score(fresh).anomaly_score, atol=1e-5)
+
+
+def test_one_image_without_its_first_axis_is_refused_not_taken_apart(fresh):
+    colour = alocc.train(
+        np.stack([images_of(40, 0)] * 2 + [images_of(40, 1)], -1),
+        config=with_settings(preset("robust"), SMALL),
+        iterations=2,
+    )
+    with pytest.raises(DataError, match="one colour image"):
+        colour.score(np.zeros((16, 16, 3), np.uint8))
+    with pytest.raises(DataError, match="different sizes"):
+        colour.score([np.zeros((16, 16, 3), np.uint8), np.zeros((9, 16, 3), np.uint8)])
 
 
 def test_lower_alpha_flags_no_more_images(detector, fresh):

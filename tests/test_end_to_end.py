@@ -194,19 +194,20 @@ def test_a_folder_with_other_files_is_never_touched(parts, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_interrupted_training_goes_on_to_the_same_bytes(parts, tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_training_goes_on_to_the_same_bytes(parts, tmp_path, sent):
     words = ["train", parts / "good", "--set", "networks.width=4", "--set", "training.batch_size=16"]
     words += ["--preset", "article", "--iterations", "400"]
     run(*words, "--out", tmp_path / "whole")
     process = subprocess.Popen([ALOCC, *map(str, words), "--out", tmp_path / "parts"], stderr=subprocess.PIPE)
     while not (tmp_path / "parts" / "config.toml").exists():
         time.sleep(0.05)
-    time.sleep(1.0)
-    process.send_signal(signal.SIGINT)
+    time.sleep(1.5)
+    process.send_signal(sent)
     assert process.wait() == 130
     process.stderr.close()
     assert not (tmp_path / "parts" / "model.safetensors").exists()
-    run(*words, "--out", tmp_path / "parts")
+    assert "going on from iteration" in run(*words, "--out", tmp_path / "parts").stderr
     whole, resumed = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "parts"))
     assert whole == resumed
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from alocc.config import Config
 from alocc.data.images import ImageFormat, prepare_batch, to_unit_range
 from alocc.data.splits import DEFAULT_ALPHA, images_needed, shown_alpha, smallest_alpha
-from alocc.errors import ArtefactError, ConfigError
+from alocc.errors import ArtefactError, ConfigError, DataError
 from alocc.model.calibration import Fusion, conformal_p_values, threshold_at
 from alocc.model.networks import Discriminator, Reconstructor, build_networks
 from alocc.model.scoring import D_PARTS, score_parts
@@ -130,7 +130,7 @@ class Detector:
         Raises:
             DataError: if the images have a wrong shape, type or value range.
         """
-        x = images if isinstance(images, Tensor) else prepare_batch(np.asarray(images), self.image_format)
+        x = images if isinstance(images, Tensor) else self._prepared(images)
         parts = _compute_parts(self.config, self.R, self.D, x, progress)
         anomaly_score = self.fusion(parts).numpy()
         p_value = conformal_p_values(anomaly_score, self.held_out_scores)
@@ -143,6 +143,15 @@ class Detector:
             None if logits is None else torch.sigmoid(logits).numpy(),
             self.alpha,
         )
+
+    def _prepared(self, images: NDArray[np.generic]) -> Tensor:
+        try:
+            array = np.asarray(images)
+        except ValueError:
+            raise DataError("images of different sizes are no array; score them one by one, or from files") from None
+        if array.ndim == 3 and array.shape[2] == 3 and self.image_format.channels == 3:
+            raise DataError(f"{array.shape} looks like one colour image; give image[None], (1, H, W, 3)")
+        return prepare_batch(array, self.image_format)
 
     def was_seen(self, images: Tensor) -> NDArray[np.bool_]:
         """Which images, in the detector's format, it was trained or calibrated on: their scores flatter it."""

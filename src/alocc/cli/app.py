@@ -120,6 +120,7 @@ def score(
                 "threshold": detector.threshold,
                 "skipped": [item._asdict() for item in images.skipped],
                 "out": str(out) if out else None,
+                "images": [] if out else table.rows(),
             }
         )
     console.print_note(

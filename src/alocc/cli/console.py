@@ -77,8 +77,10 @@ def print_skipped(skipped: Sequence[Skipped]) -> None:
         err.print(Text(f"  and {len(skipped) - SKIPPED_SHOWN} more"))
 
 
-def print_training_start(images: TrainingImages) -> None:
+def print_training_start(images: TrainingImages, again: bool) -> None:
     """What will be trained on."""
+    if again:
+        print_note("this training is finished already; training it again")
     facts = images.summary
     print_note(
         f"{len(images.normals):,} normal images, {images.image_format}: {facts['n_fit']:,} train, "
@@ -99,10 +101,19 @@ def print_training_end(detector: Detector, run: Path) -> None:
     print_note(f"{run} written; next: alocc score {run} DATA --out scores.csv, or alocc report {run}")
 
 
+def print_resumed(done: int) -> None:
+    """Where a stopped training goes on."""
+    print_note(f"going on from iteration {done:,}, where it was stopped")
+
+
+def _per_second(speed: float) -> str:
+    return f"{speed:.1f}/s" if speed < 10 else f"{speed:,.0f}/s"
+
+
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.0f}/s" if speed else "", style="cyan")
+        return Text(_per_second(speed) if speed else "", style="cyan")
 
 
 def _bar() -> Progress:
@@ -116,16 +127,22 @@ def training_progress() -> Iterator[Callable[[Moment], None]]:
     """A bar with rate, time left and losses; without a terminal, a plain line now and then."""
     with _bar() as bar:
         task = bar.add_task("training", total=None, note="")
-        last_line = time.monotonic()
+        last_line = began = 0.0
+        first = 0
 
         def show(moment: Moment) -> None:
-            nonlocal last_line
+            nonlocal last_line, began, first
+            now = time.monotonic()
+            if not began:
+                last_line = began = now
+                first = moment.iteration
             losses = "  ".join(f"{name} {value:.3f}" for name, value in moment.losses.items())
             bar.update(task, description=moment.phase, total=moment.planned, completed=moment.iteration, note=losses)
-            if not err.is_terminal and time.monotonic() - last_line > PLAIN_LINE_EVERY:
-                last_line = time.monotonic()
-                speed = bar.tasks[0].speed or 0
-                print_note(f"{moment.phase} {moment.iteration}/{moment.planned}  {speed:.0f}/s  {losses}")
+            if not err.is_terminal and now - last_line > PLAIN_LINE_EVERY:
+                last_line = now
+                speed = (moment.iteration - first) / (now - began)
+                done = f"{moment.phase} {moment.iteration:,}/{moment.planned:,}  {_per_second(speed)}"
+                print_note(f"{done}  {(moment.planned - moment.iteration) / speed:.0f} s left  {losses}")
 
         yield show
 
@@ -140,7 +157,7 @@ def image_progress(description: str, n_images: int) -> Iterator[Callable[[int], 
 
 @contextmanager
 def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C asks to stop in good order; a second Ctrl-C stops at once."""
+    """Ctrl-C, or a polite kill, asks to stop in good order; a second Ctrl-C stops at once."""
     asked = False
 
     def ask(signum: int, frame: object) -> None:
@@ -150,10 +167,12 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
         print_note("stopping after this iteration; Ctrl-C again stops at once")
 
     previous = signal.signal(signal.SIGINT, ask)
+    terminated = signal.signal(signal.SIGTERM, ask)
     try:
         yield lambda: asked
     finally:
         signal.signal(signal.SIGINT, previous)
+        signal.signal(signal.SIGTERM, terminated)
 
 
 def _plain(value: Any) -> Any:

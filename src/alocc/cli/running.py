@@ -74,7 +74,7 @@ def train_in_terminal(
             data, normal=normal, config=config, seed=seed, iterations=iterations, epochs=epochs, alpha=alpha,
             device=device, out=out, overwrite=overwrite, started=console.print_training_start,
             open_watch=watch_of(watch) if watch else None,
-            hooks=Hooks(progress=progress, watch_every=watch_every, stop_requested=stop_requested),
+            hooks=Hooks(progress, console.print_resumed, watch_every=watch_every, stop_requested=stop_requested),
             notes={"watch": watch, "watch_anomalous": anomalous},
         )  # fmt: skip
     console.print_training_end(detector, out)

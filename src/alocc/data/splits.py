@@ -26,7 +26,7 @@ def split_normals(n_images: int, calibration: CalibrationConfig, seed: int) -> t
         ConfigError: if alpha was asked for and the images cannot support it.
     """
     if n_images < MIN_IMAGES:
-        raise DataError(f"{n_images} normal images are too few to train on; give at least {MIN_IMAGES}")
+        raise DataError(f"too few normal images to train on: {n_images}; give at least {MIN_IMAGES}")
     needed = images_needed(calibration.alpha or DEFAULT_ALPHA)
     n_held_out = max(round(n_images * calibration.held_out), min(needed, n_images // 3))
     n_held_out = min(n_held_out, n_images - MIN_IMAGES // 2)

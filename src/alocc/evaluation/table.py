@@ -51,6 +51,11 @@ class ScoreTable:
             "error": [*[None] * len(self.images), *(item.reason for item in skipped)],
         }
 
+    def rows(self) -> list[dict[str, Any]]:
+        """One object for each image."""
+        columns = self.columns()
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
     def as_csv(self) -> str:
         """CSV with a header."""
         columns = self.columns()
@@ -72,10 +77,7 @@ class ScoreTable:
         if path.suffix == ".csv":
             write_text(path, self.as_csv())
         elif path.suffix == ".jsonl":
-            columns = self.columns()
-            rows = zip(*columns.values(), strict=True)
-            lines = (json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False) for row in rows)
-            write_text(path, "".join(f"{line}\n" for line in lines))
+            write_text(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in self.rows()))
         else:
             import pyarrow
             import pyarrow.parquet

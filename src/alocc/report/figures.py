@@ -63,7 +63,8 @@ def histogram(groups: Mapping[str, FloatArray], threshold: float) -> str:
     figure, axes = _axes("Anomaly scores", "anomaly score (higher = more anomalous)", "images", size=(6.4, 4))
     values = np.concatenate(list(groups.values()))
     low, high = np.percentile(values, [0.1, 99.9]) if len(values) else (0.0, 1.0)
-    bins = np.linspace(min(low, threshold), max(high, threshold, low + 1e-6), 60)
+    n_bins = int(np.clip(2 * np.sqrt(len(values)), 15, 60))
+    bins = np.linspace(min(low, threshold), max(high, threshold, low + 1e-6), n_bins)
     for (name, scores), colour in zip(groups.items(), (NORMAL, ANOMALOUS), strict=False):
         axes.hist(np.clip(scores, bins[0], bins[-1]), bins=bins.tolist(), alpha=0.65, color=colour, label=name)
     if np.isfinite(threshold):

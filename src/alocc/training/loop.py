@@ -26,7 +26,7 @@ from alocc.training.step import Losses
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-CHECKPOINT_EVERY = 500
+CHECKPOINT_SECONDS = 30.0
 
 
 class Moment(NamedTuple):
@@ -46,6 +46,8 @@ class Hooks:
 
     progress: Callable[[Moment], None] | None = None
     """Called after each iteration."""
+    resumed: Callable[[int], None] | None = None
+    """Told how many iterations were done already, if the training goes on from a checkpoint."""
     watch: Callable[[], Mapping[str, float]] | None = None
     """Measures the networks as they stand; the figures go into the history."""
     watch_every: int | None = None
@@ -86,11 +88,15 @@ def train_networks(
     elif checkpoint:
         state.save(checkpoint)
 
+    done = sum(phase.config.iterations for phase in phases[: state.phase]) + state.iteration
+    if done and hooks.resumed:
+        hooks.resumed(done)
     planned = sum(phase.config.iterations for phase in phases)
     row_every = max(10, min(100, planned // 50))
     watch_every = hooks.watch_every or max(1, planned // 8)
     history = History(state.history)
     started = time.perf_counter() - state.seconds
+    saved = state.seconds
 
     for phase in phases[state.phase :]:
         iterate = begin(phase, config, state, images, fabric)
@@ -116,8 +122,10 @@ def train_networks(
                 state.phase, state.iteration = state.phase + 1, 0
 
             stopping = hooks.stop_requested is not None and hooks.stop_requested()
-            if checkpoint and (done % CHECKPOINT_EVERY == 0 or finished or stopping) and state.is_finite():
+            due = state.seconds - saved > CHECKPOINT_SECONDS
+            if checkpoint and (due or finished or stopping) and state.is_finite():
                 state.save(checkpoint)
+                saved = state.seconds
             if stopping:
                 raise StoppedError(f"stopped after {done} of {planned} iterations")
     return state

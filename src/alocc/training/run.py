@@ -96,7 +96,7 @@ def train(
     out: str | Path | None = None,
     overwrite: bool = False,
     hooks: Hooks | None = None,
-    started: Callable[[TrainingImages], None] | None = None,
+    started: Callable[[TrainingImages, bool], None] | None = None,
     open_watch: Callable[[TrainingImages], Watch] | None = None,
     notes: Mapping[str, Any] | None = None,
 ) -> Detector:
@@ -114,7 +114,7 @@ def train(
         out: run folder to write; if it holds this very training unfinished, the training goes on there.
         overwrite: replace another training in ``out``.
         hooks: progress and stopping.
-        started: told of the images before the training starts.
+        started: told of the images before the training starts, and whether it is finished already and runs again.
         open_watch: makes a function that measures the detector as it stands now and then; the figures go into the
             history and steer nothing.
         notes: kept in the run's summary, for the report.
@@ -129,12 +129,11 @@ def train(
     images = _load_training_images(data, normal, config)
     config = _with_length(config, iterations, epochs, len(images.fit))
     watch = open_watch(images) if open_watch else None
-    if started:
-        started(images)
-
     identity = {"config": config.model_dump(mode="json"), "images": images.summary["images_sha256"]}
     if folder:
         _claim(folder, config, identity, overwrite)
+    if started:
+        started(images, folder is not None and folder.model.exists())
     R, D = build_networks(
         config.networks, images.image_format.channels, images.image_format.size, generator(config.seed, "weights")
     )
