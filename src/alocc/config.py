@@ -9,7 +9,7 @@ import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import pydantic
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -18,7 +18,14 @@ from alocc.errors import ConfigError
 
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
-ScorePart: TypeAlias = Literal["d_pair", "d_image", "d_reconstruction", "mse", "ssim", "ssim_half", "features"]
+StatisticsPart: TypeAlias = Literal["spectrum", "texture", "quarters", "sixteenths"]
+ScorePart: TypeAlias = Literal[
+    "d_pair", "d_image", "d_reconstruction", "mse", "ssim", "ssim_half", "features", StatisticsPart
+]
+NegativeKind: TypeAlias = Literal[
+    "elastic", "elastic_mild", "turned", "swirled", "patched", "tinted",
+    "mirrored", "shifted", "zoomed", "mixed", "relit", "blurred", "scrambled",
+]  # fmt: skip
 NONE = "none"
 
 
@@ -105,19 +112,24 @@ class AdversarialConfig(_Model):
 
 
 class DiscriminationConfig(_Model):
-    """D alone, R frozen: tell normal images from smooth deformations of them."""
+    """D alone, R frozen: tell normal images from pseudo-anomalies made of them."""
 
     iterations: PositiveInt
     """Updates of D."""
+    kinds: Annotated[tuple[NegativeKind, ...], Field(min_length=1)]
+    """Kinds of pseudo-anomaly that D meets, in equal shares; those that look normal in this data are left out."""
     sigma_max: NonNegative
-    """Each image gets noise of a σ drawn from U(0, sigma_max), on both sides alike."""
+    """An image's noise has a σ drawn from U(0, sigma_max), on both sides alike; 1 is normal images' mean contrast."""
+    noisy: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
+    """Share of the images that get noise."""
     adam: AdamConfig
 
 
 class TrainingConfig(_Model):
     """The phases of training, in this order; one left out does not run."""
 
-    batch_size: PositiveInt = 128
+    batch_size: PositiveInt | None = 128
+    """Images of an update; none: as many as have 50,000 pixels, but 16 to 64, so that time hardly grows with size."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Arithmetic of training; scoring is always in 32-bit."""
     reconstruction: ReconstructionConfig | None = None
@@ -138,6 +150,8 @@ class CalibrationConfig(_Model):
     """Share of the normal images kept for calibration."""
     alpha: Fraction | None = None
     """False-positive rate to keep; none: 0.01, or the smallest that the held-out images support."""
+    weights: Literal["fixed", "validated"] = "fixed"
+    """Whether parts of the score that miss pseudo-anomalies of kinds which D never met count less than their weight."""
 
 
 class Config(_Model):
@@ -153,6 +167,11 @@ class Config(_Model):
     scoring: Annotated[dict[ScorePart, PositiveFloat], Field(min_length=1)]
     """Weight of each part of the anomaly score; the parts are in ``alocc.model.scoring``."""
     calibration: CalibrationConfig = CalibrationConfig()
+
+    @property
+    def statistics_parts(self) -> frozenset[str]:
+        """Parts of the score that need the statistics of normal images."""
+        return frozenset(self.scoring) & frozenset(get_args(StatisticsPart))
 
     @property
     def weights(self) -> dict[str, float]:
@@ -207,18 +226,29 @@ PRESETS: dict[str, Config] = {
         corruption=CorruptionConfig(sigma=0.3),
         networks=NetworksConfig(latent_dim=16, latent_noise=0.5, discriminator_input="pair"),
         training=TrainingConfig(
-            batch_size=64,
+            batch_size=None,
             reconstruction=ReconstructionConfig(
                 iterations=1_000,
                 adam=AdamConfig(learning_rate=2e-3, weight_decay=1e-2, decoupled_decay=True, schedule="one-cycle"),
             ),
             discrimination=DiscriminationConfig(
                 iterations=300,
-                sigma_max=0.4,
+                kinds=("elastic", "elastic_mild", "turned", "swirled", "patched", "tinted"),
+                sigma_max=1.2,
+                noisy=0.5,
                 adam=AdamConfig(learning_rate=1e-3, weight_decay=1e-2, decoupled_decay=True, schedule="one-cycle"),
             ),
         ),
-        scoring={"d_pair": 2.0, "ssim_half": 1.0, "features": 1.0},
+        scoring={
+            "d_pair": 1.5,
+            "ssim_half": 0.25,
+            "features": 0.25,
+            "spectrum": 0.5,
+            "texture": 0.5,
+            "quarters": 0.5,
+            "sixteenths": 0.5,
+        },
+        calibration=CalibrationConfig(weights="validated"),
     ),
 }
 

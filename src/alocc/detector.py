@@ -21,10 +21,13 @@ from alocc.errors import ArtefactError, ConfigError, DataError
 from alocc.model.calibration import Fusion, conformal_p_values, threshold_at
 from alocc.model.networks import Discriminator, Reconstructor, build_networks
 from alocc.model.scoring import D_PARTS, score_parts
+from alocc.model.statistics import Statistics
+from alocc.model.validation import MOST_IMAGES as VALIDATION_IMAGES
+from alocc.model.validation import validated_weights
 from alocc.seeding import generator
 from alocc.storage import load_tensors, save_tensors
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SCORING_BATCH = 64
 
 FloatArray = NDArray[np.float64]
@@ -60,6 +63,8 @@ class Detector:
     image_format: ImageFormat
     R: Reconstructor
     D: Discriminator
+    statistics: Statistics | None
+    """Of the images that trained; none if no part of the score needs them."""
     fusion: Fusion
     held_out_scores: FloatArray
     """Anomaly scores of the held-out normal images, sorted ascending."""
@@ -77,6 +82,7 @@ class Detector:
         image_format: ImageFormat,
         R: Reconstructor,
         D: Discriminator,
+        statistics: Statistics | None,
         held_out: Tensor,
         seen: NDArray[np.int64],
         training: Mapping[str, Any],
@@ -84,16 +90,29 @@ class Detector:
         """Turn trained networks into a detector with the help of normal images that training never saw.
 
         Args:
+            statistics: fitted to the images that trained.
             held_out: normal images, (n, C, H, W), uint8 or float32 in [0, 1].
             seen: :func:`image_hashes` of all images used.
             training: notes to keep.
         """
         alpha = config.calibration.alpha or max(DEFAULT_ALPHA, smallest_alpha(len(held_out)))
         R, D = R.eval(), D.eval()  # running statistics: a score must not depend on its batch
-        parts = _compute_parts(config, R, D, held_out)
-        fusion = Fusion.fit(config.weights, parts)
+        if not config.statistics_parts:
+            statistics = None
+        weights = config.weights
+        if config.calibration.weights == "validated":
+            images = to_unit_range(held_out[:VALIDATION_IMAGES])
+            weights = validated_weights(
+                weights,
+                lambda x: _compute_parts(config, R, D, statistics, x),
+                images,
+                training.get("negatives", ()),
+                generator(config.seed, "validation"),
+            )
+        parts = _compute_parts(config, R, D, statistics, held_out)
+        fusion = Fusion.fit(weights, parts)
         scores = np.sort(fusion(parts).numpy())
-        return cls(config, image_format, R, D, fusion, scores, alpha, seen, training)
+        return cls(config, image_format, R, D, statistics, fusion, scores, alpha, seen, training)
 
     def __repr__(self) -> str:
         return f"Detector({self.config.preset}, {self.image_format}, alpha {self.alpha:g})"
@@ -131,7 +150,7 @@ class Detector:
             DataError: if the images have a wrong shape, type or value range.
         """
         x = images if isinstance(images, Tensor) else self._prepared(images)
-        parts = _compute_parts(self.config, self.R, self.D, x, progress)
+        parts = _compute_parts(self.config, self.R, self.D, self.statistics, x, progress)
         anomaly_score = self.fusion(parts).numpy()
         p_value = conformal_p_values(anomaly_score, self.held_out_scores)
         logits = next((-parts[name] for name in D_PARTS if name in parts), None)
@@ -159,7 +178,9 @@ class Detector:
 
     def to(self, device: str | torch.device) -> Detector:
         """Move the networks, in place, to where scoring shall run; scores come back as arrays all the same."""
-        self.R.to(device), self.D.to(device)
+        for part in (self.R, self.D, self.statistics):
+            if part is not None:
+                part.to(device)
         return self
 
     def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -180,6 +201,8 @@ class Detector:
         """
         tensors = {f"R.{name}": value for name, value in self.R.state_dict().items()}
         tensors |= {f"D.{name}": value for name, value in self.D.state_dict().items()}
+        if self.statistics is not None:
+            tensors |= {f"statistics.{name}": value for name, value in self.statistics.state_dict().items()}
         tensors["held_out_scores"] = torch.from_numpy(self.held_out_scores)
         tensors["seen"] = torch.from_numpy(self.seen)
         metadata = {
@@ -187,7 +210,7 @@ class Detector:
             "format_version": FORMAT_VERSION,
             "config": self.config.model_dump(mode="json"),
             "image_format": self.image_format._asdict(),
-            "fusion": {"means": self.fusion.means, "scales": self.fusion.scales},
+            "fusion": {"weights": self.fusion.weights, "means": self.fusion.means, "scales": self.fusion.scales},
             "alpha": self.alpha,
             "training": self.training,
         }
@@ -206,6 +229,8 @@ class Detector:
             raise ArtefactError(f"{path} is not a detector; a run's detector is its model.safetensors")
         if metadata["format_version"] > FORMAT_VERSION:
             raise ArtefactError(f"{path} was written by a newer alocc; upgrade alocc to read it")
+        if metadata["format_version"] < FORMAT_VERSION:
+            raise ArtefactError(f"{path} was written by an older alocc, with another score; train it again")
         try:
             return cls._restored(tensors, metadata)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -217,19 +242,28 @@ class Detector:
         image_format = ImageFormat(**metadata["image_format"])
         weights = generator(config.seed, "weights")
         R, D = build_networks(config.networks, image_format.channels, image_format.size, weights)
-        R.load_state_dict({name[2:]: value for name, value in tensors.items() if name.startswith("R.")})
-        D.load_state_dict({name[2:]: value for name, value in tensors.items() if name.startswith("D.")})
+        R.load_state_dict(_below("R.", tensors))
+        D.load_state_dict(_below("D.", tensors))
+        statistics = None
+        if config.statistics_parts:
+            statistics = Statistics(image_format.channels, image_format.size)
+            statistics.load_state_dict(_below("statistics.", tensors))
         return cls(
             config,
             image_format,
             R.eval(),
             D.eval(),
-            Fusion(config.weights, **metadata["fusion"]),
+            statistics,
+            Fusion(**metadata["fusion"]),
             tensors["held_out_scores"].numpy(),
             metadata["alpha"],
             tensors["seen"].numpy(),
             metadata["training"],
         )
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def artefact_path(path: str | Path) -> Path:
@@ -271,7 +305,12 @@ def library_versions() -> dict[str, str]:
 
 
 def _compute_parts(
-    config: Config, R: Reconstructor, D: Discriminator, images: Tensor, progress: Progress | None = None
+    config: Config,
+    R: Reconstructor,
+    D: Discriminator,
+    statistics: Statistics | None,
+    images: Tensor,
+    progress: Progress | None = None,
 ) -> dict[str, Tensor]:
     """All parts of the score for images of any number, in constant memory.
 
@@ -288,7 +327,7 @@ def _compute_parts(
             filler = x[-1:].expand(SCORING_BATCH - len(x), -1, -1, -1)
             x = torch.cat([x, filler]).contiguous(memory_format=torch.channels_last)
             x_input = _with_noise(x, config) if config.corruption.at_scoring else x
-            parts = score_parts(R, D, x, x_input, names)
+            parts = score_parts(R, D, statistics, x, x_input, names)
             batches.append({name: part[: len(chunk)].cpu().double() for name, part in parts.items()})
             if progress:
                 progress(len(chunk))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alocc.cli import console
+from alocc.cli.benchmark import benchmark
 from alocc.cli.options import Alpha, Anomalous, ClassListCommand, Data, Device, Json, Model, Normal, class_names
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 reproduce = typer.Typer(no_args_is_help=True, help="Repeat published experiments.")
 app.add_typer(reproduce, name="reproduce")
+app.add_typer(benchmark, name="benchmark")
 
 
 def _version(wanted: bool) -> None:

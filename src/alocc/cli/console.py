@@ -26,6 +26,8 @@ from rich.text import Text
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from alocc.benchmark.protocols import Table as ResultsTable
+    from alocc.benchmark.running import Result
     from alocc.data.sources import Skipped
     from alocc.detector import Detector
     from alocc.evaluation.metrics import Evaluation
@@ -153,6 +155,39 @@ def image_progress(description: str, n_images: int) -> Iterator[Callable[[int], 
     with _bar() as bar:
         task = bar.add_task(description, total=n_images, note="")
         yield lambda n_done: bar.advance(task, n_done)
+
+
+@contextmanager
+def cell_progress(n_cells: int) -> Iterator[Callable[[Result, bool], None]]:
+    """A bar over the runs of a benchmark; without a terminal, a line for each."""
+    with _bar() as bar:
+        task = bar.add_task("benchmark", total=n_cells, note="")
+        done = 0
+
+        def show(result: Result, was_there: bool) -> None:
+            nonlocal done
+            done += 1
+            cell = result.cell
+            auroc = f"AUROC {result.figures['auroc']:.4f}" if result.figures else f"left out: {result.missing}"
+            note = f"{cell.label}, {cell.method}, seed {cell.seed}: {auroc}"
+            bar.update(task, completed=done, note=note)
+            if not err.is_terminal and not was_there:
+                print_note(f"{done}/{n_cells}  {note}")
+
+        yield show
+
+
+def results_table(table: ResultsTable) -> Table:
+    """A protocol's table, turned: classes or sets go down, methods across."""
+    columns, rows = list(table.columns), dict(table.rows)
+    shown = Table(title=table.title, title_justify="left")
+    shown.add_column("")
+    for method in rows:
+        shown.add_column(method, justify="right")
+    for index, column in enumerate(columns):
+        values = [row[index] for row in rows.values()]
+        shown.add_row(column, *("" if value is None else f"{value:.4f}" for value in values))
+    return shown
 
 
 @contextmanager

@@ -21,9 +21,11 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Fusion:
-    """Parts → anomaly score: the weighted mean of the parts, each standardised on held-out normal images.
+    """Parts → anomaly score, each part standardised on held-out normal images: z.
 
-    So the score's unit is about one standard deviation of normal images, and 0 is their mean.
+    The score is the weighted mean of the squares of all z, signs kept, and the root of that: a part that is far out
+    counts more than several that are a little out, since an anomaly rarely shows in everything. The score's unit is
+    about one standard deviation of normal images.
     """
 
     weights: Mapping[str, float]
@@ -41,11 +43,10 @@ class Fusion:
 
     def __call__(self, parts: Mapping[str, Tensor]) -> Tensor:
         """Anomaly score of each image, (N,), float64."""
-        terms = [
-            weight * (transformed(part, parts[part]) - self.means[part]) / self.scales[part]
-            for part, weight in self.weights.items()
-        ]
-        return torch.stack(terms).sum(0) / sum(self.weights.values())
+        z = {part: (transformed(part, parts[part]) - self.means[part]) / self.scales[part] for part in self.weights}
+        squares = torch.stack([weight * z[part].abs() * z[part] for part, weight in self.weights.items()])
+        mean = squares.sum(0) / sum(self.weights.values())
+        return mean.sign() * mean.abs().sqrt()
 
 
 def conformal_p_values(anomaly_score: FloatArray, held_out: FloatArray) -> FloatArray:

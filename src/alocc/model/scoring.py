@@ -9,6 +9,9 @@
 | `ssim`             | 1 − SSIM of x and R(x), 11×11 window                          |
 | `ssim_half`        | the same at half the resolution, 7×7 window                   |
 | `features`         | 1 − cosine of R's deepest feature maps of x and of R(x)       |
+| `spectrum`, `texture`, `quarters`, `sixteenths` | how unusual the image's statistics are            |
+
+The last four are described in :mod:`alocc.model.statistics`.
 """
 
 from __future__ import annotations
@@ -21,20 +24,28 @@ from torch import Tensor
 
 from alocc.data.deformation import fixed_jitters
 from alocc.model.networks import Discriminator, Reconstructor
+from alocc.model.statistics import GRIDS, Statistics
 
 D_PARTS = ("d_pair", "d_reconstruction", "d_image")
-LOGARITHMIC = frozenset({"mse", "ssim", "ssim_half", "features"})
-"""Parts that are errors: positive and skewed, so they are compared by their logarithm."""
+LOGARITHMIC = frozenset({"mse", "ssim", "ssim_half", "features", *GRIDS})
+"""Parts that are errors or distances: positive and skewed, so they are compared by their logarithm."""
 FLOOR = 1e-4
 """Added to an error before its logarithm: below it, differences are rounding."""
 
 
 def score_parts(
-    R: Reconstructor, D: Discriminator, x: Tensor, x_input: Tensor, parts: Collection[str]
+    R: Reconstructor,
+    D: Discriminator,
+    statistics: Statistics | None,
+    x: Tensor,
+    x_input: Tensor,
+    parts: Collection[str],
 ) -> dict[str, Tensor]:
     """Compute the named parts; R and D must be in evaluation mode.
 
     Args:
+        R, D: the networks.
+        statistics: of normal images; none if no part needs them.
         x: images, (N, C, H, W), float32 in [0, 1].
         x_input: what R is given: x, or x with the preset's noise.
         parts: names from the table above.
@@ -52,7 +63,8 @@ def score_parts(
         "ssim_half": lambda: 1 - ssim(F.avg_pool2d(x, 2), F.avg_pool2d(x_hat, 2), window=7),
         "features": lambda: _feature_distance(R, x, x_hat),
     }
-    return {part: compute[part]() for part in parts}
+    unusual = statistics(x) if statistics is not None and not set(GRIDS).isdisjoint(parts) else {}
+    return {part: unusual[part] if part in unusual else compute[part]() for part in parts}
 
 
 def transformed(part: str, values: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -64,6 +64,7 @@ def train_networks(
     held_out: Tensor,
     fabric: Fabric,
     *,
+    kinds: Sequence[str] = (),
     identity: Mapping[str, Any],
     checkpoint: Path | None = None,
     hooks: Hooks | None = None,
@@ -73,6 +74,7 @@ def train_networks(
     Args:
         images: normal images, (n, C, H, W), uint8 or float32 in [0, 1].
         held_out: normal images that no update sees; only the paper's stopping rule looks at them.
+        kinds: kinds of pseudo-anomaly that D meets in its own phase.
         identity: what makes this training this one; a checkpoint of another is refused.
         checkpoint: where to keep the state; if the file is there, the training goes on from it.
 
@@ -99,7 +101,7 @@ def train_networks(
     saved = state.seconds
 
     for phase in phases[state.phase :]:
-        iterate = begin(phase, config, state, images, fabric)
+        iterate = begin(phase, config, state, images, kinds, fabric)
         done_before = sum(earlier.config.iterations for earlier in phases[: state.phase])
         finished = False
         while not finished:
@@ -142,6 +144,7 @@ def _initial_state(
     for network in networks.values():
         network.to(fabric.device)
     streams = {name: generator(config.seed, name) for name in STREAMS}
+    assert config.training.batch_size is not None  # settled by the size of the images before training starts
     batches = Batches(n_images, config.training.batch_size, streams["batches"])
     return TrainingState(networks, make_optimizers(phases, networks), streams, batches, identity)
 

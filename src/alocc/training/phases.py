@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from alocc.training.step import (
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-STREAMS = ("batches", "noise", "latent_noise", "deformation")
+STREAMS = ("batches", "noise", "latent_noise", "negatives")
 WARM_UP, START_DIVISOR, END_DIVISOR = 0.3, 25.0, 250_000.0
 
 PhaseConfig = ReconstructionConfig | AdversarialConfig | DiscriminationConfig
@@ -59,32 +59,43 @@ def make_optimizers(phases: Iterable[Phase], networks: Mapping[str, nn.Module]) 
     }
 
 
-def begin(phase: Phase, config: Config, state: TrainingState, images: Tensor, fabric: Fabric) -> Callable[[], Losses]:
+def begin(
+    phase: Phase, config: Config, state: TrainingState, images: Tensor, kinds: Sequence[str], fabric: Fabric
+) -> Callable[[], Losses]:
     """Put R and D into the phase's modes and return its iteration: each call is one step of training."""
     R, D = (fabric.setup_module(state.networks[name]) for name in ("R", "D"))
     R.train("R" in phase.trained)
     D.train("D" in phase.trained)
     update = {name: _update_with(state.optimizers[f"{phase.name}.{name}"], fabric) for name in phase.trained}
 
-    def draw() -> tuple[Tensor, Tensor]:
-        x = to_unit_range(images[state.batches()]).to(fabric.device)
+    def draw() -> Tensor:
+        return to_unit_range(images[state.batches()]).to(fabric.device)
+
+    def draw_noisy() -> tuple[Tensor, Tensor]:
+        x = draw()
         return x, corrupt(x, config.corruption.sigma, state.streams["noise"])
 
     match phase.config:
         case ReconstructionConfig():
             return partial(
-                reconstruction_iteration, R, draw, update["R"],
+                reconstruction_iteration, R, draw_noisy, update["R"],
                 latent_dim=config.networks.latent_dim, generator=state.streams["latent_noise"],
             )  # fmt: skip
         case AdversarialConfig(discriminator_updates=n_dis, mse_weight=mse_weight):
             return partial(
-                adversarial_iteration, R, D, draw, update["R"], update["D"], n_dis=n_dis, mse_weight=mse_weight
+                adversarial_iteration, R, D, draw_noisy, update["R"], update["D"], n_dis=n_dis, mse_weight=mse_weight
             )
-        case DiscriminationConfig(sigma_max=sigma_max):
+        case DiscriminationConfig(sigma_max=sigma_max, noisy=noisy):
             return partial(
                 discrimination_iteration, R, D, draw, update["D"],
-                sigma_max=sigma_max, generator=state.streams["deformation"],
+                sees_pair=config.networks.discriminator_input == "pair", kinds=kinds,
+                sigma_max=sigma_max * contrast(images), noisy=noisy, generator=state.streams["negatives"],
             )  # fmt: skip
+
+
+def contrast(images: Tensor) -> float:
+    """Mean standard deviation of the pixels within an image, over the first thousand images."""
+    return float(to_unit_range(images[:1_000]).flatten(2).std(2).mean())
 
 
 def set_learning_rates(phase: Phase, state: TrainingState) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,12 +15,15 @@ import torch
 from torch import Tensor
 
 from alocc.config import Config, dump_config, preset, with_iterations, with_values
-from alocc.data.images import ImageFormat
+from alocc.data.images import ImageFormat, to_unit_range
 from alocc.data.sources import BUILT_IN, Data, ImageSet, open_source
 from alocc.data.splits import split_normals
 from alocc.detector import Detector, fingerprint, image_hashes, library_versions
 from alocc.errors import ArtefactError, ConfigError, DataError
 from alocc.model.networks import build_networks
+from alocc.model.statistics import MOST_IMAGES, Statistics
+from alocc.model.validation import MOST_IMAGES as VALIDATION_IMAGES
+from alocc.model.validation import useful_kinds
 from alocc.seeding import generator
 from alocc.storage import write_text
 from alocc.training.history import history_csv
@@ -28,6 +32,7 @@ from alocc.training.loop import Hooks, train_networks
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+PIXELS_PER_BATCH = 64 * 28 * 28
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Watch = Callable[[Detector], Mapping[str, float]]
 
@@ -127,6 +132,7 @@ def train(
     folder = RunFolder(Path(out)) if out is not None else None
     fabric = make_fabric(device, config.training.precision)
     images = _load_training_images(data, normal, config)
+    config = _with_batch_size(config, images.image_format)
     config = _with_length(config, iterations, epochs, len(images.fit))
     watch = open_watch(images) if open_watch else None
     identity = {"config": config.model_dump(mode="json"), "images": images.summary["images_sha256"]}
@@ -138,18 +144,24 @@ def train(
         config.networks, images.image_format.channels, images.image_format.size, generator(config.seed, "weights")
     )
     pixels = images.normals.images
+    held_out = pixels[images.held_out]
     seen = image_hashes(pixels)
+    statistics = fit_statistics(config, images.image_format, pixels[images.fit])
+    kinds = choose_kinds(config, statistics, held_out)
+    summary = {**images.summary, **({"negatives": kinds} if kinds else {})}
 
-    def detector_now() -> Detector:
-        return Detector.calibrate(config, images.image_format, R, D, pixels[images.held_out], seen, images.summary)
+    def detector_now(final: bool = False) -> Detector:
+        now = config if final else _with_fixed_weights(config)  # weighing the parts takes longer than a look
+        return Detector.calibrate(now, images.image_format, R, D, statistics, held_out, seen, summary)
 
     state = train_networks(
-        config, R, D, pixels[images.fit], pixels[images.held_out], fabric,
+        config, R, D, pixels[images.fit], held_out, fabric,
+        kinds=kinds,
         identity=identity,
         checkpoint=folder.checkpoint if folder else None,
         hooks=replace(hooks or Hooks(), watch=(lambda: watch(detector_now())) if watch else None),
     )  # fmt: skip
-    detector = detector_now().to("cpu")
+    detector = detector_now(final=True).to("cpu")
     if folder:
         detector.save(folder.model)
         write_text(folder.history, history_csv(state.history))
@@ -181,11 +193,42 @@ def _resolved(config: Config | str, seed: int | None, alpha: float | None) -> Co
     return config
 
 
+def fit_statistics(config: Config, image_format: ImageFormat, fit: Tensor) -> Statistics | None:
+    """The statistics of the images that train, if anything asks for them."""
+    if not config.statistics_parts and not config.training.discrimination:
+        return None
+    statistics = Statistics(image_format.channels, image_format.size)
+    thinned = fit[:: math.ceil(len(fit) / MOST_IMAGES)]
+    with torch.inference_mode():
+        return statistics.fit(to_unit_range(thinned))
+
+
+def choose_kinds(config: Config, statistics: Statistics | None, held_out: Tensor) -> list[str]:
+    """The kinds of pseudo-anomaly that D meets: those of the config that do not look normal in this data."""
+    discrimination = config.training.discrimination
+    if discrimination is None or statistics is None:
+        return []
+    images = to_unit_range(held_out[:VALIDATION_IMAGES])
+    return useful_kinds(statistics, images, discrimination.kinds, generator(config.seed, "validation"))
+
+
+def _with_fixed_weights(config: Config) -> Config:
+    return with_values(config, {"calibration": {"weights": "fixed"}}, source="watch")
+
+
+def _with_batch_size(config: Config, image_format: ImageFormat) -> Config:
+    """Settle a batch size that was left open: about 50,000 pixels, but 16 to 64 images."""
+    if config.training.batch_size is not None:
+        return config
+    images = round(PIXELS_PER_BATCH / (image_format.height * image_format.width))
+    return with_values(config, {"training": {"batch_size": min(64, max(16, images))}}, source="batch size")
+
+
 def _with_length(config: Config, iterations: int | None, epochs: int | None, n_images: int) -> Config:
     if iterations is not None and epochs is not None:
         raise ConfigError("give iterations or epochs, not both")
     if epochs is not None:
-        iterations = max(1, round(epochs * n_images / config.training.batch_size))
+        iterations = max(1, round(epochs * n_images / (config.training.batch_size or 1)))
     return config if iterations is None else with_iterations(config, iterations)
 
 

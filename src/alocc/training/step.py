@@ -6,43 +6,53 @@ The article and the paper (x̃ is ``x_noisy``, R(x̃) is ``x_hat``):
     L_R     = E[ ‖x − R(x̃)‖² ]                            the target is the clean image
     R minimises   adversarial part + λ · L_R
 
-The robust preset trains R by L_R alone, then D on pairs, against smooth deformations x⁻ of normal images x⁺:
+The robust preset trains R by L_R alone, then D on pairs, against pseudo-anomalies x⁻ made of normal images x⁺:
 
     L_D     = −E[log D(x⁺, R(x⁺))] − E[log(1 − D(x⁻, R(x⁻)))]
 
-Each function is one iteration. ``draw()`` gives a fresh batch of clean images and fresh noise on them, (N, C, H, W) in
-[0, 1]; ``update_R`` and ``update_D`` take a loss and do backward and the optimiser's step.
+Each function is one iteration. ``draw()`` gives a fresh batch of clean images, (N, C, H, W) in [0, 1], and
+``draw_noisy()`` another with fresh noise on a copy; ``update_R`` and ``update_D`` take a loss and do backward and the
+optimiser's step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alocc.data.corruption import corrupt_each
-from alocc.data.deformation import deform, jitter
+from alocc.data.deformation import jitter
+from alocc.data.negatives import make_negatives
 from alocc.model.losses import discriminator_loss, reconstructor_loss
 
 Losses = dict[str, Tensor]
-Draw = Callable[[], tuple[Tensor, Tensor]]
+Draw = Callable[[], Tensor]
+DrawNoisy = Callable[[], tuple[Tensor, Tensor]]
 Update = Callable[[Tensor], None]
 
 
 def adversarial_iteration(
-    R: nn.Module, D: nn.Module, draw: Draw, update_R: Update, update_D: Update, *, n_dis: int, mse_weight: float
+    R: nn.Module,
+    D: nn.Module,
+    draw_noisy: DrawNoisy,
+    update_R: Update,
+    update_D: Update,
+    *,
+    n_dis: int,
+    mse_weight: float,
 ) -> Losses:
     """D learns to tell x from R(x_noisy), then R learns to restore x so well that D says real."""
     for _ in range(n_dis):
-        x, x_noisy = draw()
+        x, x_noisy = draw_noisy()
         with torch.no_grad():
             x_hat = R(x_noisy)
         d_loss = discriminator_loss(D(x), D(x_hat))
         update_D(d_loss.total)
 
-    x, x_noisy = draw()
+    x, x_noisy = draw_noisy()
     D.requires_grad_(False)  # the gradient passes through D, but D stays
     x_hat = R(x_noisy)
     r_loss = reconstructor_loss(D(x_hat), x, x_hat, mse_weight)
@@ -53,10 +63,10 @@ def adversarial_iteration(
 
 
 def reconstruction_iteration(
-    R: nn.Module, draw: Draw, update_R: Update, *, latent_dim: int, generator: torch.Generator
+    R: nn.Module, draw_noisy: DrawNoisy, update_R: Update, *, latent_dim: int, generator: torch.Generator
 ) -> Losses:
     """R learns to restore x, with noise on its bottleneck."""
-    x, x_noisy = draw()
+    x, x_noisy = draw_noisy()
     latent_noise = torch.randn((len(x), latent_dim), generator=generator).to(x.device)
     mse = F.mse_loss(R(x_noisy, latent_noise), x)
     update_R(mse)
@@ -64,15 +74,28 @@ def reconstruction_iteration(
 
 
 def discrimination_iteration(
-    R: nn.Module, D: nn.Module, draw: Draw, update_D: Update, *, sigma_max: float, generator: torch.Generator
+    R: nn.Module,
+    D: nn.Module,
+    draw: Draw,
+    update_D: Update,
+    *,
+    sees_pair: bool,
+    kinds: Sequence[str],
+    sigma_max: float,
+    noisy: float,
+    generator: torch.Generator,
 ) -> Losses:
-    """D learns to tell normal images from deformed ones, seeing each beside what R (frozen) makes of it."""
-    (x_normal, _), (x_other, _) = draw(), draw()
-    x = torch.cat([jitter(x_normal, generator), deform(x_other, generator)])
-    x = corrupt_each(x, sigma_max, generator)
+    """D learns to tell normal images from pseudo-anomalies, seeing each beside what R (frozen) makes of it.
+
+    A D with a single input sees R's image alone: D(R(x)), as in ALOCC.
+    """
+    x_normal, x_other = draw(), draw()
+    x = torch.cat([jitter(x_normal, generator), make_negatives(x_other, kinds, generator)])
+    x = corrupt_each(x, sigma_max, noisy, generator)
     with torch.no_grad():
-        pair = torch.cat([x, R(x)], dim=1)
-    logit_normal, logit_deformed = D(pair).split([len(x_normal), len(x_other)])
-    d_loss = discriminator_loss(logit_normal, logit_deformed)
+        x_hat = R(x)
+    logits = D(torch.cat([x, x_hat], dim=1) if sees_pair else x_hat)
+    logit_normal, logit_negative = logits.split([len(x_normal), len(x_other)])
+    d_loss = discriminator_loss(logit_normal, logit_negative)
     update_D(d_loss.total)
     return {"d_real": d_loss.real, "d_fake": d_loss.fake}

@@ -1,0 +1,105 @@
+"""The rivals: each learns from normal images as rows of pixels and gives higher scores to more anomalous ones.
+
+Every rival runs with its library's defaults, or with the setting that the literature takes where that is named.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alocc.errors import ConfigError
+
+FloatArray = NDArray[np.float64]
+Scorer = Callable[[FloatArray], FloatArray]
+Fit = Callable[[FloatArray, int], Scorer]
+
+NEIGHBOURS = 5
+COMPONENTS = 60
+
+
+def _neighbours(x: FloatArray, seed: int) -> Scorer:
+    """Mean distance to the five nearest training images."""
+    from sklearn.neighbors import NearestNeighbors
+
+    fitted = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(x))).fit(x)
+    return lambda y: np.asarray(fitted.kneighbors(y)[0].mean(1))
+
+
+def _pca(x: FloatArray, seed: int) -> Scorer:
+    """Squared error of the reconstruction from 60 principal components, fewer for few images."""
+    from sklearn.decomposition import PCA
+
+    fitted = PCA(min(COMPONENTS, len(x) // 2, x.shape[1]), random_state=seed).fit(x)
+    return lambda y: np.asarray(np.square(y - fitted.inverse_transform(fitted.transform(y))).mean(1))
+
+
+def _one_class_svm(x: FloatArray, seed: int) -> Scorer:
+    from sklearn.svm import OneClassSVM
+
+    fitted = OneClassSVM(nu=0.1).fit(x)
+    return lambda y: -np.asarray(fitted.score_samples(y))
+
+
+def _isolation_forest(x: FloatArray, seed: int) -> Scorer:
+    from sklearn.ensemble import IsolationForest
+
+    fitted = IsolationForest(random_state=seed).fit(x)
+    return lambda y: -np.asarray(fitted.score_samples(y))
+
+
+def _lof(x: FloatArray, seed: int) -> Scorer:
+    from sklearn.neighbors import LocalOutlierFactor
+
+    fitted = LocalOutlierFactor(n_neighbors=min(20, len(x) - 1), novelty=True).fit(x)
+    return lambda y: -np.asarray(fitted.score_samples(y))
+
+
+def _pyod(name: str) -> Fit:
+    """A deep model of PyOD with its defaults and 20 epochs."""
+
+    def fit(x: FloatArray, seed: int) -> Scorer:
+        module, model_class = PYOD[name]
+        arguments = {"random_state": seed, "verbose": 0} | ({"n_features": x.shape[1]} if name == "pyod-dsvdd" else {})
+        epochs = "epochs" if name == "pyod-dsvdd" else "epoch_num"
+        model = getattr(importlib.import_module(module), model_class)(**arguments, **{epochs: 20})
+        model.fit(x)
+        return lambda y: np.asarray(model.decision_function(y))
+
+    return fit
+
+
+PYOD = {
+    "pyod-ae": ("pyod.models.auto_encoder", "AutoEncoder"),
+    "pyod-vae": ("pyod.models.vae", "VAE"),
+    "pyod-dsvdd": ("pyod.models.deep_svdd", "DeepSVDD"),
+}
+CLASSICAL: dict[str, Fit] = {
+    "5-nn": _neighbours,
+    "pca": _pca,
+    "ocsvm": _one_class_svm,
+    "iforest": _isolation_forest,
+    "lof": _lof,
+}
+BASELINES: dict[str, Fit] = CLASSICAL | {name: _pyod(name) for name in PYOD}
+
+
+def fit_baseline(name: str, images: NDArray[np.uint8], seed: int) -> Callable[[NDArray[np.uint8]], FloatArray]:
+    """Fit a rival on normal images; the result scores images of the same size.
+
+    Raises:
+        ConfigError: if there is no such rival, or its library is not installed.
+    """
+    if name not in BASELINES:
+        raise ConfigError(f'there is no method "{name}"; methods are our presets and: {", ".join(BASELINES)}')
+    if name in PYOD and importlib.util.find_spec("pyod") is None:
+        raise ConfigError(f"{name} needs PyOD (pip install pyod)")
+    scorer = BASELINES[name](_rows(images), seed)
+    return lambda others: scorer(_rows(others))
+
+
+def _rows(images: NDArray[np.uint8]) -> FloatArray:
+    return images.reshape(len(images), -1) / 255.0

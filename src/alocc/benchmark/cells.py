@@ -1,0 +1,260 @@
+"""One cell of a table: train one method on one set of normal images, score its test images, keep the figures.
+
+A cell is described by plain values, so that any process can run it and its file tells what it is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from alocc.benchmark.baselines import fit_baseline
+from alocc.benchmark.suite import load_suite_set
+from alocc.config import Config, ImagesConfig
+from alocc.data.images import to_unit_range
+from alocc.data.mnist import load_mnist
+from alocc.data.sources import BUILT_IN, open_source
+from alocc.detector import Detector
+from alocc.errors import DataError
+from alocc.evaluation.metrics import auroc
+from alocc.seeding import generator
+from alocc.training.loop import Hooks
+from alocc.training.run import train
+
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+Images = NDArray[np.uint8]
+TEST_SHARE = 0.2
+"""Share of a folder's images that test, where the data has no split of its own."""
+ALPHAS = (0.01, 0.05, 0.1)
+WATCH_LIMIT = 400
+"""Test images that are looked at through training; they steer nothing."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What to run. ``data`` and ``label`` name the images: a source and its normal class, or "suite" and a set."""
+
+    protocol: str
+    data: str
+    label: str
+    method: str
+    seed: int
+    config: Mapping[str, Any] | None = None
+    """Complete config where the method is ours; none for a rival."""
+    normals: int | None = None
+    """Train on so many normal images; none: all."""
+    contamination: float = 0.0
+    """Share of the training images that are anomalies in truth, without anybody knowing."""
+    watch: bool = False
+    """Whether D's AUROC through training is kept."""
+
+    @property
+    def name(self) -> str:
+        """Distinct for distinct cells of one folder, and fit for a file."""
+        return "-".join(str(part).replace("/", "_") for part in (self.label, self.method, f"seed{self.seed}"))
+
+    def as_json(self) -> dict[str, Any]:
+        """All that decides the result."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Images of a cell; anomalies among the training images are not marked."""
+
+    train: Images
+    test: Images
+    is_anomalous: BoolArray
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+Scored = Callable[[Images], tuple[FloatArray, Mapping[str, FloatArray]]]
+
+
+def run_cell(cell: Cell) -> dict[str, Any]:
+    """Train, score, measure. The result is JSON."""
+    task = load_task(cell)
+    began = time.perf_counter()
+    if cell.config is None:
+        scorer = fit_baseline(cell.method, task.train, cell.seed)
+        trained = time.perf_counter()
+        score = scorer(task.test)
+        figures: dict[str, Any] = {"auroc": auroc(score, task.is_anomalous)}
+        p_value = None
+    else:
+        detector, looks = _train_watched(cell, task)
+        trained = time.perf_counter()
+        scores = detector.score(task.test)
+        score, p_value = scores.anomaly_score, scores.p_value
+        normal_p = p_value[~task.is_anomalous]
+        figures = {
+            "auroc": auroc(score, task.is_anomalous),
+            "parts": {name: auroc(part, task.is_anomalous) for name, part in scores.parts.items()},
+            "weights": dict(detector.fusion.weights),
+            "health": detector.training.get("health"),
+            "n_held_out": len(detector.held_out_scores),
+            "false_positives": {str(alpha): int((normal_p <= alpha).sum()) for alpha in ALPHAS},
+            "watch": looks,
+        }
+    figures |= {
+        "n_train": len(task.train),
+        "n_normal": int((~task.is_anomalous).sum()),
+        "n_anomalous": int(task.is_anomalous.sum()),
+        "train_seconds": round(trained - began, 2),
+        "score_seconds": round(time.perf_counter() - trained, 2),
+    }
+    if cell.protocol == "outliers":
+        figures["f1"] = _f1_by_outliers(score, p_value, task)
+    return figures
+
+
+def load_task(cell: Cell) -> Task:
+    """Read or make the images of a cell.
+
+    Raises:
+        DataError: if the data cannot be had, or has too few images.
+    """
+    if cell.data == "suite":
+        made = load_suite_set(cell.label)
+        return _limited(cell, Task(made.train, made.test, made.is_anomalous))
+    if cell.protocol == "outliers":
+        return _outliers_task(cell)
+    (train, train_classes), (test, test_classes) = _splits(cell.data)
+    return _limited(
+        cell,
+        Task(train[train_classes == cell.label], test, test_classes != cell.label),
+        spoil=train[train_classes != cell.label],
+    )
+
+
+def class_names(data: str) -> list[str]:
+    """The classes of a source."""
+    names = list(open_source(data, "test").class_names)
+    if len(names) < 2:
+        raise DataError(f"{data} has no classes to set against each other; it needs a sub-folder for each")
+    return names
+
+
+def _splits(data: str) -> list[tuple[Images, NDArray[np.str_]]]:
+    """Training images and test images, with their classes."""
+    if data in BUILT_IN:
+        return [load_mnist("train"), load_mnist("test")]
+    source = open_source(data, "test")
+    images = source.load(source.infer_format(ImagesConfig()))
+    pixels = _as_array(images.images)
+    in_test = np.zeros(len(pixels), dtype=bool)
+    for name in source.class_names:
+        members = np.flatnonzero(images.classes == name)
+        order = torch.randperm(len(members), generator=generator(0, f"benchmark/{name}")).numpy()
+        in_test[members[order[: max(1, round(TEST_SHARE * len(members)))]]] = True
+    return [(pixels[part], images.classes[part]) for part in (~in_test, in_test)]
+
+
+def _outliers_task(cell: Cell) -> Task:
+    """The papers' split: all images pooled, 60 % of the inlier class train, 20 % validate, 20 % test.
+
+    As many outliers as inliers are drawn for validation and for test, from different images; the tables take as many
+    of them as the percentage asks for.
+    """
+    both = _splits(cell.data)
+    images, classes = np.concatenate([both[0][0], both[1][0]]), np.concatenate([both[0][1], both[1][1]])
+    stream = generator(cell.seed, "outliers")
+    inliers = np.flatnonzero(classes == cell.label)
+    inliers = inliers[torch.randperm(len(inliers), generator=stream).numpy()]
+    n = len(inliers) // 5
+    others = np.flatnonzero(classes != cell.label)
+    others = others[torch.randperm(len(others), generator=stream).numpy()][: 2 * n]
+    chosen = np.concatenate([inliers[: 2 * n], others])
+    is_anomalous = np.arange(len(chosen)) >= 2 * n
+    in_test = np.arange(len(chosen)) % (2 * n) >= n
+    return Task(images[inliers[2 * n :]], images[chosen], is_anomalous, {"in_test": in_test})
+
+
+def _limited(cell: Cell, task: Task, spoil: Images | None = None) -> Task:
+    """Fewer training images, or some of them anomalies, as the cell asks."""
+    train, stream = task.train, generator(cell.seed, "limit")
+    if cell.normals is not None:
+        if cell.normals > len(train):
+            raise DataError(f"{cell.label} has {len(train)} normal images to train on, fewer than {cell.normals}")
+        train = train[torch.randperm(len(train), generator=stream)[: cell.normals].numpy()]
+    if cell.contamination:
+        if spoil is None:
+            raise DataError("only one-vs-rest has images to spoil the training set with")
+        n = round(len(train) * cell.contamination / (1 - cell.contamination))
+        train = np.concatenate([train, spoil[torch.randperm(len(spoil), generator=stream)[:n].numpy()]])
+    return Task(train, task.test, task.is_anomalous, task.extra)
+
+
+def _train_watched(cell: Cell, task: Task) -> tuple[Detector, list[dict[str, float]]]:
+    """Train, and look at a few labelled images now and then if that is asked for."""
+    looks: list[dict[str, float]] = []
+    rng = np.random.default_rng(0)
+    shown = [rng.permutation(np.flatnonzero(task.is_anomalous == side))[:WATCH_LIMIT] for side in (False, True)]
+    chosen = np.concatenate(shown)
+
+    def watch(detector: Detector) -> Mapping[str, float]:
+        scores = detector.score(task.test[chosen])
+        look = {name: auroc(part, task.is_anomalous[chosen]) for name, part in scores.parts.items()}
+        looks.append(look)
+        return look
+
+    detector = train(
+        task.train,
+        config=Config.model_validate(cell.config),
+        seed=cell.seed,
+        device="cpu",
+        hooks=Hooks(),
+        open_watch=(lambda _: watch) if cell.watch else None,
+    )
+    return detector, looks
+
+
+def _f1_by_outliers(score: FloatArray, p_value: FloatArray | None, task: Task) -> dict[str, dict[str, float]]:
+    """F1 with the inlier as positive, at 10 % to 50 % outliers: three thresholds.
+
+    ``validation`` is the papers': the best on the validation fold, labels and all. ``alpha 0.01`` and ``alpha 0.05``
+    are ours, from normal images alone.
+    """
+    in_test = task.extra["in_test"]
+    result = {}
+    for percent in (10, 20, 30, 40, 50):
+        folds = []
+        for fold in (~in_test, in_test):
+            inliers, outliers = (np.flatnonzero(fold & (task.is_anomalous == side)) for side in (False, True))
+            n = round(len(inliers) * percent / (100 - percent))
+            folds.append(np.concatenate([inliers, outliers[:n]]))
+        validation, test = folds
+        threshold = _best_threshold(score[validation], ~task.is_anomalous[validation])
+        figures = {"validation": f1_of_inliers(score[test] <= threshold, ~task.is_anomalous[test])}
+        if p_value is not None:
+            for alpha in (0.01, 0.05):
+                figures[f"alpha {alpha:g}"] = f1_of_inliers(p_value[test] > alpha, ~task.is_anomalous[test])
+        result[str(percent)] = figures
+    return result
+
+
+def f1_of_inliers(called_inlier: BoolArray, is_inlier: BoolArray) -> float:
+    """2 TP / (2 TP + FP + FN), an inlier being the positive."""
+    true_positives = int((called_inlier & is_inlier).sum())
+    return 2 * true_positives / max(1, int(called_inlier.sum()) + int(is_inlier.sum()))
+
+
+def _best_threshold(score: FloatArray, is_inlier: BoolArray) -> float:
+    """The score up to which calling images inliers gives the best F1."""
+    order = np.argsort(score, kind="stable")
+    true_positives = np.cumsum(is_inlier[order])
+    f1 = 2 * true_positives / (np.arange(1, len(score) + 1) + is_inlier.sum())
+    return float(score[order[int(f1.argmax())]])
+
+
+def _as_array(images: torch.Tensor) -> Images:
+    """(n, C, H, W) → (n, H, W) or (n, H, W, 3), uint8."""
+    pixels = images if images.dtype == torch.uint8 else (to_unit_range(images) * 255).round().to(torch.uint8)
+    return pixels[:, 0].numpy() if pixels.shape[1] == 1 else pixels.permute(0, 2, 3, 1).contiguous().numpy()

@@ -1,0 +1,150 @@
+"""The three protocols: which cells they are made of, and the table that comes of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from alocc.benchmark.baselines import BASELINES, CLASSICAL
+from alocc.benchmark.cells import Cell, class_names
+from alocc.benchmark.running import Result
+from alocc.benchmark.suite import SUITE
+from alocc.config import PRESETS, Config, preset
+from alocc.errors import ConfigError
+
+DEFAULT_METHODS = ("robust", *CLASSICAL)
+OUTLIER_PERCENTS = ("10", "20", "30", "40", "50")
+T_975 = (math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""Student's t at 97.5 % for 0 to 9 degrees of freedom."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a protocol says: columns, and one row of numbers or nothing for each label."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Mapping[str, Sequence[float | None]]
+    notes: Sequence[str] = ()
+
+    def as_markdown(self) -> str:
+        """A table for people."""
+        lines = ["| | " + " | ".join(self.columns) + " |", "|---" * (len(self.columns) + 1) + "|"]
+        for label, values in self.rows.items():
+            shown = ["—" if value is None else f"{value:.4f}" for value in values]
+            lines.append(f"| {label} | " + " | ".join(shown) + " |")
+        return "\n".join([f"**{self.title}**", "", *lines, "", *self.notes, ""]).rstrip() + "\n"
+
+    def as_json(self) -> dict[str, Any]:
+        """A table for programs."""
+        rows = {label: dict(zip(self.columns, values, strict=True)) for label, values in self.rows.items()}
+        return {"title": self.title, "rows": rows, "notes": list(self.notes)}
+
+
+def method_configs(methods: Sequence[str], change: Callable[[Config], Config]) -> dict[str, Config | None]:
+    """Method → its config, with ``change`` applied, or none for a rival.
+
+    Raises:
+        ConfigError: if there is no such method.
+    """
+    configs: dict[str, Config | None] = {}
+    for name in methods:
+        if name in PRESETS:
+            configs[name] = change(preset(name))
+        elif name in BASELINES:
+            configs[name] = None
+        else:
+            raise ConfigError(f'there is no method "{name}"; methods: {", ".join([*PRESETS, *BASELINES])}')
+    return configs
+
+
+def make_cells(
+    protocol: str,
+    data: str,
+    methods: Mapping[str, Config | None],
+    seeds: int,
+    labels: Sequence[str] | None = None,
+    **options: Any,
+) -> list[Cell]:
+    """All cells of a protocol: labels × methods × seeds. A rival that draws no random number runs once.
+
+    Args:
+        protocol: "one-vs-rest", "outliers" or "suite".
+        data: a source of labelled images, or "suite".
+        methods: as :func:`method_configs` gives them.
+        seeds: 0 to ``seeds − 1``.
+        labels: normal classes, or sets of the suite; none: all.
+        options: the other fields of :class:`Cell`.
+
+    Raises:
+        ConfigError: if there is no such label.
+    """
+    known = list(SUITE) if protocol == "suite" else class_names(data)
+    for label in labels or ():
+        if label not in known:
+            raise ConfigError(f'there is no "{label}" in {data}; it has: {", ".join(known)}')
+    return [
+        Cell(protocol, data, label, method, seed, config.model_dump(mode="json") if config else None, **options)
+        for label in labels or known
+        for method, config in methods.items()
+        for seed in range(seeds)
+    ]
+
+
+def auroc_table(results: Sequence[Result], title: str) -> Table:
+    """AUROC by method: every label's mean over the seeds, then mean, worst single run and spread over all."""
+    labels, methods = _labels(results), list(dict.fromkeys(result.cell.method for result in results))
+    rows = {}
+    for method in methods:
+        by_seed = _by_seed(results, method)
+        means = [_mean([runs[label] for runs in by_seed if label in runs]) for label in labels]
+        rows[method] = [*means, *summary(by_seed)]
+    return Table(title, [*labels, "mean", "worst run", "SD of seeds", "± 95 %"], rows, _notes(results))
+
+
+def outliers_table(results: Sequence[Result], title: str) -> Table:
+    """Mean F1 over classes and seeds, inliers positive, by share of outliers and kind of threshold."""
+    rows: dict[str, list[float | None]] = {}
+    for method in dict.fromkeys(result.cell.method for result in results):
+        figures = [result.figures["f1"] for result in results if result.cell.method == method and not result.missing]
+        for kind in figures[0]["10"] if figures else ():
+            rows[f"{method}, {kind}"] = [_mean([run[percent][kind] for run in figures]) for percent in OUTLIER_PERCENTS]
+    return Table(title, [f"{percent} % outliers" for percent in OUTLIER_PERCENTS], rows, _notes(results))
+
+
+def summary(by_seed: Sequence[Mapping[str, float]]) -> list[float | None]:
+    """Mean, worst run, standard deviation of the seeds' means, half width of their 95 % interval (Student's t)."""
+    if not by_seed:
+        return [None] * 4
+    means = [float(np.mean(list(runs.values()))) for runs in by_seed]
+    worst = min(min(runs.values()) for runs in by_seed)
+    n = len(means)
+    if n < 2:
+        return [means[0], worst, None, None]
+    deviation = float(np.std(means, ddof=1))
+    return [float(np.mean(means)), worst, deviation, T_975[min(n, len(T_975)) - 1] * deviation / math.sqrt(n)]
+
+
+def _by_seed(results: Sequence[Result], method: str) -> list[dict[str, float]]:
+    runs: dict[int, dict[str, float]] = {}
+    for result in results:
+        if result.cell.method == method and not result.missing:
+            runs.setdefault(result.cell.seed, {})[result.cell.label] = result.figures["auroc"]
+    return list(runs.values())
+
+
+def _labels(results: Sequence[Result]) -> list[str]:
+    return list(dict.fromkeys(result.cell.label for result in results if not result.missing))
+
+
+def _notes(results: Sequence[Result]) -> list[str]:
+    missing = {f"{result.cell.label}: {result.missing}." for result in results if result.missing}
+    return [f"Left out — {reason}" for reason in sorted(missing)]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None

@@ -1,0 +1,107 @@
+"""Many cells, over processes, each written as soon as it is done: what is there is not run again."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alocc.benchmark.cells import Cell, run_cell
+from alocc.benchmark.suite import UnavailableError
+from alocc.errors import ArtefactError
+from alocc.storage import write_text
+
+
+@dataclass(frozen=True)
+class Result:
+    """A cell and its figures; no figures if its images or its library are not on this machine."""
+
+    cell: Cell
+    figures: dict[str, Any]
+    missing: str = ""
+    """Why there are no figures."""
+
+
+def run_cells(
+    cells: Iterable[Cell],
+    folder: Path,
+    processes: int = 1,
+    progress: Callable[[Result, bool], None] | None = None,
+) -> list[Result]:
+    """Run the cells that ``folder`` does not hold yet; the results are in the cells' order.
+
+    Args:
+        cells: what to run.
+        folder: where each result is written, as ``cells/<name>.json``.
+        processes: how many run at a time; the machine's cores are shared out among them.
+        progress: told of each finished cell, and whether it was there already.
+
+    Raises:
+        ArtefactError: if the folder holds other cells under the same names.
+    """
+    cells = list(cells)
+    results: dict[str, Result] = {}
+    todo = []
+    for cell in cells:
+        known = _read(cell, folder)
+        if known:
+            results[cell.name] = known
+            if progress:
+                progress(known, True)
+        else:
+            todo.append(cell)
+
+    def keep(result: Result) -> None:
+        if not result.missing:
+            content = {"cell": result.cell.as_json(), "figures": result.figures}
+            write_text(_path(result.cell, folder), json.dumps(content, indent=1))
+        results[result.cell.name] = result
+        if progress:
+            progress(result, False)
+
+    if processes == 1:
+        for cell in todo:
+            keep(_run(cell))
+    elif todo:
+        threads = max(1, (os.cpu_count() or 1) // processes)
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(processes, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+            futures = [pool.submit(_run, cell) for cell in todo]
+            try:
+                for future in as_completed(futures):
+                    keep(future.result())
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+    return [results[cell.name] for cell in cells]
+
+
+def _run(cell: Cell) -> Result:
+    try:
+        return Result(cell, run_cell(cell))
+    except UnavailableError as error:
+        return Result(cell, {}, str(error))
+
+
+def _path(cell: Cell, folder: Path) -> Path:
+    return folder / "cells" / f"{cell.name}.json"
+
+
+def _read(cell: Cell, folder: Path) -> Result | None:
+    path = _path(cell, folder)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ArtefactError(f"{path} cannot be read ({error}); delete it to run it again") from None
+    if content["cell"] != json.loads(json.dumps(cell.as_json())):
+        raise ArtefactError(f"{path} is of a benchmark with other settings; choose another --out, or delete it")
+    return Result(cell, content["figures"])

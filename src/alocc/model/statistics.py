@@ -1,0 +1,181 @@
+"""Statistics of images, and how usual they are: Gaussians fitted to normal images, without training by gradient.
+
+Four descriptions of an image, each a vector φ(x) of a few hundred numbers:
+
+| part         | φ(x)                                                                                      |
+|--------------|-------------------------------------------------------------------------------------------|
+| `spectrum`   | strength of each spatial frequency, by length and direction; and the grey levels or colours |
+| `texture`    | the same, and what fixed random filters at three scales answer, over the whole image       |
+| `quarters`   | the same, with the filters' answers over each quarter of the image too                      |
+| `sixteenths` | the same, with half as many filters over each sixteenth of the image too                    |
+
+The score of a part is the squared Mahalanobis distance of φ(x) from normal images, divided by the length of φ: about 1
+for normal images, more for unusual ones, whatever they are unusual in. A covariance from few images is shrunk
+(Ledoit & Wolf 2004).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from alocc.seeding import generator
+
+FILTERS = 24
+FILTER_SIZE = 5
+SCALES = (1, 2, 4)
+"""Filters see the image, the image at half its size, and at a quarter."""
+FREQUENCY_RINGS, FREQUENCY_SECTORS = 4, 6
+LEVELS = 6
+"""Grey levels, or levels of each colour, whose shares of the image are counted, softly."""
+FLOOR = 1e-5
+"""Added to a power before its logarithm: below it, there is nothing to see in images of 256 levels."""
+SMALLEST_SCALE = 1e-3
+"""Added to a standard deviation: what is the same in all normal images must not count without bounds."""
+MOST_IMAGES = 5_000
+"""As many normal images are enough for a covariance; more are thinned out evenly."""
+BATCH = 256
+GRIDS: dict[str, tuple[tuple[int, ...], int]] = {
+    "spectrum": ((), 0),
+    "texture": ((1,), FILTERS),
+    "quarters": ((1, 2), FILTERS),
+    "sixteenths": ((1, 4), FILTERS // 2),
+}
+"""Part → the grids over which the filters' answers are averaged, and how many filters."""
+
+
+class Statistics(nn.Module):
+    """Four Gaussians of normal images. Its buffers are all its state: it is saved and moved like a network."""
+
+    filters: Tensor
+    window: Tensor
+    rows_cos: Tensor
+    rows_sin: Tensor
+    columns_cos: Tensor
+    columns_sin: Tensor
+    bands: Tensor
+
+    def __init__(self, channels: int, image_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.image_size = image_size
+        filters = torch.randn((FILTERS, channels, FILTER_SIZE, FILTER_SIZE), generator=generator(0, "filters"))
+        filters = filters - filters.mean((1, 2, 3), keepdim=True)
+        self.register_buffer("filters", filters / filters.flatten(1).norm(dim=1).view(-1, 1, 1, 1))
+        for name, matrix in _fourier(image_size).items():
+            self.register_buffer(name, matrix, persistent=False)
+        length = self.describe(torch.zeros((1, channels, *image_size)))
+        for part, description in length.items():
+            n = description.shape[1]
+            self.register_buffer(f"{part}_mean", torch.zeros(n))
+            self.register_buffer(f"{part}_whitening", torch.eye(n))
+
+    def fit(self, images: Tensor) -> Statistics:
+        """Learn means and covariances.
+
+        Args:
+            images: normal images, (n, C, H, W), float32 in [0, 1].
+        """
+        images = images[:: math.ceil(len(images) / MOST_IMAGES)]
+        batches = [self.describe(batch) for batch in torch.split(images, BATCH)]
+        for part in GRIDS:
+            description = torch.cat([batch[part] for batch in batches]).double()
+            mean, scale = description.mean(0), description.std(0, correction=0) + SMALLEST_SCALE
+            precision = torch.linalg.inv(shrunk_covariance((description - mean) / scale))
+            whitening = torch.linalg.cholesky(precision) / scale[:, None]
+            getattr(self, f"{part}_mean").copy_(mean)
+            getattr(self, f"{part}_whitening").copy_(whitening)
+        return self
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """How unusual images are, (N,) for each part; about 1 for normal images."""
+        return {
+            part: ((description - getattr(self, f"{part}_mean")) @ getattr(self, f"{part}_whitening")).square().mean(1)
+            for part, description in self.describe(x).items()
+        }
+
+    def describe(self, x: Tensor) -> dict[str, Tensor]:
+        """φ(x) of each part, (N, length of φ)."""
+        whole = torch.cat([self._spectrum(x), _levels(x)], 1)
+        answers = [
+            F.conv2d(F.pad(image, (FILTER_SIZE // 2,) * 4, mode="reflect"), self.filters) for image in _scales(x)
+        ]
+        descriptions = {}
+        for part, (grids, n_filters) in GRIDS.items():
+            pooled = [_pooled(answer[:, :n_filters], grid) for grid in grids for answer in answers]
+            colours = [F.adaptive_avg_pool2d(x, grid).flatten(1) for grid in grids]
+            descriptions[part] = torch.cat([whole, *pooled, *colours], 1)
+        return descriptions
+
+    def _spectrum(self, x: Tensor) -> Tensor:
+        """Logarithm of the power in each ring and sector of frequencies, of the grey image under a smooth window.
+
+        Written as matrix products, so that it can be exported to any runtime.
+        """
+        grey = x.mean(1)
+        grey = (grey - grey.mean((1, 2), keepdim=True)) * self.window
+        rows_cos, rows_sin = self.rows_cos @ grey, self.rows_sin @ grey
+        real = rows_cos @ self.columns_cos - rows_sin @ self.columns_sin
+        imaginary = rows_cos @ self.columns_sin + rows_sin @ self.columns_cos
+        power = (real.square() + imaginary.square()).flatten(1) @ self.bands
+        return (power + FLOOR).log()
+
+
+def shrunk_covariance(x: Tensor) -> Tensor:
+    """Covariance of centred rows (n, p), moved towards a multiple of the identity (Ledoit & Wolf 2004).
+
+    The less the rows say about it, the further it is moved; so it can be inverted even for n < p.
+    """
+    n, p = x.shape
+    covariance = x.T @ x / n
+    mean_variance = covariance.trace() / p
+    distance = covariance.square().sum() / p - mean_variance**2
+    noise = (x.square().sum(1).square().sum() / n - covariance.square().sum()) / (n * p)
+    share = (noise / distance.clamp(min=1e-12)).clamp(0.0, 1.0)
+    shrunk: Tensor = (1 - share) * covariance + (share * mean_variance + 1e-6) * torch.eye(p).to(x)
+    return shrunk
+
+
+def _scales(x: Tensor) -> list[Tensor]:
+    """The image, smaller and smaller, as long as the filters fit in."""
+    images = [F.avg_pool2d(x, scale) if scale > 1 else x for scale in SCALES]
+    return [image for image in images if min(image.shape[2:]) > FILTER_SIZE]
+
+
+def _pooled(answer: Tensor, grid: int) -> Tensor:
+    """Logarithm of the root mean square, and the mean of the positive part, in each cell of a grid."""
+    power = F.adaptive_avg_pool2d(answer.square(), grid)
+    return torch.cat(
+        [(0.5 * (power + FLOOR).log()).flatten(1), F.adaptive_avg_pool2d(answer.relu(), grid).flatten(1)], 1
+    )
+
+
+def _levels(x: Tensor) -> Tensor:
+    """Mean, contrast and soft histogram of each channel."""
+    pixels = x.flatten(2)
+    centres = torch.linspace(0, 1, LEVELS).to(x)
+    distance = (pixels.unsqueeze(2) - centres.view(-1, 1)) * (LEVELS - 1)
+    shares = torch.exp(-2 * distance.square()).mean(3).flatten(1)
+    return torch.cat([pixels.mean(2), (pixels.std(2) + 1e-3).log(), (shares + 0.01).log()], 1)
+
+
+def _fourier(image_size: tuple[int, int]) -> dict[str, Tensor]:
+    """The Fourier transform of a window as matrices, and which frequency belongs to which band."""
+    height, width = image_size
+    matrices = {"window": torch.outer(torch.hann_window(height), torch.hann_window(width))}
+    for name, n in (("rows", height), ("columns", width)):
+        angle = 2 * math.pi / n * torch.outer(torch.arange(n), torch.arange(n)).double()
+        matrices[f"{name}_cos"], matrices[f"{name}_sin"] = angle.cos().float(), angle.sin().float()
+    down, across = torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)[None]
+    radius = (down.square() + across.square()).sqrt()
+    ring = (radius / 0.5 * FREQUENCY_RINGS).clamp(max=FREQUENCY_RINGS - 0.01).long()
+    sector = (
+        (torch.atan2(down, across) % math.pi / math.pi * FREQUENCY_SECTORS).clamp(max=FREQUENCY_SECTORS - 0.01).long()
+    )
+    band = torch.where(radius > 0, ring * FREQUENCY_SECTORS + sector, -1).flatten()
+    members = F.one_hot(band + 1, FREQUENCY_RINGS * FREQUENCY_SECTORS + 1)[:, 1:].float()
+    members = members[:, members.sum(0) > 0]
+    matrices["bands"] = members / members.sum(0)
+    return matrices

@@ -1,0 +1,94 @@
+"""What is worth how much on these images, found out without a single anomaly.
+
+Normal images that training never saw are changed into pseudo-anomalies (:mod:`alocc.data.negatives`), and it is
+measured how well each kind is told from normal images that were only jittered, and so carry the same blur.
+
+* A kind that looks normal is no negative: where normal images come in any direction, turning them teaches D nothing true.
+* A part of the score that misses the kinds which D never met counts less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from alocc.data.deformation import jitter
+from alocc.data.negatives import NEGATIVES
+from alocc.model.statistics import Statistics
+
+MOST_IMAGES = 200
+"""Pseudo-anomalies of each kind; fewer normal images are used several times, each time changed anew."""
+LOOKS_NORMAL = 0.55
+"""AUROC below which a kind of pseudo-anomaly cannot be told from normal images."""
+FULL_WEIGHT_FROM = 0.5
+"""A part keeps its full weight if it is at least so useful, compared with the most useful part."""
+
+Score = Callable[[Tensor], Mapping[str, Tensor]]
+
+
+def useful_kinds(
+    statistics: Statistics, held_out: Tensor, kinds: Sequence[str], generator: torch.Generator
+) -> list[str]:
+    """The kinds that do not look normal to the statistics; the two least normal-looking if all do.
+
+    Args:
+        statistics: fitted to the images that train.
+        held_out: normal images that do not train, (n, C, H, W), float32 in [0, 1].
+        kinds: names from :data:`alocc.data.negatives.NEGATIVES`.
+        generator: a CPU stream.
+    """
+    with torch.inference_mode():
+        seen = separation(statistics, held_out, kinds, generator)
+    visible = {kind: max(by_part.values()) for kind, by_part in seen.items()}
+    enough = [kind for kind in kinds if visible[kind] >= LOOKS_NORMAL]
+    return enough if len(enough) >= 2 else sorted(kinds, key=lambda kind: -visible[kind])[:2]
+
+
+def validated_weights(
+    weights: Mapping[str, float], score: Score, held_out: Tensor, trained_on: Sequence[str], generator: torch.Generator
+) -> dict[str, float]:
+    """Take weight from the parts of the score that miss what the others see.
+
+    A part's usefulness is the mean of ``max(0, 2·AUROC − 1)`` over the kinds that D was not trained on. With u the
+    usefulness compared with the best part's, the weight is multiplied by ``min(1, u / 0.5)²``.
+
+    Args:
+        weights: each part's weight if it is useful.
+        score: parts of the score of images, (N,) each, higher = more anomalous.
+        held_out: normal images that do not train, (n, C, H, W), float32 in [0, 1].
+        trained_on: kinds of pseudo-anomaly that D met.
+        generator: a CPU stream.
+    """
+    unseen = [kind for kind in NEGATIVES if kind not in trained_on]
+    with torch.inference_mode():
+        seen = separation(score, held_out, unseen, generator)
+    useful = {part: sum(max(0.0, 2 * seen[kind][part] - 1) for kind in unseen) / len(unseen) for part in weights}
+    best = max(useful.values())
+    if best == 0:  # nothing is seen by any part: there is nothing to go by
+        return dict(weights)
+    return {part: weight * min(1.0, useful[part] / best / FULL_WEIGHT_FROM) ** 2 for part, weight in weights.items()}
+
+
+def separation(
+    score: Score, normals: Tensor, kinds: Sequence[str], generator: torch.Generator
+) -> dict[str, dict[str, float]]:
+    """Kind → part → AUROC of pseudo-anomalies of that kind against jittered normal images."""
+    repeats = -(-MOST_IMAGES // len(normals))
+    images = normals.repeat(repeats, 1, 1, 1)[:MOST_IMAGES]
+    # neighbours are put together by some kinds, so copies of one image must not be neighbours
+    images = images[torch.randperm(len(images), generator=generator)]
+    normal = score(jitter(images, generator))
+    result = {}
+    for kind in kinds:
+        changed = score(NEGATIVES[kind](images, generator))
+        result[kind] = {part: auroc(normal[part], changed[part]) for part in normal}
+    return result
+
+
+def auroc(normal: Tensor, anomalous: Tensor) -> float:
+    """Share of pairs in which the anomalous one has the higher score; ties count half."""
+    above = (anomalous[:, None] > normal).double().mean()
+    equal = (anomalous[:, None] == normal).double().mean()
+    return float(above + equal / 2)
