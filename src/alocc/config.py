@@ -18,7 +18,7 @@ from alocc.errors import ConfigError
 
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
-StatisticsPart: TypeAlias = Literal["spectrum", "texture", "quarters", "sixteenths"]
+StatisticsPart: TypeAlias = Literal["spectrum", "texture", "quarters", "sixteenths", "neighbours"]
 ScorePart: TypeAlias = Literal[
     "d_pair", "d_image", "d_reconstruction", "mse", "ssim", "ssim_half", "features", StatisticsPart
 ]
@@ -228,7 +228,7 @@ PRESETS: dict[str, Config] = {
         training=TrainingConfig(
             batch_size=None,
             reconstruction=ReconstructionConfig(
-                iterations=1_000,
+                iterations=800,
                 adam=AdamConfig(learning_rate=2e-3, weight_decay=1e-2, decoupled_decay=True, schedule="one-cycle"),
             ),
             discrimination=DiscriminationConfig(
@@ -241,8 +241,7 @@ PRESETS: dict[str, Config] = {
         ),
         scoring={
             "d_pair": 1.5,
-            "ssim_half": 0.25,
-            "features": 0.25,
+            "neighbours": 0.5,
             "spectrum": 0.5,
             "texture": 0.5,
             "quarters": 0.5,

@@ -104,12 +104,12 @@ class Detector:
             images = to_unit_range(held_out[:VALIDATION_IMAGES])
             weights = validated_weights(
                 weights,
-                lambda x: _compute_parts(config, R, D, statistics, x),
+                lambda x: compute_parts(config, R, D, statistics, x),
                 images,
                 training.get("negatives", ()),
                 generator(config.seed, "validation"),
             )
-        parts = _compute_parts(config, R, D, statistics, held_out)
+        parts = compute_parts(config, R, D, statistics, held_out)
         fusion = Fusion.fit(weights, parts)
         scores = np.sort(fusion(parts).numpy())
         return cls(config, image_format, R, D, statistics, fusion, scores, alpha, seen, training)
@@ -150,7 +150,7 @@ class Detector:
             DataError: if the images have a wrong shape, type or value range.
         """
         x = images if isinstance(images, Tensor) else self._prepared(images)
-        parts = _compute_parts(self.config, self.R, self.D, self.statistics, x, progress)
+        parts = compute_parts(self.config, self.R, self.D, self.statistics, x, progress)
         anomaly_score = self.fusion(parts).numpy()
         p_value = conformal_p_values(anomaly_score, self.held_out_scores)
         logits = next((-parts[name] for name in D_PARTS if name in parts), None)
@@ -246,7 +246,8 @@ class Detector:
         D.load_state_dict(_below("D.", tensors))
         statistics = None
         if config.statistics_parts:
-            statistics = Statistics(image_format.channels, image_format.size)
+            n_memory = len(tensors["statistics.memory"])
+            statistics = Statistics(image_format.channels, image_format.size, n_memory)
             statistics.load_state_dict(_below("statistics.", tensors))
         return cls(
             config,
@@ -304,7 +305,7 @@ def library_versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in names}
 
 
-def _compute_parts(
+def compute_parts(
     config: Config,
     R: Reconstructor,
     D: Discriminator,

@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from alocc.benchmark.baselines import fit_baseline
 from alocc.benchmark.suite import load_suite_set
 from alocc.config import Config, ImagesConfig
-from alocc.data.images import to_unit_range
+from alocc.data.images import prepare_batch, to_unit_range
 from alocc.data.mnist import load_mnist
 from alocc.data.sources import BUILT_IN, open_source
 from alocc.detector import Detector
 from alocc.errors import DataError
+from alocc.evaluation.health import measure
 from alocc.evaluation.metrics import auroc
+from alocc.model.validation import MOST_IMAGES
 from alocc.seeding import generator
 from alocc.training.loop import Hooks
 from alocc.training.run import train
@@ -93,12 +95,13 @@ def run_cell(cell: Cell) -> dict[str, Any]:
         trained = time.perf_counter()
         scores = detector.score(task.test)
         score, p_value = scores.anomaly_score, scores.p_value
+        normals = prepare_batch(task.test[~task.is_anomalous], detector.image_format)
         normal_p = p_value[~task.is_anomalous]
         figures = {
             "auroc": auroc(score, task.is_anomalous),
             "parts": {name: auroc(part, task.is_anomalous) for name, part in scores.parts.items()},
             "weights": dict(detector.fusion.weights),
-            "health": detector.training.get("health"),
+            "health": measure(detector, normals[:MOST_IMAGES], fresh=True).as_json(),
             "n_held_out": len(detector.held_out_scores),
             "false_positives": {str(alpha): int((normal_p <= alpha).sum()) for alpha in ALPHAS},
             "watch": looks,

@@ -10,8 +10,9 @@
 | `ssim_half`        | the same at half the resolution, 7×7 window                   |
 | `features`         | 1 − cosine of R's deepest feature maps of x and of R(x)       |
 | `spectrum`, `texture`, `quarters`, `sixteenths` | how unusual the image's statistics are            |
+| `neighbours`       | distance to the nearest normal images, at 14×14 pixels        |
 
-The last four are described in :mod:`alocc.model.statistics`.
+The last five are described in :mod:`alocc.model.statistics`.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ from torch import Tensor
 
 from alocc.data.deformation import fixed_jitters
 from alocc.model.networks import Discriminator, Reconstructor
-from alocc.model.statistics import GRIDS, Statistics
+from alocc.model.statistics import PARTS as STATISTICS_PARTS
+from alocc.model.statistics import Statistics
 
 D_PARTS = ("d_pair", "d_reconstruction", "d_image")
-LOGARITHMIC = frozenset({"mse", "ssim", "ssim_half", "features", *GRIDS})
+LOGARITHMIC = frozenset({"mse", "ssim", "ssim_half", "features", *STATISTICS_PARTS})
 """Parts that are errors or distances: positive and skewed, so they are compared by their logarithm."""
 FLOOR = 1e-4
 """Added to an error before its logarithm: below it, differences are rounding."""
@@ -63,7 +65,7 @@ def score_parts(
         "ssim_half": lambda: 1 - ssim(F.avg_pool2d(x, 2), F.avg_pool2d(x_hat, 2), window=7),
         "features": lambda: _feature_distance(R, x, x_hat),
     }
-    unusual = statistics(x) if statistics is not None and not set(GRIDS).isdisjoint(parts) else {}
+    unusual = statistics(x) if statistics is not None and not set(STATISTICS_PARTS).isdisjoint(parts) else {}
     return {part: unusual[part] if part in unusual else compute[part]() for part in parts}
 
 

@@ -1,4 +1,4 @@
-"""Statistics of images, and how usual they are: Gaussians fitted to normal images, without training by gradient.
+"""What normal images are like, learned without gradients: Gaussians of their statistics, and a memory of small copies.
 
 Four descriptions of an image, each a vector φ(x) of a few hundred numbers:
 
@@ -12,6 +12,8 @@ Four descriptions of an image, each a vector φ(x) of a few hundred numbers:
 The score of a part is the squared Mahalanobis distance of φ(x) from normal images, divided by the length of φ: about 1
 for normal images, more for unusual ones, whatever they are unusual in. A covariance from few images is shrunk
 (Ledoit & Wolf 2004).
+
+A fifth part, `neighbours`, is the mean Euclidean distance to the five nearest normal images, all at 14×14 pixels.
 """
 
 from __future__ import annotations
@@ -35,6 +37,9 @@ FLOOR = 1e-5
 """Added to a power before its logarithm: below it, there is nothing to see in images of 256 levels."""
 SMALLEST_SCALE = 1e-3
 """Added to a standard deviation: what is the same in all normal images must not count without bounds."""
+NEIGHBOURS = 5
+SMALL_SIDE = 14
+MOST_REMEMBERED = 2_500
 MOST_IMAGES = 5_000
 """As many normal images are enough for a covariance; more are thinned out evenly."""
 BATCH = 256
@@ -45,10 +50,17 @@ GRIDS: dict[str, tuple[tuple[int, ...], int]] = {
     "sixteenths": ((1, 4), FILTERS // 2),
 }
 """Part → the grids over which the filters' answers are averaged, and how many filters."""
+PARTS = (*GRIDS, "neighbours")
 
 
 class Statistics(nn.Module):
-    """Four Gaussians of normal images. Its buffers are all its state: it is saved and moved like a network."""
+    """Four Gaussians and a memory of normal images. Its buffers are all its state: it is saved and moved like a network.
+
+    Args:
+        channels: 1 or 3.
+        image_size: height and width.
+        n_memory: how many small copies are in the memory; fitting sets it.
+    """
 
     filters: Tensor
     window: Tensor
@@ -57,8 +69,9 @@ class Statistics(nn.Module):
     columns_cos: Tensor
     columns_sin: Tensor
     bands: Tensor
+    memory: Tensor
 
-    def __init__(self, channels: int, image_size: tuple[int, int]) -> None:
+    def __init__(self, channels: int, image_size: tuple[int, int], n_memory: int = NEIGHBOURS) -> None:
         super().__init__()
         self.image_size = image_size
         filters = torch.randn((FILTERS, channels, FILTER_SIZE, FILTER_SIZE), generator=generator(0, "filters"))
@@ -72,8 +85,10 @@ class Statistics(nn.Module):
             self.register_buffer(f"{part}_mean", torch.zeros(n))
             self.register_buffer(f"{part}_whitening", torch.eye(n))
 
+        self.register_buffer("memory", torch.zeros((n_memory, channels * SMALL_SIDE**2)))
+
     def fit(self, images: Tensor) -> Statistics:
-        """Learn means and covariances.
+        """Learn means and covariances, and remember.
 
         Args:
             images: normal images, (n, C, H, W), float32 in [0, 1].
@@ -87,11 +102,14 @@ class Statistics(nn.Module):
             whitening = torch.linalg.cholesky(precision) / scale[:, None]
             getattr(self, f"{part}_mean").copy_(mean)
             getattr(self, f"{part}_whitening").copy_(whitening)
+        self.memory = _small(images[:: math.ceil(len(images) / MOST_REMEMBERED)])
         return self
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """How unusual images are, (N,) for each part; about 1 for normal images."""
-        return {
+        """How unusual images are, (N,) for each part."""
+        distances = torch.cdist(_small(x), self.memory)
+        nearest = distances.topk(min(NEIGHBOURS, len(self.memory)), largest=False).values
+        return {"neighbours": nearest.mean(1)} | {
             part: ((description - getattr(self, f"{part}_mean")) @ getattr(self, f"{part}_whitening")).square().mean(1)
             for part, description in self.describe(x).items()
         }
@@ -136,6 +154,10 @@ def shrunk_covariance(x: Tensor) -> Tensor:
     share = (noise / distance.clamp(min=1e-12)).clamp(0.0, 1.0)
     shrunk: Tensor = (1 - share) * covariance + (share * mean_variance + 1e-6) * torch.eye(p).to(x)
     return shrunk
+
+
+def _small(x: Tensor) -> Tensor:
+    return F.adaptive_avg_pool2d(x, SMALL_SIDE).flatten(1)
 
 
 def _scales(x: Tensor) -> list[Tensor]:

@@ -3,7 +3,7 @@
 Normal images that training never saw are changed into pseudo-anomalies (:mod:`alocc.data.negatives`), and it is
 measured how well each kind is told from normal images that were only jittered, and so carry the same blur.
 
-* A kind that looks normal is no negative: where normal images come in any direction, turning them teaches D nothing true.
+* A kind that looks normal is no negative: where normal images lie in any direction, turning them teaches D nothing.
 * A part of the score that misses the kinds which D never met counts less.
 """
 

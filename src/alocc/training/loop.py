@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,7 +26,10 @@ from alocc.training.step import Losses
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+T = TypeVar("T")
 CHECKPOINT_SECONDS = 30.0
+LOOKS = 8
+"""How often a training is looked at."""
 
 
 class Moment(NamedTuple):
@@ -65,6 +68,7 @@ def train_networks(
     fabric: Fabric,
     *,
     kinds: Sequence[str] = (),
+    polarity: Callable[[], float] | None = None,
     identity: Mapping[str, Any],
     checkpoint: Path | None = None,
     hooks: Hooks | None = None,
@@ -75,6 +79,7 @@ def train_networks(
         images: normal images, (n, C, H, W), uint8 or float32 in [0, 1].
         held_out: normal images that no update sees; only the paper's stopping rule looks at them.
         kinds: kinds of pseudo-anomaly that D meets in its own phase.
+        polarity: measures whether D means what it should, eight times in each phase that trains it; for the history.
         identity: what makes this training this one; a checkpoint of another is refused.
         checkpoint: where to keep the state; if the file is there, the training goes on from it.
 
@@ -95,7 +100,7 @@ def train_networks(
         hooks.resumed(done)
     planned = sum(phase.config.iterations for phase in phases)
     row_every = max(10, min(100, planned // 50))
-    watch_every = hooks.watch_every or max(1, planned // 8)
+    watch_every = hooks.watch_every or max(1, planned // LOOKS)
     history = History(state.history)
     started = time.perf_counter() - state.seconds
     saved = state.seconds
@@ -103,6 +108,7 @@ def train_networks(
     for phase in phases[state.phase :]:
         iterate = begin(phase, config, state, images, kinds, fabric)
         done_before = sum(earlier.config.iterations for earlier in phases[: state.phase])
+        looks_every = max(1, phase.config.iterations // LOOKS)
         finished = False
         while not finished:
             set_learning_rates(phase, state)
@@ -116,9 +122,12 @@ def train_networks(
 
             row_due = done % row_every == 0
             finished = state.iteration == phase.config.iterations or (row_due and _stop_rule_met(phase, R, held_out))
+            polarity_due = polarity is not None and "D" in phase.trained and state.iteration % looks_every == 0
             watch_due = hooks.watch is not None and (done % watch_every == 0 or finished)
-            if row_due or watch_due or finished:
-                watched = _watch(hooks, R, D) if watch_due else {}
+            if row_due or watch_due or polarity_due or finished:
+                watched = dict(_watch(hooks.watch, R, D)) if hooks.watch and watch_due else {}
+                if polarity and polarity_due:
+                    watched["polarity"] = _watch(polarity, R, D)
                 history.write_row(phase.name, done, state.seconds, watched)
             if finished:
                 state.phase, state.iteration = state.phase + 1, 0
@@ -162,11 +171,11 @@ def _finite(losses: Losses, phase: Phase, state: TrainingState, checkpoint: Path
     return values
 
 
-def _watch(hooks: Hooks, R: Reconstructor, D: Discriminator) -> Mapping[str, float]:
-    """Let the watch see the networks as they would score, and put them back as they were."""
+def _watch(look: Callable[[], T], R: Reconstructor, D: Discriminator) -> T:
+    """Let somebody look at the networks as they would score, and put them back as they were."""
     modes = R.training, D.training
     R.eval(), D.eval()
-    figures = hooks.watch() if hooks.watch else {}
+    figures = look()
     R.train(modes[0]), D.train(modes[1])
     return figures
 

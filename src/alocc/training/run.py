@@ -15,15 +15,18 @@ import torch
 from torch import Tensor
 
 from alocc.config import Config, dump_config, preset, with_iterations, with_values
+from alocc.data.deformation import jitter
 from alocc.data.images import ImageFormat, to_unit_range
+from alocc.data.negatives import NEGATIVES, make_negatives
 from alocc.data.sources import BUILT_IN, Data, ImageSet, open_source
 from alocc.data.splits import split_normals
-from alocc.detector import Detector, fingerprint, image_hashes, library_versions
+from alocc.detector import Detector, compute_parts, fingerprint, image_hashes, library_versions
 from alocc.errors import ArtefactError, ConfigError, DataError
-from alocc.model.networks import build_networks
+from alocc.model.networks import Discriminator, Reconstructor, build_networks
+from alocc.model.scoring import D_PARTS
 from alocc.model.statistics import MOST_IMAGES, Statistics
 from alocc.model.validation import MOST_IMAGES as VALIDATION_IMAGES
-from alocc.model.validation import useful_kinds
+from alocc.model.validation import auroc, useful_kinds
 from alocc.seeding import generator
 from alocc.storage import write_text
 from alocc.training.history import history_csv
@@ -32,6 +35,7 @@ from alocc.training.loop import Hooks, train_networks
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+POLARITY_IMAGES = 100
 PIXELS_PER_BATCH = 64 * 28 * 28
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Watch = Callable[[Detector], Mapping[str, float]]
@@ -150,18 +154,22 @@ def train(
     kinds = choose_kinds(config, statistics, held_out)
     summary = {**images.summary, **({"negatives": kinds} if kinds else {})}
 
-    def detector_now(final: bool = False) -> Detector:
-        now = config if final else _with_fixed_weights(config)  # weighing the parts takes longer than a look
-        return Detector.calibrate(now, images.image_format, R, D, statistics, held_out, seen, summary)
+    def detector_with(config: Config, summary: Mapping[str, Any]) -> Detector:
+        return Detector.calibrate(config, images.image_format, R, D, statistics, held_out, seen, summary)
+
+    def detector_now() -> Detector:  # weighing the parts takes longer than a look
+        return detector_with(_with_fixed_weights(config), summary)
 
     state = train_networks(
         config, R, D, pixels[images.fit], held_out, fabric,
         kinds=kinds,
+        polarity=polarity_of(config, R, D, kinds, held_out),
         identity=identity,
         checkpoint=folder.checkpoint if folder else None,
         hooks=replace(hooks or Hooks(), watch=(lambda: watch(detector_now())) if watch else None),
     )  # fmt: skip
-    detector = detector_now(final=True).to("cpu")
+    looks = [row["polarity"] for row in state.history if "polarity" in row]
+    detector = detector_with(config, {**summary, "polarity": looks} if looks else summary).to("cpu")
     if folder:
         detector.save(folder.model)
         write_text(folder.history, history_csv(state.history))
@@ -210,6 +218,28 @@ def choose_kinds(config: Config, statistics: Statistics | None, held_out: Tensor
         return []
     images = to_unit_range(held_out[:VALIDATION_IMAGES])
     return useful_kinds(statistics, images, discrimination.kinds, generator(config.seed, "validation"))
+
+
+def polarity_of(
+    config: Config, R: Reconstructor, D: Discriminator, kinds: Sequence[str], held_out: Tensor
+) -> Callable[[], float] | None:
+    """A function that measures D's AUROC on kinds of pseudo-anomaly that it does not meet; none if D scores nothing."""
+    part = next((part for part in D_PARTS if part in config.scoring), None)
+    if part is None:
+        return None
+    stream = generator(config.seed, "polarity")
+    images = to_unit_range(held_out[:POLARITY_IMAGES])
+    normals = jitter(images, stream)
+    unseen = [kind for kind in NEGATIVES if kind not in kinds]
+    pseudo = make_negatives(images[torch.randperm(len(images), generator=stream)], unseen, stream)
+
+    alone = with_values(config, {"scoring": {part: 1.0}}, source="polarity")
+
+    def measure() -> float:
+        normal, anomalous = (compute_parts(alone, R, D, None, x)[part] for x in (normals, pseudo))
+        return round(auroc(normal, anomalous), 4)
+
+    return measure
 
 
 def _with_fixed_weights(config: Config) -> Config:

@@ -1,0 +1,253 @@
+"""Is a detector fit for use? Asked without a single anomaly: some images must look anomalous, and normal ones must not.
+
+Measuring and judging are apart: :func:`measure` gives numbers, :func:`judge` makes a verdict with its reasons of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from alocc.data.images import to_unit_range
+from alocc.data.negatives import NEGATIVES
+from alocc.detector import Detector
+from alocc.errors import DataError
+from alocc.evaluation.metrics import auroc
+from alocc.model.validation import MOST_IMAGES, separation
+from alocc.seeding import generator
+
+FloatArray = NDArray[np.float64]
+Verdict = Literal["good", "doubtful", "useless"]
+ORDER: tuple[Verdict, ...] = ("good", "doubtful", "useless")
+PATCH = 4
+"""Side of the shuffled patches, in pixels."""
+FEW_HELD_OUT = 20
+
+BLIND, WEAK = 0.55, 0.62
+"""Mean AUROC over kinds of pseudo-anomaly that D never met: below the first useless, below the second doubtful."""
+GROSS_MISSED, GROSS_SEEN = 0.6, 0.9
+"""AUROC on probes that nobody would call normal: useless below the first, doubtful below the second."""
+FLIPPED = 0.45
+"""AUROC of D on pseudo-anomalies below which it means the opposite of what it should."""
+UNLIKELY = 0.001
+"""p-value of the test of uniformity below which fresh normal images do not look like the held-out ones."""
+UNSTABLE = 0.5
+"""Rank correlation with a second seed's scores below which a detector owes too much to chance."""
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What was measured; everything that a verdict rests on."""
+
+    probes: Mapping[str, float]
+    """Probe that must look anomalous → AUROC of the anomaly score against normal images."""
+    unseen_kinds: Mapping[str, float]
+    """Kind of pseudo-anomaly that D never met → AUROC against jittered normal images."""
+    polarity: Sequence[float]
+    """AUROC of D on pseudo-anomalies at looks through its training; empty if D has no part in the score."""
+    d_weight: float
+    """Share of D in the score's weights."""
+    n_held_out: int
+    n_fresh: int
+    """Fresh normal images the p-values of which were tested; 0 for none."""
+    uniformity: float | None
+    """p-value of the hypothesis that the p-values of fresh normal images are uniform; none if there were none."""
+    stability: float | None
+    """Rank correlation of the scores with those of a second seed; none if there was no second training."""
+
+    @property
+    def unseen_mean(self) -> float:
+        """Mean AUROC over kinds that D never met."""
+        return float(np.mean(list(self.unseen_kinds.values())))
+
+    def as_json(self) -> dict[str, Any]:
+        """For a file."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One reason for a verdict, and what to do about it."""
+
+    verdict: Verdict
+    reason: str
+    advice: str
+
+
+@dataclass(frozen=True)
+class Health:
+    """A verdict, the worst of its findings, and the measures behind it."""
+
+    verdict: Verdict
+    findings: Sequence[Finding]
+    measures: Measures
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return asdict(self)
+
+
+def check(detector: Detector, normals: Tensor, *, fresh: bool, second: Detector | None = None) -> Health:
+    """Examine a detector.
+
+    Args:
+        detector: a fitted detector.
+        normals: normal images that it was not trained on, (n, C, H, W), in its format.
+        fresh: whether the images are other ones than those it was calibrated on, so that their p-values say something.
+        second: a detector of the same images with another seed.
+
+    Raises:
+        DataError: if there are fewer than five images.
+    """
+    return judge(measure(detector, normals, fresh=fresh, second=second))
+
+
+def measure(detector: Detector, normals: Tensor, *, fresh: bool, second: Detector | None = None) -> Measures:
+    """Measure all that a verdict needs; see :func:`check`."""
+    if len(normals) < 5:
+        raise DataError(f"a check needs at least 5 normal images, got {len(normals)}")
+    normals = to_unit_range(normals[:: max(1, len(normals) // MOST_IMAGES)])
+    stream = generator(detector.config.seed, "health")
+    own = detector.score(normals)
+    probes = {
+        name: auroc(np.concatenate([own.anomaly_score, score]), np.arange(len(own) + len(score)) >= len(own))
+        for name, score in (
+            (name, detector.score(x).anomaly_score) for name, x in gross_probes(normals, stream).items()
+        )
+    }
+    met = detector.training.get("negatives", ())
+    unseen = [kind for kind in NEGATIVES if kind not in met]
+    seen = separation(lambda x: {"fused": torch.from_numpy(detector.score(x).anomaly_score)}, normals, unseen, stream)
+    weights = detector.fusion.weights
+    d_weight = sum(weight for part, weight in weights.items() if part.startswith("d_")) / sum(weights.values())
+    stability = None
+    if second is not None:
+        x = torch.cat([normals, *(NEGATIVES[kind](normals, stream) for kind in unseen)])
+        stability = _rank_correlation(detector.score(x).anomaly_score, second.score(x).anomaly_score)
+    return Measures(
+        probes,
+        {kind: by_part["fused"] for kind, by_part in seen.items()},
+        list(detector.training.get("polarity", ())) if d_weight else [],
+        d_weight,
+        len(detector.held_out_scores),
+        len(own) if fresh else 0,
+        uniformity(own.p_value) if fresh else None,
+        stability,
+    )
+
+
+def judge(measures: Measures) -> Health:
+    """Turn measures into a verdict: the worst of all findings, good if there are none."""
+    findings = [finding for finding in _findings(measures) if finding.verdict != "good"]
+    verdict: Verdict = max((finding.verdict for finding in findings), key=ORDER.index, default="good")
+    return Health(verdict, sorted(findings, key=lambda finding: -ORDER.index(finding.verdict)), measures)
+
+
+def _findings(measures: Measures) -> list[Finding]:
+    mean = measures.unseen_mean
+    more = "train on more normal images, or larger ones (--set images.size=[64,64]); look at what sets anomalies apart"
+    findings = [
+        Finding(
+            "useless" if mean < BLIND else "doubtful" if mean < WEAK else "good",
+            f"pseudo-anomalies of kinds that it never met look almost normal to it (mean AUROC {mean:.2f})",
+            more + "; were other things mixed into the normal images?",
+        )
+    ]
+    for name, value in measures.probes.items():
+        findings.append(
+            Finding(
+                "useless" if value < GROSS_MISSED else "doubtful" if value < GROSS_SEEN else "good",
+                f"{name} images, which nobody would call normal, do not stand out (AUROC {value:.2f})",
+                "do not rely on it for images of another kind than the normal ones; train with the preset robust",
+            )
+        )
+    late = measures.polarity[len(measures.polarity) // 5 :]
+    if late and min(late) < FLIPPED:
+        useless = measures.d_weight > 0.5 and late[-1] < FLIPPED
+        findings.append(
+            Finding(
+                "useless" if useless else "doubtful",
+                f"D called pseudo-anomalies more normal than normal images in training (AUROC down to {min(late):.2f})",
+                "its score may mean the opposite of what it should; train with the preset robust",
+            )
+        )
+    if measures.n_held_out < FEW_HELD_OUT:
+        findings.append(
+            Finding(
+                "doubtful",
+                f"only {measures.n_held_out} held-out normal images stand behind its threshold",
+                "train on more normal images, or ask for a larger alpha",
+            )
+        )
+    if measures.uniformity is not None and measures.uniformity < UNLIKELY:
+        findings.append(
+            Finding(
+                "doubtful",
+                f"the p-values of {measures.n_fresh} fresh normal images are not uniform "
+                f"(p = {measures.uniformity:.1g}): they differ from the images that it was calibrated on",
+                "its false-positive rate is not what it promises; were other things mixed into the training images, or "
+                "have the images changed since? Train again on images like these",
+            )
+        )
+    if measures.stability is not None and measures.stability < UNSTABLE:
+        findings.append(
+            Finding(
+                "doubtful",
+                f"a second training with another seed ranks images differently (correlation {measures.stability:.2f})",
+                more,
+            )
+        )
+    return findings
+
+
+def gross_probes(normals: Tensor, stream: torch.Generator) -> dict[str, Tensor]:
+    """Images that nobody would call normal, unless the normal ones are just like that.
+
+    A flat image is no probe where normal images are flat themselves.
+    """
+    n, channels, height, width = normals.shape
+    few = min(n, 50)
+    probes = {
+        "noise": torch.rand((few, channels, height, width), generator=stream),
+        "striped": _stripes(few, normals.shape, stream),
+    }
+    contrast = float(normals.flatten(1).std(1).mean())
+    if contrast > 0.02:
+        shade = torch.linspace(0, 1, few).view(-1, 1, 1, 1)
+        probes["black, white and grey"] = shade.expand(few, channels, height, width).clone()
+    return probes
+
+
+def uniformity(p_values: FloatArray) -> float:
+    """p-value of the two-sided Kolmogorov–Smirnov test of uniformity, by the limit law of Kolmogorov."""
+    n = len(p_values)
+    ordered = np.sort(p_values)
+    above = np.arange(1, n + 1) / n - ordered
+    below = ordered - np.arange(n) / n
+    distance = max(float(above.max()), float(below.max()))
+    reach = (np.sqrt(n) + 0.12 + 0.11 / np.sqrt(n)) * distance
+    terms = 2 * (-1.0) ** np.arange(100) * np.exp(-2 * (np.arange(1, 101) * reach) ** 2)
+    return float(np.clip(terms.sum(), 0.0, 1.0)) if reach > 0.2 else 1.0
+
+
+def _stripes(n: int, shape: Sequence[int], stream: torch.Generator) -> Tensor:
+    """Waves of any direction, length and colour."""
+    _, channels, height, width = shape
+    angle = torch.rand((n, 1, 1, 1), generator=stream) * torch.pi
+    length = 3 + 5 * torch.rand((n, 1, 1, 1), generator=stream)
+    phase = torch.rand((n, channels, 1, 1), generator=stream) * 2 * torch.pi
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return 0.5 + 0.5 * torch.sin(2 * torch.pi * (x * angle.cos() + y * angle.sin()) / length + phase)
+
+
+def _rank_correlation(first: FloatArray, second: FloatArray) -> float:
+    """Spearman's, for scores without ties."""
+    ranks = [np.argsort(np.argsort(scores)) for scores in (first, second)]
+    centred = [rank - rank.mean() for rank in ranks]
+    return float((centred[0] * centred[1]).sum() / np.square(centred[0]).sum())
