@@ -230,7 +230,7 @@ def test_missing_file_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("iterations", "reconstruction", "discrimination"), [(1_000, 1_000, 300), (500, 500, 150), (3, 3, 1), (1, 1, 1)]
+    ("iterations", "reconstruction", "discrimination"), [(500, 500, 400), (250, 250, 200), (5, 5, 4), (1, 1, 1)]
 )
 def test_iterations_stretch_all_phases_in_proportion(iterations, reconstruction, discrimination):
     training = with_iterations(preset("robust"), iterations).training

@@ -27,6 +27,8 @@ NegativeKind: TypeAlias = Literal[
     "mirrored", "shifted", "zoomed", "mixed", "relit", "blurred", "scrambled",
 ]  # fmt: skip
 NONE = "none"
+PHASES = ("reconstruction", "adversarial", "old_is_gold", "discrimination")
+"""Phases of a training, in order."""
 
 
 class _Model(pydantic.BaseModel):
@@ -111,6 +113,20 @@ class AdversarialConfig(_Model):
     adam: AdamConfig
 
 
+class OldIsGoldConfig(_Model):
+    """D alone, after the adversarial phase, against R's younger self: OGNet (Zaheer et al. 2020)."""
+
+    iterations: PositiveInt = 75
+    """Updates of D."""
+    old_after: PositiveInt
+    """Iterations of the adversarial phase after which R is copied, while it is still poor."""
+    real_weight: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
+    """α, weight of x among what D shall call real; the rest is for R(x)."""
+    old_weight: Annotated[float, Field(ge=0.0, le=1.0)] = 0.001
+    """β, weight of the old R's images among what D shall not call real; the rest is for pseudo-anomalies."""
+    adam: AdamConfig = AdamConfig(learning_rate=5e-5)
+
+
 class DiscriminationConfig(_Model):
     """D alone, R frozen: tell normal images from pseudo-anomalies made of them."""
 
@@ -134,12 +150,15 @@ class TrainingConfig(_Model):
     """Arithmetic of training; scoring is always in 32-bit."""
     reconstruction: ReconstructionConfig | None = None
     adversarial: AdversarialConfig | None = None
+    old_is_gold: OldIsGoldConfig | None = None
     discrimination: DiscriminationConfig | None = None
 
     @pydantic.model_validator(mode="after")
     def _trains_r(self) -> TrainingConfig:
         if self.reconstruction is None and self.adversarial is None:
             raise ValueError("R is never trained; set training.reconstruction or training.adversarial")
+        if self.old_is_gold and not (self.adversarial and self.old_is_gold.old_after <= self.adversarial.iterations):
+            raise ValueError("training.old_is_gold needs an adversarial phase of at least old_after iterations")
         return self
 
 
@@ -228,11 +247,11 @@ PRESETS: dict[str, Config] = {
         training=TrainingConfig(
             batch_size=None,
             reconstruction=ReconstructionConfig(
-                iterations=800,
+                iterations=500,
                 adam=AdamConfig(learning_rate=2e-3, weight_decay=1e-2, decoupled_decay=True, schedule="one-cycle"),
             ),
             discrimination=DiscriminationConfig(
-                iterations=300,
+                iterations=400,
                 kinds=("elastic", "elastic_mild", "turned", "swirled", "patched", "tinted"),
                 sigma_max=1.2,
                 noisy=0.5,
@@ -326,9 +345,11 @@ def with_iterations(config: Config, iterations: int) -> Config:
     factor = iterations / getattr(training, main).iterations
     lengths = {
         name: {"iterations": max(1, round(phase.iterations * factor))}
-        for name in ("reconstruction", "adversarial", "discrimination")
+        for name in PHASES
         if (phase := getattr(training, name))
     }
+    if training.old_is_gold:
+        lengths["old_is_gold"]["old_after"] = max(1, round(training.old_is_gold.old_after * factor))
     return with_values(config, {"training": lengths}, source="--iterations")
 
 

@@ -8,6 +8,11 @@ import torch
 from alocc.data.corruption import corrupt, corrupt_each
 from alocc.seeding import generator
 
+
+def corrupt_all(x, sigma_max, stream):
+    return corrupt_each(x, sigma_max, 1.0, stream)
+
+
 HALF = torch.full((20, 1, 50, 50), 0.5)
 
 
@@ -44,13 +49,13 @@ def test_same_stream_gives_the_same_noise_and_draws_fresh_at_each_call():
     assert not torch.equal(first, corrupt(HALF, 0.1, one))
 
 
-@pytest.mark.parametrize("noisy", [corrupt, corrupt_each])
+@pytest.mark.parametrize("noisy", [corrupt, corrupt_all])
 def test_no_noise_leaves_the_image(noisy):
     x = torch.rand((4, 3, 8, 8), generator=stream())
     assert torch.equal(noisy(x, 0.0, stream()), x)
 
 
-@pytest.mark.parametrize("noisy", [corrupt, corrupt_each])
+@pytest.mark.parametrize("noisy", [corrupt, corrupt_all])
 def test_input_is_not_written_to(noisy):
     x = torch.rand((4, 3, 8, 8), generator=stream())
     before = x.clone()
@@ -60,7 +65,7 @@ def test_input_is_not_written_to(noisy):
 
 def test_each_image_has_a_strength_between_0_and_the_largest():
     x = torch.full((1_000, 1, 24, 24), 0.5)
-    deviations = (corrupt_each(x, 0.1, stream()) - x).flatten(1).std(1)
+    deviations = (corrupt_all(x, 0.1, stream()) - x).flatten(1).std(1)
     assert deviations.max() < 0.1 * 1.15
     assert deviations.min() < 0.002
     assert deviations.mean().item() == pytest.approx(0.05, rel=0.06)  # of U(0, 0.1)
@@ -68,5 +73,11 @@ def test_each_image_has_a_strength_between_0_and_the_largest():
 
 
 def test_each_image_is_clipped():
-    noisy = corrupt_each(torch.rand((50, 1, 8, 8), generator=stream()), 2.0, stream())
+    noisy = corrupt_all(torch.rand((50, 1, 8, 8), generator=stream()), 2.0, stream())
     assert noisy.min() == 0 and noisy.max() == 1
+
+
+def test_only_a_share_of_the_images_gets_noise():
+    x = torch.full((1_000, 1, 8, 8), 0.5)
+    clean = (corrupt_each(x, 0.2, 0.25, stream()) == x).flatten(1).all(1)
+    assert clean.double().mean().item() == pytest.approx(0.75, abs=0.05)

@@ -94,22 +94,30 @@ def parts(**values):
     return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
 
 
-def test_fusion_is_the_weighted_mean_of_standardised_parts():
+def test_fusion_is_the_root_of_the_weighted_mean_of_signed_squares():
     # d_image: mean 2, deviation 1. mse: logarithms 0, 1, 2, 3 of the error and its floor: mean 1.5, deviation √1.25
     normal = parts(d_image=[1.0, 1.0, 3.0, 3.0], mse=[math.exp(k) - FLOOR for k in range(4)])
     fusion = Fusion.fit({"d_image": 3.0, "mse": 1.0}, normal)
     assert fusion.means == pytest.approx({"d_image": 2.0, "mse": 1.5})
     assert fusion.scales == pytest.approx({"d_image": 1.0, "mse": math.sqrt(1.25)})
     score = fusion(parts(d_image=[5.0, 2.0], mse=[math.exp(4) - FLOOR, 0.0]))
-    expected = [(3 * 3 + 2.5 / math.sqrt(1.25)) / 4, (math.log(FLOOR) - 1.5) / math.sqrt(1.25) / 4]
-    assert score.tolist() == pytest.approx(expected)
+    above = math.sqrt((3 * 3**2 + 2.5**2 / 1.25) / 4)
+    below = -math.sqrt((math.log(FLOOR) - 1.5) ** 2 / 1.25 / 4)
+    assert score.tolist() == pytest.approx([above, below])
 
 
-def test_held_out_images_have_mean_0_and_a_single_part_deviation_1():
-    normal = {name: torch.rand(50, generator=torch.Generator().manual_seed(0)).double() for name in ("mse", "d_pair")}
-    assert Fusion.fit({"mse": 1.0, "d_pair": 2.0}, normal)(normal).mean().item() == pytest.approx(0, abs=1e-12)
+def test_a_single_part_is_standardised_on_held_out_images():
+    normal = {"mse": torch.rand(50, generator=torch.Generator().manual_seed(0)).double()}
     alone = Fusion.fit({"mse": 5.0}, normal)(normal)
+    assert alone.mean().item() == pytest.approx(0, abs=1e-12)
     assert alone.std(correction=0).item() == pytest.approx(1)
+
+
+def test_one_part_far_out_counts_more_than_two_a_little_out():
+    normal = parts(d_image=[-1.0, 1.0], d_reconstruction=[-1.0, 1.0])
+    fusion = Fusion.fit({"d_image": 1.0, "d_reconstruction": 1.0}, normal)
+    one_far, both_little = fusion(parts(d_image=[4.0, 2.0], d_reconstruction=[0.0, 2.0])).tolist()
+    assert one_far == pytest.approx(math.sqrt(8)) and both_little == pytest.approx(2)
 
 
 def test_weights_count_in_proportion_only():

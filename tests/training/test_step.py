@@ -1,9 +1,18 @@
+import copy
+
+import pytest
 import torch
+import torch.nn.functional as F
 
 from alocc.config import NetworksConfig
 from alocc.model.networks import build_networks
 from alocc.seeding import generator
-from alocc.training.step import adversarial_iteration, discrimination_iteration, reconstruction_iteration
+from alocc.training.step import (
+    adversarial_iteration,
+    discrimination_iteration,
+    old_is_gold_iteration,
+    reconstruction_iteration,
+)
 
 
 class Recorder:
@@ -15,6 +24,9 @@ class Recorder:
         self.draws, self.log = [], []
 
     def draw(self):
+        return self.draw_noisy()[0]
+
+    def draw_noisy(self):
         x = torch.rand(8, 1, 16, 16)
         self.draws.append((x, (x + 0.1).clamp(0, 1)))
         return self.draws[-1]
@@ -38,7 +50,7 @@ class Recorder:
 
 def test_an_iteration_is_n_dis_updates_of_d_and_one_of_r_each_on_a_fresh_batch():
     it = Recorder()
-    losses = adversarial_iteration(it.R, it.D, it.draw, it.update("R"), it.update("D"), n_dis=3, mse_weight=0.2)
+    losses = adversarial_iteration(it.R, it.D, it.draw_noisy, it.update("R"), it.update("D"), n_dis=3, mse_weight=0.2)
     assert [name for name, _ in it.log] == ["D", "D", "D", "R"]
     assert len(it.draws) == 4
     assert set(losses) == {"d_real", "d_fake", "r_adversarial", "r_mse"}
@@ -50,24 +62,47 @@ def test_an_iteration_is_n_dis_updates_of_d_and_one_of_r_each_on_a_fresh_batch()
 def test_r_is_judged_against_the_clean_image():
     it = Recorder()
     it.R.eval()
-    losses = adversarial_iteration(it.R, it.D, it.draw, lambda loss: None, lambda loss: None, n_dis=1, mse_weight=1.0)
+    losses = adversarial_iteration(
+        it.R, it.D, it.draw_noisy, lambda loss: None, lambda loss: None, n_dis=1, mse_weight=1.0
+    )
     x, x_noisy = it.draws[-1]
     torch.testing.assert_close(losses["r_mse"], ((it.R(x_noisy) - x) ** 2).mean())
 
 
 def test_reconstruction_updates_r_alone():
     it = Recorder(latent_dim=3, latent_noise=0.5)
-    losses = reconstruction_iteration(it.R, it.draw, it.update("R"), latent_dim=3, generator=generator(0, "latent"))
+    losses = reconstruction_iteration(
+        it.R, it.draw_noisy, it.update("R"), latent_dim=3, generator=generator(0, "latent")
+    )
     assert [name for name, _ in it.log] == ["R"]
     assert list(losses) == ["r_mse"]
 
 
-def test_discrimination_updates_d_alone_and_draws_normals_for_both_sides():
-    it = Recorder(discriminator_input="pair")
+@pytest.mark.parametrize("discriminator_input", ["pair", "single"])
+def test_discrimination_updates_d_alone_and_draws_normals_for_both_sides(discriminator_input):
+    it = Recorder(discriminator_input=discriminator_input)
     it.R.eval()
     losses = discrimination_iteration(
-        it.R, it.D, it.draw, it.update("D"), sigma_max=0.4, generator=generator(0, "deformation")
-    )
+        it.R, it.D, it.draw, it.update("D"), sees_pair=discriminator_input == "pair", kinds=["elastic", "tinted"],
+        sigma_max=0.4, noisy=0.5, generator=generator(0, "negatives"),
+    )  # fmt: skip
     assert [name for name, _ in it.log] == ["D"]
     assert len(it.draws) == 2
     assert set(losses) == {"d_real", "d_fake"}
+
+
+def test_old_is_gold_weighs_its_four_terms_as_the_paper_does():
+    it = Recorder()
+    it.R.eval(), it.D.eval()
+    old = copy.deepcopy(it.R)
+    torch.nn.init.normal_(old.decoder.to_image.bias, generator=generator(0, "weights"))
+    seen = []
+    losses = old_is_gold_iteration(it.R, old, it.D, it.draw, seen.append, real_weight=0.1, old_weight=0.001)
+    x = it.draws[0][0]
+    with torch.no_grad():
+        pseudo = it.R((old(x) + old(x).roll(1, 0)) / 2)
+        real = 0.1 * F.softplus(-it.D(x)).mean() + 0.9 * F.softplus(-it.D(it.R(x))).mean()
+        fake = 0.001 * F.softplus(it.D(old(x))).mean() + 0.999 * F.softplus(it.D(pseudo)).mean()
+    torch.testing.assert_close(losses["d_real"].detach(), real)
+    torch.testing.assert_close(losses["d_fake"].detach(), fake)
+    torch.testing.assert_close(seen[0].detach(), real + fake)

@@ -185,6 +185,36 @@ def report(
     console.print_note(f"{written} written; open it in a browser")
 
 
+@app.command(cls=ClassListCommand)
+def check(
+    model: Model,
+    data: Annotated[
+        str | None,
+        typer.Argument(metavar="[DATA]", help="Fresh normal images. Default: those that the training held out."),
+    ] = None,
+    normal: Normal = None,
+    second_seed: Annotated[
+        bool, typer.Option(help="Train again with another seed, four times shorter, and compare.")
+    ] = True,
+    json: Json = False,
+) -> None:
+    """Is this detector fit for use? Asked without a single anomaly: good, doubtful or useless, with reasons.
+
+    It must call noise, stripes, flat images and changed normal images anomalous, fresh normal images not; D must have
+    meant the same all through training; and a second seed must agree. Exit code 3 for useless.
+    """
+    from alocc.evaluation.health import check_run
+
+    health = check_run(model, data, class_names(normal), second_seed=second_seed)
+    if json:
+        console.print_json(health.as_json())
+    else:
+        console.out.print(console.health_table(health))
+    console.print_health(health)
+    if health.verdict == "useless":
+        raise typer.Exit(3)
+
+
 @app.command()
 def info(model: Model, json: Json = False) -> None:
     """Print what a detector is: preset, format, threshold, training, versions."""

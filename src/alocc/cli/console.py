@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from alocc.benchmark.running import Result
     from alocc.data.sources import Skipped
     from alocc.detector import Detector
+    from alocc.evaluation.health import Health
     from alocc.evaluation.metrics import Evaluation
     from alocc.evaluation.reproduction import Comparison
     from alocc.training.loop import Moment
@@ -91,8 +92,8 @@ def print_training_start(images: TrainingImages, again: bool) -> None:
     print_skipped(images.normals.skipped)
 
 
-def print_training_end(detector: Detector, run: Path) -> None:
-    """Where the threshold is and where the detector."""
+def print_training_end(detector: Detector, run: Path, health: Health) -> None:
+    """Where the threshold is, how well the detector is, and where."""
     n = detector.training["n_held_out"]
     print_note(f"threshold {detector.threshold:.3f} at alpha {detector.alpha:.4g}, from {n:,} held-out normal images")
     if detector.config.calibration.alpha is None and detector.alpha > DEFAULT_ALPHA:
@@ -100,7 +101,36 @@ def print_training_end(detector: Detector, run: Path) -> None:
             f"note: alpha {detector.alpha:.4g} is the smallest that {n} held-out images support; "
             f"{3 * 99} or more normal images would support {DEFAULT_ALPHA}"
         )
+    print_health(health)
     print_note(f"{run} written; next: alocc score {run} DATA --out scores.csv, or alocc report {run}")
+
+
+def print_health(health: Health) -> None:
+    """The verdict and its reasons, with advice."""
+    style = {"good": "bold green", "doubtful": "bold yellow", "useless": "bold red"}[health.verdict]
+    err.print(Text("health: ") + Text(health.verdict, style=style), soft_wrap=True)
+    for finding in health.findings:
+        err.print(Text(f"  {finding.reason}; {finding.advice}"), soft_wrap=True)
+
+
+def health_table(health: Health) -> Table:
+    """What was measured."""
+    measures = health.measures
+    table = facts_table()
+    for name, value in measures.probes.items():
+        table.add_row(f"AUROC on {name} images", f"{value:.3f}")
+    for name, value in measures.unseen_kinds.items():
+        table.add_row(f"AUROC on normal images {name.replace('_', ' ')}", f"{value:.3f}")
+    table.add_row("mean over these kinds", f"{measures.unseen_mean:.3f}")
+    if measures.polarity:
+        table.add_row("AUROC of D through training", "  ".join(f"{value:.2f}" for value in measures.polarity))
+        table.add_row("share of D in the score", f"{measures.d_weight:.2f}")
+    if measures.uniformity is not None:
+        table.add_row(f"uniform p-values of {measures.n_fresh} fresh images", f"p = {measures.uniformity:.3g}")
+    if measures.stability is not None:
+        table.add_row("rank correlation with a second seed", f"{measures.stability:.2f}")
+    table.add_row("held-out normal images", str(measures.n_held_out))
+    return table
 
 
 def print_resumed(done: int) -> None:

@@ -55,9 +55,10 @@ def train_in_terminal(
     overwrite: bool = False,
 ) -> Detector:
     """Train with a progress bar; Ctrl-C stops in good order."""
+    from alocc.evaluation.health import check_trained
     from alocc.evaluation.labelled import load_labelled, watch_on
     from alocc.training.loop import Hooks
-    from alocc.training.run import TrainingImages, Watch, train
+    from alocc.training.run import RunFolder, TrainingImages, Watch, train
 
     if anomalous and not watch:
         raise ConfigError("--anomalous only says which images --watch looks at; give --watch too")
@@ -69,13 +70,20 @@ def train_in_terminal(
 
         return open_watch
 
+    trained: list[TrainingImages] = []
+
+    def started(images: TrainingImages, again: bool) -> None:
+        trained.append(images)
+        console.print_training_start(images, again)
+
     with console.training_progress() as progress, console.stop_on_interrupt() as stop_requested:
         detector = train(
             data, normal=normal, config=config, seed=seed, iterations=iterations, epochs=epochs, alpha=alpha,
-            device=device, out=out, overwrite=overwrite, started=console.print_training_start,
+            device=device, out=out, overwrite=overwrite, started=started,
             open_watch=watch_of(watch) if watch else None,
             hooks=Hooks(progress, console.print_resumed, watch_every=watch_every, stop_requested=stop_requested),
             notes={"watch": watch, "watch_anomalous": anomalous},
         )  # fmt: skip
-    console.print_training_end(detector, out)
+    health = check_trained(detector, trained[0], RunFolder(out))
+    console.print_training_end(detector, out, health)
     return detector

@@ -33,9 +33,8 @@ def elastic_mild(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def turned(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Rotate by 40° to 320°, and mirror half of the images."""
-    angle = uniform(len(x), 40.0, 320.0, generator)
-    return warp(x, angle, mirrored=torch.rand(len(x), generator=generator) < 0.5)
+    """Rotate by 40° to 320°."""
+    return warp(x, uniform(len(x), 40.0, 320.0, generator))
 
 
 def swirled(x: Tensor, generator: torch.Generator) -> Tensor:

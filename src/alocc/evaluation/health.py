@@ -5,8 +5,10 @@ Measuring and judging are apart: :func:`measure` gives numbers, :func:`judge` ma
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,11 +18,14 @@ from torch import Tensor
 
 from alocc.data.images import to_unit_range
 from alocc.data.negatives import NEGATIVES
+from alocc.data.sources import Data, open_source
 from alocc.detector import Detector
 from alocc.errors import DataError
 from alocc.evaluation.metrics import auroc
 from alocc.model.validation import MOST_IMAGES, separation
 from alocc.seeding import generator
+from alocc.storage import write_text
+from alocc.training.run import RunFolder, TrainingImages, load_training_images, train
 
 FloatArray = NDArray[np.float64]
 Verdict = Literal["good", "doubtful", "useless"]
@@ -204,6 +209,71 @@ def _findings(measures: Measures) -> list[Finding]:
             )
         )
     return findings
+
+
+def check_trained(detector: Detector, images: TrainingImages, folder: RunFolder | None = None) -> Health:
+    """Examine a detector on the images that its training held out, and keep the result in its run folder."""
+    health = check(detector, images.normals.images[images.held_out], fresh=False)
+    if folder:
+        write_text(folder.health, json.dumps(health.as_json(), indent=2))
+    return health
+
+
+def check_run(
+    run: str | Path, data: Data | None = None, normal: Sequence[str] | None = None, *, second_seed: bool = True
+) -> Health:
+    """Examine the detector of a run folder, and keep the result there.
+
+    Args:
+        run: a run folder, or a detector's file if ``data`` is given and ``second_seed`` is false.
+        data: fresh normal images, of which those that it was trained or calibrated on are left out; none: the images
+            that its training held out.
+        normal: normal classes of ``data``; none: those of the training.
+        second_seed: whether to train a second detector with another seed, four times shorter, and compare.
+
+    Raises:
+        ArtefactError, DataError: if there is no such run, or its images are not where they were.
+    """
+    detector = Detector.load(run)
+    folder = RunFolder(Path(run)) if Path(run).is_dir() else None
+    images = None if data is not None and not second_seed else _images_of(detector)
+    second = _second(detector) if images and second_seed else None
+    if data is None:
+        assert images is not None
+        normals = images.normals.images[images.held_out]
+    else:
+        source = open_source(data, "test", normal or detector.training["normal_classes"] or None)
+        normals = source.load(detector.image_format).images
+        normals = normals[torch.from_numpy(~detector.was_seen(normals))]
+    health = check(detector, normals, fresh=data is not None, second=second)
+    if folder:
+        write_text(folder.health, json.dumps(health.as_json(), indent=2))
+    return health
+
+
+def _images_of(detector: Detector) -> TrainingImages:
+    """The images of a detector's training, if they are still what they were."""
+    notes = detector.training
+    if notes["data"] == "arrays":
+        raise DataError("the detector was trained on arrays, which are not kept; give normal images to check it with")
+    images = load_training_images(notes["data"], notes["normal_classes"] or None, detector.config)
+    if images.summary["images_sha256"] != notes["images_sha256"]:
+        raise DataError(f"{notes['data']} has changed since the training; give fresh normal images to check with")
+    return images
+
+
+def _second(detector: Detector) -> Detector:
+    """A detector of the same images with the next seed and a quarter of the iterations."""
+    notes, config = detector.training, detector.config
+    main = config.training.reconstruction or config.training.adversarial
+    assert main is not None
+    return train(
+        notes["data"],
+        normal=notes["normal_classes"] or None,
+        config=config,
+        seed=config.seed + 1,
+        iterations=max(1, main.iterations // 4),
+    )
 
 
 def gross_probes(normals: Tensor, stream: torch.Generator) -> dict[str, Tensor]:

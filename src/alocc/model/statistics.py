@@ -54,7 +54,7 @@ PARTS = (*GRIDS, "neighbours")
 
 
 class Statistics(nn.Module):
-    """Four Gaussians and a memory of normal images. Its buffers are all its state: it is saved and moved like a network.
+    """Four Gaussians and a memory of normal images, in buffers: it is saved and moved like a network.
 
     Args:
         channels: 1 or 3.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -115,6 +116,8 @@ def train_networks(
             losses = _finite(iterate(), phase, state, checkpoint)
             state.iteration += 1
             state.seconds = time.perf_counter() - started
+            if isinstance(phase.config, AdversarialConfig) and "R_old" in state.networks:
+                _keep_old(R, state, config)
             done = done_before + state.iteration
             history.add(losses)
             if hooks.progress:
@@ -150,12 +153,20 @@ def _initial_state(
     fabric: Fabric,
     identity: Mapping[str, Any],
 ) -> TrainingState:
+    if config.training.old_is_gold:
+        networks = {**networks, "R_old": copy.deepcopy(networks["R"]).eval()}
     for network in networks.values():
         network.to(fabric.device)
     streams = {name: generator(config.seed, name) for name in STREAMS}
     assert config.training.batch_size is not None  # settled by the size of the images before training starts
     batches = Batches(n_images, config.training.batch_size, streams["batches"])
     return TrainingState(networks, make_optimizers(phases, networks), streams, batches, identity)
+
+
+def _keep_old(R: Reconstructor, state: TrainingState, config: Config) -> None:
+    """Copy R while it is still poor, for the phase after."""
+    if config.training.old_is_gold and state.iteration == config.training.old_is_gold.old_after:
+        state.networks["R_old"].load_state_dict(R.state_dict())
 
 
 def _finite(losses: Losses, phase: Phase, state: TrainingState, checkpoint: Path | None) -> dict[str, float]:

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 
-from alocc.config import AdamConfig, AdversarialConfig, Config, DiscriminationConfig, ReconstructionConfig
+from alocc.config import (
+    PHASES,
+    AdamConfig,
+    AdversarialConfig,
+    Config,
+    DiscriminationConfig,
+    OldIsGoldConfig,
+    ReconstructionConfig,
+)
 from alocc.data.corruption import corrupt
 from alocc.data.images import to_unit_range
 from alocc.training.checkpoint import TrainingState
@@ -20,6 +28,7 @@ from alocc.training.step import (
     Update,
     adversarial_iteration,
     discrimination_iteration,
+    old_is_gold_iteration,
     reconstruction_iteration,
 )
 
@@ -29,7 +38,7 @@ if TYPE_CHECKING:
 STREAMS = ("batches", "noise", "latent_noise", "negatives")
 WARM_UP, START_DIVISOR, END_DIVISOR = 0.3, 25.0, 250_000.0
 
-PhaseConfig = ReconstructionConfig | AdversarialConfig | DiscriminationConfig
+PhaseConfig = ReconstructionConfig | AdversarialConfig | OldIsGoldConfig | DiscriminationConfig
 
 
 @dataclass(frozen=True)
@@ -45,8 +54,8 @@ class Phase:
 def phases_of(config: Config) -> list[Phase]:
     """The phases that a config asks for, in order."""
     training = config.training
-    trained = {"reconstruction": ("R",), "adversarial": ("R", "D"), "discrimination": ("D",)}
-    configs = ((name, getattr(training, name)) for name in trained)
+    trained = {"reconstruction": ("R",), "adversarial": ("R", "D"), "old_is_gold": ("D",), "discrimination": ("D",)}
+    configs = ((name, getattr(training, name)) for name in PHASES)
     return [Phase(name, phase, trained[name]) for name, phase in configs if phase]
 
 
@@ -85,6 +94,11 @@ def begin(
             return partial(
                 adversarial_iteration, R, D, draw_noisy, update["R"], update["D"], n_dis=n_dis, mse_weight=mse_weight
             )
+        case OldIsGoldConfig(real_weight=real_weight, old_weight=old_weight):
+            return partial(
+                old_is_gold_iteration, R, state.networks["R_old"], D, draw, update["D"],
+                real_weight=real_weight, old_weight=old_weight,
+            )  # fmt: skip
         case DiscriminationConfig(sigma_max=sigma_max, noisy=noisy):
             return partial(
                 discrimination_iteration, R, D, draw, update["D"],

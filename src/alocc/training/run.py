@@ -87,6 +87,11 @@ class RunFolder:
         return self.root / "run.json"
 
     @property
+    def health(self) -> Path:
+        """The verdict of the last health check."""
+        return self.root / "health.json"
+
+    @property
     def report(self) -> Path:
         """The report, once it is asked for."""
         return self.root / "report.html"
@@ -135,7 +140,7 @@ def train(
     config = _resolved(config, seed, alpha)
     folder = RunFolder(Path(out)) if out is not None else None
     fabric = make_fabric(device, config.training.precision)
-    images = _load_training_images(data, normal, config)
+    images = load_training_images(data, normal, config)
     config = _with_batch_size(config, images.image_format)
     config = _with_length(config, iterations, epochs, len(images.fit))
     watch = open_watch(images) if open_watch else None
@@ -280,7 +285,12 @@ def _claim(folder: RunFolder, config: Config, identity: Mapping[str, Any], overw
     write_text(folder.config, claim)
 
 
-def _load_training_images(data: Data, normal: Sequence[str] | None, config: Config) -> TrainingImages:
+def load_training_images(data: Data, normal: Sequence[str] | None, config: Config) -> TrainingImages:
+    """Read, bring to one format and split the normal images of a training.
+
+    Raises:
+        ConfigError, DataError: if there are no such images or too few, or it is not said which are normal.
+    """
     if normal is None and str(data) in BUILT_IN:
         raise DataError(f"say which classes of {data} are normal (--normal 1)")
     source = open_source(data, "train", normal)

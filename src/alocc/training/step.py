@@ -73,6 +73,24 @@ def reconstruction_iteration(
     return {"r_mse": mse}
 
 
+def old_is_gold_iteration(
+    R: nn.Module, R_old: nn.Module, D: nn.Module, draw: Draw, update_D: Update, *, real_weight: float, old_weight: float
+) -> Losses:
+    """D learns to tell good reconstructions from poor ones: OGNet's second phase, R and its younger self frozen.
+
+    Pseudo-anomalies are what R makes of the mean of two of the old R's images.
+    """
+    x = draw()
+    with torch.no_grad():
+        x_hat, x_old = R(x), R_old(x)
+        x_pseudo = R((x_old + x_old.roll(1, 0)) / 2)
+    good, old = discriminator_loss(D(x), D(x_old)), discriminator_loss(D(x_hat), D(x_pseudo))
+    real = real_weight * good.real + (1 - real_weight) * old.real
+    fake = old_weight * good.fake + (1 - old_weight) * old.fake
+    update_D(real + fake)
+    return {"d_real": real, "d_fake": fake}
+
+
 def discrimination_iteration(
     R: nn.Module,
     D: nn.Module,
