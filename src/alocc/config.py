@@ -1,6 +1,6 @@
 """The complete configuration of a training, as small frozen models that are TOML in and TOML out.
 
-``preset("robust")`` is the default, ``preset("article")`` and ``preset("paper")`` follow their sources to the letter.
+``preset("robust")`` is the default; ``article``, ``paper`` and ``ognet`` follow their sources.
 """
 
 from __future__ import annotations
@@ -240,6 +240,21 @@ PRESETS: dict[str, Config] = {
         ),
         scoring={"d_reconstruction": 1.0},
     ),
+    "ognet": Config(
+        preset="ognet",
+        # the second phase is the published code's; the first is the article's, with R_old from about the first epoch
+        corruption=CorruptionConfig(sigma=0.155),
+        networks=NetworksConfig(),
+        training=TrainingConfig(
+            adversarial=AdversarialConfig(
+                iterations=1_000,
+                mse_weight=0.2,
+                adam=AdamConfig(learning_rate=2e-4, betas=(0.5, 0.9), weight_decay=1e-5),
+            ),
+            old_is_gold=OldIsGoldConfig(old_after=50),
+        ),
+        scoring={"d_reconstruction": 1.0},
+    ),
     "robust": Config(
         preset="robust",
         corruption=CorruptionConfig(sigma=0.3),
@@ -272,7 +287,7 @@ PRESETS: dict[str, Config] = {
 
 
 def preset(name: str) -> Config:
-    """One of the complete configurations: ``robust``, ``article`` or ``paper``.
+    """One of the complete configurations: ``robust``, ``article``, ``paper`` or ``ognet``.
 
     Raises:
         ConfigError: if there is no preset of this name.

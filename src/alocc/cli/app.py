@@ -49,7 +49,7 @@ def train(
     data: Data,
     out: Annotated[Path, typer.Option(help="Run folder to write.")],
     normal: Normal = None,
-    preset: Annotated[str | None, typer.Option(help="robust (the default), article or paper.")] = None,
+    preset: Annotated[str | None, typer.Option(help="robust (the default), article, paper or ognet.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file on top of a preset.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One key: training.batch_size=32.")
@@ -274,7 +274,7 @@ def _facts(detector: Detector) -> dict[str, Any]:
         "images": str(detector.image_format),
         "alpha": detector.alpha,
         "threshold": detector.threshold,
-        "score": {part: f"× {weight:g}" for part, weight in detector.config.scoring.items()},
+        "score": {part: f"× {weight:g}" for part, weight in detector.fusion.weights.items()},
         "seed": detector.config.seed,
         **training,
     }

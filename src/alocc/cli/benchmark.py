@@ -28,7 +28,7 @@ Methods = Annotated[
     typer.Option(
         "--methods",
         metavar="METHOD…",
-        help="Presets (robust, article, paper) and rivals (5-nn, pca, ocsvm, iforest, lof, pyod-ae, pyod-vae, "
+        help="Presets (robust, article, paper, ognet) and rivals (5-nn, pca, ocsvm, iforest, lof, pyod-ae, pyod-vae, "
         "pyod-dsvdd). Default: robust and the first five rivals.",
     ),
 ]

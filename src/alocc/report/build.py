@@ -42,6 +42,7 @@ READING_NAMES = {
     "f1_real": "F1, class 1 = real",
     "f1_flipped": "F1, class 1 = anomaly",
 }
+POLARITY_NAMES = {"polarity": "AUROC of D"}
 P_REAL_NAMES = {"p_real_normal": "normal images", "p_real_anomalous": "anomalous images"}
 
 
@@ -94,6 +95,7 @@ def build_report(
         config=dump_config(detector.config),
         data=data,
         evaluation=shown.evaluation if shown else None,
+        health=_read_health(folder),
         curves=_curves(folder, detector),
         operating_figures=_operating_figures(detector, shown),
         grid=_grid(detector, shown.all_classes) if shown else [],
@@ -110,6 +112,20 @@ def _read_notes(folder: RunFolder) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ArtefactError(f"{folder.summary} cannot be read ({error}); give the folder of a finished run") from None
     return {"watch": None, "watch_anomalous": None} | notes
+
+
+def _read_health(folder: RunFolder) -> dict[str, Any] | None:
+    """The last verdict; none if the run was never examined."""
+    try:
+        health: dict[str, Any] = json.loads(folder.health.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ArtefactError(f"{folder.health} cannot be read ({error}); run alocc check again") from None
+    measures = health["measures"]
+    shown = {f"{name} images": value for name, value in measures["probes"].items()}
+    shown |= {f"normal images {name.replace('_', ' ')}": value for name, value in measures["unseen_kinds"].items()}
+    return health | {"shown": shown}
 
 
 def _look(detector: Detector, data: str, normal: Sequence[str], anomalous: Sequence[str] | None) -> Shown:
@@ -135,6 +151,7 @@ def _curves(folder: RunFolder, detector: Detector) -> list[Markup]:
         _curve([row for row in rows if row["phase"] == phase], LOSS_NAMES, "loss", f"Losses: {phase}")
         for phase in dict.fromkeys(row["phase"] for row in rows)
     ]
+    drawn.append(_curve(rows, POLARITY_NAMES, "AUROC", "D on pseudo-anomalies of kinds that it never met; no labels"))
     drawn.append(_curve(rows, WATCH_NAMES, "", "Watched: at the detector's threshold"))
     with_d = [row for row in rows if row.get("d_real")]
     if detector.config.networks.discriminator_input == "single":

@@ -1,0 +1,151 @@
+"""Cells, tables and protocols: figures by hand, and the real command on small data."""
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score
+
+from alocc.benchmark.baselines import BASELINES, CLASSICAL, fit_baseline
+from alocc.benchmark.cells import Cell, _best_threshold, f1_of_inliers, load_task, run_cell
+from alocc.benchmark.protocols import auroc_table, make_cells, method_configs, outliers_table, summary
+from alocc.benchmark.running import Result, run_cells
+from alocc.config import preset, with_settings
+from alocc.errors import ArtefactError, ConfigError, DataError
+
+TINY = ["networks.width=4", "training.reconstruction.iterations=5", "training.discrimination.iterations=4"]
+
+
+def tiny(config):
+    return with_settings(config, TINY)
+
+
+def result(method, label, seed, auroc):
+    return Result(Cell("suite", "suite", label, method, seed), {"auroc": auroc})
+
+
+@pytest.fixture
+def parts(tmp_path):
+    """Two classes in sub-folders."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for name, level in (("dark", 60), ("bright", 190)):
+        (tmp_path / "parts" / name).mkdir(parents=True)
+        for i in range(60):
+            pixels = np.clip(rng.normal(level, 20, (16, 16)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "parts" / name / f"{i}.png")
+    return tmp_path / "parts"
+
+
+@pytest.mark.parametrize("name", CLASSICAL)
+def test_rivals_give_higher_scores_to_other_images(name):
+    rng = np.random.default_rng(0)
+    normal = rng.normal(100, 5, (80, 8, 8)).astype(np.uint8)
+    score = fit_baseline(name, normal, 0)
+    other = rng.normal(100, 40, (20, 8, 8)).clip(0, 255).astype(np.uint8)
+    assert np.median(score(other)) > np.quantile(score(normal), 0.9)
+
+
+@pytest.mark.parametrize("name", sorted(set(BASELINES) - set(CLASSICAL)))
+def test_pyods_models_run_where_they_are_installed(name):
+    pytest.importorskip("pyod.models.base_dl")
+    images = np.random.default_rng(0).integers(0, 255, (40, 8, 8)).astype(np.uint8)
+    assert fit_baseline(name, images, 0)(images).shape == (40,)
+
+
+def test_f1_and_threshold_are_scikit_learns_best():
+    rng = np.random.default_rng(0)
+    score, inlier = rng.normal(size=200), rng.random(200) < 0.6
+    score[~inlier] += 1
+    threshold = _best_threshold(score, inlier)
+    best = max(f1_score(inlier, score <= value) for value in score)
+    assert f1_of_inliers(score <= threshold, inlier) == pytest.approx(best)
+    assert f1_of_inliers(score <= threshold, inlier) == pytest.approx(f1_score(inlier, score <= threshold))
+
+
+def test_summary_by_hand():
+    mean, worst, deviation, half = summary([{"a": 0.9, "b": 0.7}, {"a": 1.0, "b": 0.8}])
+    assert (mean, worst) == (pytest.approx(0.85), 0.7)
+    assert deviation == pytest.approx(np.std([0.8, 0.9], ddof=1))
+    assert half == pytest.approx(12.706 * deviation / np.sqrt(2))
+    assert summary([{"a": 0.9}]) == [0.9, 0.9, None, None]
+
+
+def test_table_has_means_over_seeds_and_says_what_is_missing():
+    runs = {("a", 0): 0.8, ("a", 1): 0.9, ("b", 0): 0.7, ("b", 1): 0.7}
+    results = [result("robust", label, seed, auroc) for (label, seed), auroc in runs.items()]
+    results.append(Result(Cell("suite", "suite", "c", "robust", 0), {}, "no camera"))
+    table = auroc_table(results, "title")
+    assert table.columns[:2] == ["a", "b"]
+    assert table.rows["robust"][:4] == [pytest.approx(0.85), 0.7, pytest.approx(0.775), 0.7]
+    assert "Left out — c: no camera." in table.as_markdown()
+    assert table.as_json()["rows"]["robust"]["worst run"] == 0.7
+
+
+def test_outliers_split_is_the_papers(parts):
+    task = load_task(Cell("outliers", str(parts), "dark", "5-nn", 0))
+    in_test = task.extra["in_test"]
+    assert len(task.train) == 36 and len(task.test) == 48
+    for fold in (in_test, ~in_test):
+        assert (task.is_anomalous & fold).sum() == (~task.is_anomalous & fold).sum() == 12
+    everything = [image.tobytes() for image in (*task.train, *task.test)]
+    assert len(set(everything)) == len(everything)
+
+
+def test_one_vs_rest_of_a_folder_keeps_a_fifth_for_the_test(parts):
+    task = load_task(Cell("one-vs-rest", str(parts), "dark", "5-nn", 0))
+    assert len(task.train) == 48 and len(task.test) == 24 and task.is_anomalous.sum() == 12
+
+
+def test_fewer_and_spoiled_training_images(parts):
+    few = load_task(Cell("one-vs-rest", str(parts), "dark", "5-nn", 0, normals=20))
+    assert len(few.train) == 20
+    spoiled = load_task(Cell("one-vs-rest", str(parts), "dark", "5-nn", 0, contamination=0.2))
+    assert len(spoiled.train) == 60 and (spoiled.train.mean((1, 2)) > 120).sum() == 12
+    with pytest.raises(DataError, match="has 48 normal images to train on, fewer than 49"):
+        load_task(Cell("one-vs-rest", str(parts), "dark", "5-nn", 0, normals=49))
+
+
+def test_a_cell_of_ours_has_all_figures(parts):
+    config = tiny(preset("robust")).model_dump(mode="json")
+    figures = run_cell(Cell("one-vs-rest", str(parts), "dark", "robust", 0, config, watch=True))
+    assert set(figures["parts"]) == set(figures["weights"]) == set(preset("robust").scoring)
+    assert figures["auroc"] > 0.9
+    assert figures["watch"] and figures["health"]["unseen_kinds"] and figures["false_positives"]["0.1"] >= 0
+    json.dumps(figures)
+
+
+def test_finished_cells_are_not_run_again(tmp_path):
+    cells = make_cells("suite", "suite", method_configs(["5-nn", "pca"], tiny), 1, ["washers"])
+    seen = []
+    first = run_cells(cells, tmp_path, progress=lambda done, was_there: seen.append(was_there))
+    again = run_cells(cells, tmp_path, processes=2, progress=lambda done, was_there: seen.append(was_there))
+    assert seen == [False, False, True, True]
+    assert [done.figures for done in first] == [done.figures for done in again]
+    other = make_cells("suite", "suite", method_configs(["5-nn"], tiny), 1, ["washers"], normals=20)
+    with pytest.raises(ArtefactError, match="other settings"):
+        run_cells(other, tmp_path)
+
+
+def test_processes_give_the_same_figures(tmp_path):
+    cells = make_cells("suite", "suite", method_configs(["5-nn", "iforest"], tiny), 2, ["washers"])
+    one, two = run_cells(cells, tmp_path / "a"), run_cells(cells, tmp_path / "b", processes=2)
+    assert [done.figures["auroc"] for done in one] == [done.figures["auroc"] for done in two]
+
+
+def test_outliers_table_has_every_threshold(parts):
+    config = tiny(preset("robust")).model_dump(mode="json")
+    cells = [Cell("outliers", str(parts), "dark", "robust", 0, config), Cell("outliers", str(parts), "dark", "5-nn", 0)]
+    table = outliers_table([Result(cell, run_cell(cell)) for cell in cells], "F1")
+    assert list(table.rows) == ["robust, validation", "robust, alpha 0.01", "robust, alpha 0.05", "5-nn, validation"]
+    assert all(0.5 < value <= 1 for value in table.rows["5-nn, validation"])
+
+
+@pytest.mark.parametrize(
+    ("methods", "labels", "words"),
+    [(["9-nn"], None, 'no method "9-nn"'), (["5-nn"], ["plants"], 'no "plants" in suite; it has: digits')],
+)
+def test_unknown_names_are_refused(methods, labels, words):
+    with pytest.raises(ConfigError, match=words):
+        make_cells("suite", "suite", method_configs(methods, tiny), 1, labels)

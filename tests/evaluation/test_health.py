@@ -1,0 +1,146 @@
+"""The verdict on a detector: rules by hand, measures on real detectors."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import kstest
+
+import alocc
+from alocc.config import preset, with_settings
+from alocc.data.images import prepare_batch
+from alocc.errors import DataError
+from alocc.evaluation.health import Measures, check, check_run, gross_probes, judge, measure, uniformity
+
+SMALL = ["networks.width=4", "training.batch_size=16"]
+GOOD = Measures(
+    probes={"noise": 1.0, "striped": 1.0, "black, white and grey": 0.98},
+    unseen_kinds={"mirrored": 0.7, "blurred": 0.8},
+    polarity=[0.5, 0.8, 0.9, 0.9, 0.9],
+    d_weight=0.4,
+    n_held_out=99,
+    n_fresh=100,
+    uniformity=0.4,
+    stability=0.9,
+)
+
+
+def discs(n, seed=0):
+    """Bright discs of about one size on dark ground, anywhere near the middle, uint8."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:20, 0:20]
+    centres, radii = rng.normal(9.5, 0.7, (n, 2)), rng.normal(5, 0.3, n)
+    images = [1 / (1 + np.exp(2 * (np.hypot(y - v, x - u) - r))) for (u, v), r in zip(centres, radii, strict=True)]
+    return (np.clip(0.8 * np.stack(images) + rng.normal(0.05, 0.02, (n, 20, 20)), 0, 1) * 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return alocc.train(discs(200), config=with_settings(preset("robust"), SMALL), iterations=200)
+
+
+def tensor(images, detector):
+    return prepare_batch(images, detector.image_format)
+
+
+def test_nothing_to_find_is_good():
+    health = judge(GOOD)
+    assert (health.verdict, health.findings) == ("good", [])
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict", "word"),
+    [
+        ({"unseen_kinds": {"mirrored": 0.51, "blurred": 0.53}}, "useless", "almost normal"),
+        ({"unseen_kinds": {"mirrored": 0.5, "blurred": 0.62}}, "doubtful", "almost normal"),
+        ({"probes": {"noise": 0.2}}, "useless", "noise images"),
+        ({"probes": {"noise": 0.8}}, "doubtful", "noise images"),
+        ({"polarity": [0.9, 0.9, 0.2, 0.9, 0.9]}, "doubtful", "more normal than normal"),
+        ({"polarity": [0.9, 0.9, 0.9, 0.9, 0.2], "d_weight": 1.0}, "useless", "more normal than normal"),
+        ({"n_held_out": 12}, "doubtful", "only 12 held-out"),
+        ({"uniformity": 1e-5}, "doubtful", "not uniform"),
+        ({"stability": 0.1}, "doubtful", "second training"),
+    ],
+)
+def test_each_finding_has_a_reason_and_advice(change, verdict, word):
+    health = judge(replace(GOOD, **change))
+    assert health.verdict == verdict
+    assert word in health.findings[0].reason and health.findings[0].advice
+
+
+def test_the_worst_finding_decides_and_stands_first():
+    health = judge(replace(GOOD, n_held_out=5, probes={"noise": 0.1}))
+    assert health.verdict == "useless"
+    assert [finding.verdict for finding in health.findings] == ["useless", "doubtful"]
+
+
+def test_ds_first_fifth_does_not_count():
+    assert judge(replace(GOOD, polarity=[0.1, 0.9, 0.9, 0.9, 0.9])).verdict == "good"
+
+
+@pytest.mark.parametrize("power", [0.3, 1.0, 3.0])
+def test_uniformity_is_kolmogorov_and_smirnovs(power):
+    p_values = np.random.default_rng(0).random(150) ** power
+    assert uniformity(p_values) == pytest.approx(kstest(p_values, "uniform", mode="asymp").pvalue, abs=0.02)
+
+
+def test_probes_are_images():
+    for name, x in gross_probes(torch.rand(70, 3, 20, 24), torch.Generator().manual_seed(0)).items():
+        assert x.shape == (50, 3, 20, 24), name
+        assert x.min() >= 0 and x.max() <= 1
+
+
+def test_flat_images_are_no_probe_where_normal_ones_are_flat():
+    flat = torch.full((20, 1, 16, 16), 0.5)
+    assert "black, white and grey" not in gross_probes(flat, torch.Generator())
+
+
+def test_a_detector_of_discs_is_good_and_fresh_discs_are_uniform(detector):
+    health = check(detector, tensor(discs(150, seed=1), detector), fresh=True)
+    assert health.verdict == "good", health.findings
+    assert health.measures.uniformity > 0.001 and health.measures.n_fresh == 150
+    assert set(health.measures.unseen_kinds) == {
+        "mirrored", "shifted", "zoomed", "mixed", "relit", "blurred", "scrambled", "turned"
+    } - set(detector.training["negatives"])  # fmt: skip
+    assert 8 <= len(health.measures.polarity) <= 9
+    json.dumps(health.as_json())
+
+
+def test_images_of_another_kind_are_not_uniform(detector):
+    others = 255 - discs(100, seed=2)
+    findings = check(detector, tensor(others, detector), fresh=True).findings
+    assert any("not uniform" in finding.reason for finding in findings)
+
+
+def test_a_detector_turned_round_is_useless(detector):
+    fusion = replace(detector.fusion, scales={part: -scale for part, scale in detector.fusion.scales.items()})
+    turned = replace(detector, fusion=fusion, held_out_scores=np.sort(-detector.held_out_scores))
+    assert check(turned, tensor(discs(100, seed=1), detector), fresh=True).verdict == "useless"
+
+
+def test_a_second_seed_is_compared(detector):
+    second = alocc.train(discs(200), config=with_settings(preset("robust"), SMALL), iterations=30, seed=1)
+    measures = measure(detector, tensor(discs(60, seed=1), detector), fresh=False, second=second)
+    assert 0.5 < measures.stability < 1
+    assert measure(detector, tensor(discs(60, seed=1), detector), fresh=False, second=detector).stability == 1
+
+
+def test_too_few_images_are_refused(detector):
+    with pytest.raises(DataError, match="at least 5 normal images, got 3"):
+        check(detector, tensor(discs(3), detector), fresh=True)
+
+
+def test_a_run_on_arrays_needs_images_to_be_checked(tmp_path):
+    alocc.train(discs(60), config=with_settings(preset("robust"), SMALL), iterations=10, out=tmp_path / "run")
+    with pytest.raises(DataError, match="trained on arrays"):
+        check_run(tmp_path / "run")
+    health = check_run(tmp_path / "run", discs(40, seed=3), second_seed=False)
+    assert json.loads((tmp_path / "run" / "health.json").read_text())["verdict"] == health.verdict
+
+
+def test_images_that_it_was_trained_on_are_not_fresh(tmp_path):
+    alocc.train(discs(60), config=with_settings(preset("robust"), SMALL), iterations=10, out=tmp_path / "run")
+    both = np.concatenate([discs(60), discs(30, seed=3)])
+    assert check_run(tmp_path / "run", both, second_seed=False).measures.n_fresh == 30
