@@ -125,8 +125,8 @@ def health_table(health: Health) -> Table:
     if measures.polarity:
         table.add_row("AUROC of D through training", "  ".join(f"{value:.2f}" for value in measures.polarity))
         table.add_row("share of D in the score", f"{measures.d_weight:.2f}")
-    if measures.uniformity is not None:
-        table.add_row(f"uniform p-values of {measures.n_fresh} fresh images", f"p = {measures.uniformity:.3g}")
+    if measures.same_as_held_out is not None:
+        table.add_row(f"{measures.n_fresh} fresh images score as held-out ones", f"p = {measures.same_as_held_out:.3g}")
     if measures.stability is not None:
         table.add_row("rank correlation with a second seed", f"{measures.stability:.2f}")
     table.add_row("held-out normal images", str(measures.n_held_out))
