@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help venv demo test lint types layers bench clean
+.PHONY: help venv demo test lint types layers bench trust clean
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,8 +33,19 @@ types: venv
 layers: venv
 	$(BIN)/lint-imports
 
-bench: venv  ## the published figures, on this machine; see benchmarks/README.md
+bench: venv  ## the published figures of speed, on this machine
 	$(BIN)/python benchmarks/article_speed.py
+
+trust: venv  ## the tables of docs/results/trust.md; hours, and it goes on where it stopped
+	$(BIN)/alocc benchmark suite --out results/suite --watch --processes 2
+	$(BIN)/alocc benchmark one-vs-rest mnist --out results/mnist --methods robust --seeds 5 --watch --processes 2
+	$(BIN)/alocc benchmark outliers mnist --out results/outliers --methods robust --processes 2
+	$(BIN)/alocc benchmark one-vs-rest mnist --out results/normals100 --normals 100 --methods robust,5-nn --processes 2
+	$(BIN)/alocc benchmark one-vs-rest mnist --out results/dirty5 --contamination 0.05 --methods robust --processes 2
+	$(BIN)/alocc benchmark one-vs-rest mnist --out results/dr --methods robust --processes 2 \
+		--set networks.discriminator_input=single --set 'scoring={d_reconstruction=1.0}' --set calibration.weights=fixed
+	$(BIN)/alocc reproduce article --out results/article
+	$(BIN)/python benchmarks/trust.py results
 
 clean:  ## remove what was built
 	rm -rf .venv demo .coverage* .mypy_cache .ruff_cache .pytest_cache
