@@ -12,6 +12,7 @@ import argparse
 import csv
 import json
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +91,11 @@ def false_positive_table(results: Sequence[Cell]) -> str:
 def health_table(results: Sequence[Cell]) -> str:
     rows = []
     for result in of(results, "robust"):
-        measures = Measures(**{key: value for key, value in result["figures"]["health"].items() if key != "uniformity"})
-        health = judge(measures)
-        reason = health.findings[0].reason if health.findings else ""
-        rows.append([result["cell"]["label"], health.verdict, f"{measures.unseen_mean:.2f}", reason])
+        health = result["figures"]["health"]
+        measures = Measures(**{field.name: health.get(field.name) for field in fields(Measures)})
+        verdict = judge(measures)
+        reason = verdict.findings[0].reason if verdict.findings else ""
+        rows.append([result["cell"]["label"], verdict.verdict, f"{measures.unseen_mean:.2f}", reason])
     return table(["set", "verdict", "AUROC on unseen kinds", "why"], rows)
 
 

@@ -59,7 +59,7 @@ def test_nothing_to_find_is_good():
         ({"probes": {"noise": 0.8}}, "doubtful", "noise images"),
         ({"polarity": [0.9, 0.9, 0.2, 0.9, 0.9]}, "doubtful", "more normal than normal"),
         ({"polarity": [0.9, 0.9, 0.9, 0.9, 0.2], "d_weight": 1.0}, "useless", "more normal than normal"),
-        ({"n_held_out": 12}, "doubtful", "only 12 held-out"),
+        ({"n_held_out": 8}, "doubtful", "only 8 held-out"),
         ({"same_as_held_out": 1e-5}, "doubtful", "do not score like"),
         ({"stability": 0.1}, "doubtful", "second training"),
     ],

@@ -32,7 +32,7 @@ Verdict = Literal["good", "doubtful", "useless"]
 ORDER: tuple[Verdict, ...] = ("good", "doubtful", "useless")
 PATCH = 4
 """Side of the shuffled patches, in pixels."""
-FEW_HELD_OUT = 20
+FEW_HELD_OUT = 10
 
 BLIND, WEAK = 0.45, 0.52
 """Mean AUROC over kinds of pseudo-anomaly that D never met: below the first useless, below the second doubtful."""
