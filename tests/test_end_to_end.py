@@ -212,6 +212,44 @@ def test_interrupted_training_goes_on_to_the_same_bytes(parts, tmp_path, sent):
     assert whole == resumed
 
 
+def test_check_has_a_verdict_with_reasons(parts, trained):
+    health = json.loads((trained / "health.json").read_text())  # written by the training itself
+    assert health["verdict"] in ("good", "doubtful", "useless")
+    useless = 3 if health["verdict"] == "useless" else 0
+    done = subprocess.run(
+        [ALOCC, "check", trained, parts, "--normal", "good,bad", "--json"], capture_output=True, text=True
+    )
+    result = json.loads(done.stdout)
+    assert done.returncode == (3 if result["verdict"] == "useless" else 0)
+    assert (
+        result["measures"]["stability"] is not None and result["measures"]["n_fresh"] == 20
+    )  # the good ones were seen
+    assert result["verdict"] != "good"  # bad parts are no fresh normal images
+    assert all(finding["reason"] and finding["advice"] for finding in result["findings"])
+    run("check", trained, "--no-second-seed", code=useless)
+    assert "health:" in run("check", trained, "--no-second-seed", code=useless).stderr
+
+
+def test_benchmark_goes_on_where_it_stopped(parts, tmp_path):
+    words = [
+        "benchmark",
+        "one-vs-rest",
+        parts,
+        "--classes",
+        "good,bad",
+        "--methods",
+        "5-nn,pca",
+        "--out",
+        tmp_path / "b",
+    ]
+    first = run(*words)
+    assert "4/4" in first.stderr and "5-nn" in first.stdout
+    table = json.loads((tmp_path / "b" / "table.json").read_text())
+    assert set(table["rows"]) == {"5-nn", "pca"} and 0.5 < table["rows"]["5-nn"]["mean"] <= 1
+    assert "4/4" not in run(*words).stderr
+    assert "no method" in run("benchmark", "suite", "--methods", "6-nn", "--out", tmp_path / "c", code=2).stderr
+
+
 @pytest.mark.slow
 def test_digit_1_is_told_from_all_others_without_one_of_them(tmp_path):
     run("train", "mnist", "--normal", "1", "--out", tmp_path / "r", "--iterations", 200)
