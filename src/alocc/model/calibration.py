@@ -43,9 +43,11 @@ class Fusion:
 
     def __call__(self, parts: Mapping[str, Tensor]) -> Tensor:
         """Anomaly score of each image, (N,), float64."""
-        z = {part: (transformed(part, parts[part]) - self.means[part]) / self.scales[part] for part in self.weights}
-        squares = torch.stack([weight * z[part].abs() * z[part] for part, weight in self.weights.items()])
-        mean = squares.sum(0) / sum(self.weights.values())
+        total = torch.zeros_like(next(iter(parts.values())), dtype=torch.float64)
+        for part, weight in self.weights.items():  # one after the other: a vectorised sum rounds by position
+            z = (transformed(part, parts[part]) - self.means[part]) / self.scales[part]
+            total += weight * z.abs() * z
+        mean = total / sum(self.weights.values())
         return mean.sign() * mean.abs().sqrt()
 
 
