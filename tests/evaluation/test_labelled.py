@@ -13,6 +13,7 @@ from alocc.evaluation.labelled import evaluate, load_labelled, watch_on
 from alocc.evaluation.metrics import auroc, evaluate_scores
 from alocc.model.networks import build_networks
 from alocc.seeding import generator
+from alocc.training.run import fit_statistics
 
 FORMAT = ImageFormat(16, 16, 1)
 COUNTS = {"good": 6, "scratch": 3, "dent": 2}
@@ -38,7 +39,9 @@ def detector_of(name, *settings):
     config = with_settings(preset(name), ["networks.width=4", *settings])
     R, D = build_networks(config.networks, 1, FORMAT.size, generator(0, "weights"))
     images = torch.rand((40, 1, 16, 16), generator=generator(0, "images"))
-    return Detector.calibrate(config, FORMAT, R, D, images, image_hashes(images), {})
+    return Detector.calibrate(
+        config, FORMAT, R, D, fit_statistics(config, FORMAT, images), images, image_hashes(images), {}
+    )
 
 
 @pytest.fixture(scope="module", params=["robust", "article"])
