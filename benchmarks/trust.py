@@ -3,7 +3,8 @@
     python benchmarks/trust.py RESULTS
 
 RESULTS holds suite/, mnist/, outliers/ and, where they were run, normals100/, dirty5/, dr/ (D on R's images alone) and
-article/ (the run folder of `alocc reproduce article`). `make trust` has the commands.
+article/ (the run folder of `alocc reproduce article`). `make trust` has the commands. What no table says stands in
+benchmarks/trust_notes.md.
 """
 
 from __future__ import annotations
@@ -151,8 +152,8 @@ def main() -> None:
             parts.setdefault(part, []).append(value)
     sections = [
         "# Can it be trusted? What was measured\n",
-        "Written by `benchmarks/trust.py` from the results of `alocc benchmark`. Every figure is of the last step, and no "
-        "label chose anything. Intervals are Student's t over seeds.\n",
+        "Written by `benchmarks/trust.py` from the results of `alocc benchmark`. Every figure is of the last step; no "
+        "label chose a step, a score, a weight or a threshold. Intervals are Student's t over seeds.\n",
         "## MNIST, one digit against the rest\n",
         protocol_table(results / "mnist"),
         "Each part of the score by itself, over the same runs:\n",
@@ -198,9 +199,7 @@ def main() -> None:
         "### Health\n",
         health_table(suite),
     ]
-    extra = results / "notes.md"
-    if extra.exists():
-        sections.append(extra.read_text(encoding="utf-8"))
+    sections.append((ROOT / "benchmarks" / "trust_notes.md").read_text(encoding="utf-8"))
     written = ROOT / "docs" / "results" / "trust.md"
     written.write_text("\n".join(sections), encoding="utf-8")
     print(f"{written} and {PICTURE} written")

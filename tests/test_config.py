@@ -1,5 +1,7 @@
 """Config: TOML there and back, settings on top, and what a wrong one is told."""
 
+from typing import get_args
+
 import pydantic
 import pytest
 from hypothesis import given, settings
@@ -8,6 +10,8 @@ from hypothesis import strategies as st
 from alocc.config import (
     PRESETS,
     Config,
+    NegativeKind,
+    StatisticsPart,
     dump_config,
     load_config,
     preset,
@@ -15,7 +19,9 @@ from alocc.config import (
     with_settings,
     with_values,
 )
+from alocc.data.negatives import NEGATIVES
 from alocc.errors import ConfigError
+from alocc.model.statistics import PARTS
 
 ARTICLES_ADAM = "{learning_rate = 2e-4, betas = [0.5, 0.9]}"
 CONFIGS = {
@@ -199,6 +205,8 @@ def test_phase_that_is_switched_on_by_half_says_what_is_missing():
     [
         ("robust", "training.reconstruction=none", "R is never trained; set training.reconstruction or"),
         ("robust", "training.discrimination=none", "scoring.d_pair needs a trained D"),
+        ("robust", f"training.discrimination.kinds={list(NEGATIVES)}", "leave at least one out"),
+        ("ognet", "training.old_is_gold.old_after=2000", "at least old_after iterations"),
         ("robust", "networks.discriminator_input=single", "scoring.d_pair does not go with"),
         ("article", "networks.discriminator_input=pair", "scoring.d_reconstruction does not go with"),
         ("article", "scoring={d_pair = 1.0}", "scoring.d_pair does not go with"),
@@ -257,3 +265,8 @@ def test_every_field_of_a_dumped_config_is_read_back(write):
     config = load_config(write(text))
     assert (config.corruption.sigma, config.networks.width) == (0.25, 24)
     assert isinstance(config, Config)
+
+
+def test_names_in_the_config_are_those_of_the_code():
+    assert set(get_args(NegativeKind)) == set(NEGATIVES)
+    assert set(get_args(StatisticsPart)) == set(PARTS)

@@ -230,6 +230,21 @@ def test_check_has_a_verdict_with_reasons(parts, trained):
     assert "health:" in run("check", trained, "--no-second-seed", code=useless).stderr
 
 
+def test_twelve_images_are_enough_and_their_health_is_doubtful(parts, tmp_path):
+    (tmp_path / "few").mkdir()
+    for path in sorted((parts / "good").iterdir())[:12]:
+        (tmp_path / "few" / path.name).write_bytes(path.read_bytes())
+    assert "only 4 held-out normal images" in run("train", tmp_path / "few", "--out", tmp_path / "r", *TINY).stderr
+
+
+def test_check_takes_a_folder_without_classes_and_names_what_it_cannot_use(parts, trained):
+    done = subprocess.run([ALOCC, "check", trained, parts / "bad", "--no-second-seed"], capture_output=True, text=True)
+    assert done.returncode in (0, 3) and "20 fresh images" in done.stdout
+    done = subprocess.run([ALOCC, "check", trained, parts, "--normal", "good,bad", "--no-second-seed", "--json"],
+                          capture_output=True, text=True)  # fmt: skip
+    assert [Path(item["name"]).name for item in json.loads(done.stdout)["skipped"]] == ["broken.png"]
+
+
 def test_benchmark_goes_on_where_it_stopped(parts, tmp_path):
     words = [
         "benchmark",

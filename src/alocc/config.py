@@ -133,12 +133,21 @@ class DiscriminationConfig(_Model):
     iterations: PositiveInt
     """Updates of D."""
     kinds: Annotated[tuple[NegativeKind, ...], Field(min_length=1)]
-    """Kinds of pseudo-anomaly that D meets, in equal shares; those that look normal in this data are left out."""
+    """Kinds of pseudo-anomaly that D meets, in equal shares; those that look normal in this data are left out.
+
+    At least one kind must not be named: what D never met tells how far it can be trusted.
+    """
     sigma_max: NonNegative
     """An image's noise has a σ drawn from U(0, sigma_max), on both sides alike; 1 is normal images' mean contrast."""
     noisy: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
     """Share of the images that get noise."""
     adam: AdamConfig
+
+    @pydantic.model_validator(mode="after")
+    def _leaves_kinds_unseen(self) -> DiscriminationConfig:
+        if set(self.kinds) == set(get_args(NegativeKind)):
+            raise ValueError("kinds names all kinds; leave at least one out, for D's trial")
+        return self
 
 
 class TrainingConfig(_Model):

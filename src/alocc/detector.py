@@ -22,7 +22,6 @@ from alocc.model.calibration import Fusion, conformal_p_values, threshold_at
 from alocc.model.networks import Discriminator, Reconstructor, build_networks
 from alocc.model.scoring import D_PARTS, score_parts
 from alocc.model.statistics import Statistics
-from alocc.model.validation import MOST_IMAGES as VALIDATION_IMAGES
 from alocc.model.validation import validated_weights
 from alocc.seeding import generator
 from alocc.storage import load_tensors, save_tensors
@@ -101,11 +100,10 @@ class Detector:
             statistics = None
         weights = config.weights
         if config.calibration.weights == "validated":
-            images = to_unit_range(held_out[:VALIDATION_IMAGES])
             weights = validated_weights(
                 weights,
                 lambda x: compute_parts(config, R, D, statistics, x),
-                images,
+                held_out,
                 training.get("negatives", ()),
                 generator(config.seed, "validation"),
             )

@@ -5,6 +5,7 @@ import torch
 import alocc
 from alocc.config import preset, with_settings
 from alocc.errors import NonFiniteLossError, StoppedError
+from alocc.model.networks import build_networks
 from alocc.seeding import generator
 from alocc.storage import load_tensors
 from alocc.training.batches import Batches
@@ -131,3 +132,30 @@ def test_the_papers_rule_stops_training(tmp_path):
     train(IMAGES, config=config("paper", "training.adversarial.stop_mse=0.9"), iterations=400, out=tmp_path / "r")
     last = (tmp_path / "r" / "history.csv").read_text().splitlines()[-1]
     assert last.startswith("adversarial,10,")
+
+
+def test_ognet_keeps_r_as_it_was_and_trains_d_against_it(tmp_path):
+    detector = train(IMAGES, config=config("ognet"), iterations=20, out=tmp_path / "whole")
+    assert [phase.name for phase in phases_of(detector.config)] == ["adversarial", "old_is_gold"]
+    assert detector.config.training.old_is_gold.old_after == 1
+    tensors, _ = load_tensors(tmp_path / "whole" / "checkpoints" / "last.safetensors")
+    young = train(IMAGES, config=config("ognet"), iterations=20, hooks=Hooks(stop_requested=None))
+    old, new = tensors["R_old.decoder.to_image.weight"], tensors["R.decoder.to_image.weight"]
+    assert not torch.equal(old, new) and torch.equal(new, young.R.decoder.to_image.weight.detach())
+    start, _ = build_networks(detector.config.networks, 1, detector.image_format.size, generator(0, "weights"))
+    assert not torch.equal(old, start.decoder.to_image.weight)
+
+
+def test_polarity_is_looked_at_while_d_trains_and_kept():
+    detector = train(IMAGES, config=config("robust"), iterations=20)
+    assert len(detector.training["polarity"]) == 8
+    assert all(0 <= value <= 1 for value in detector.training["polarity"])
+
+
+def test_batches_hold_about_as_many_pixels_whatever_the_size():
+    def batch_size(side):
+        images = np.random.default_rng(0).integers(0, 256, (30, side, side), dtype=np.uint8)
+        detector = train(images, config=with_settings(preset("robust"), ["networks.width=4"]), iterations=1)
+        return detector.config.training.batch_size
+
+    assert [batch_size(side) for side in (16, 28, 40, 64)] == [64, 64, 31, 16]

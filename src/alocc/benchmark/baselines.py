@@ -5,6 +5,7 @@ Every rival runs with its library's defaults, or with the setting that the liter
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable
 
@@ -87,16 +88,18 @@ CLASSICAL: dict[str, Fit] = {
 BASELINES: dict[str, Fit] = CLASSICAL | {name: _pyod(name) for name in PYOD}
 
 
-def fit_baseline(name: str, images: NDArray[np.uint8], seed: int) -> Callable[[NDArray[np.uint8]], FloatArray]:
-    """Fit a rival on normal images; the result scores images of the same size.
+def check_installed(name: str) -> None:
+    """Refuse a rival before anything is run, not after hours.
 
     Raises:
-        ConfigError: if there is no such rival, or its library is not installed.
+        ConfigError: if its library is not installed.
     """
-    if name not in BASELINES:
-        raise ConfigError(f'there is no method "{name}"; methods are our presets and: {", ".join(BASELINES)}')
-    if name in PYOD and importlib.util.find_spec("pyod") is None:
-        raise ConfigError(f"{name} needs PyOD (pip install pyod)")
+    if name in PYOD and not all(importlib.util.find_spec(library) for library in ("pyod", "tqdm")):
+        raise ConfigError(f"{name} needs PyOD (pip install 'alocc[rivals]')")
+
+
+def fit_baseline(name: str, images: NDArray[np.uint8], seed: int) -> Callable[[NDArray[np.uint8]], FloatArray]:
+    """Fit a rival on normal images; the result scores images of the same size."""
     scorer = BASELINES[name](_rows(images), seed)
     return lambda others: scorer(_rows(others))
 

@@ -6,8 +6,8 @@ A cell is described by plain values, so that any process can run it and its file
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,12 +26,12 @@ from alocc.evaluation.health import measure
 from alocc.evaluation.metrics import auroc
 from alocc.model.validation import MOST_IMAGES
 from alocc.seeding import generator
-from alocc.training.loop import Hooks
 from alocc.training.run import train
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 Images = NDArray[np.uint8]
+Classified = tuple[Images, NDArray[np.str_]]
 TEST_SHARE = 0.2
 """Share of a folder's images that test, where the data has no split of its own."""
 ALPHAS = (0.01, 0.05, 0.1)
@@ -74,10 +74,10 @@ class Task:
     train: Images
     test: Images
     is_anomalous: BoolArray
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-
-Scored = Callable[[Images], tuple[FloatArray, Mapping[str, FloatArray]]]
+    in_test: BoolArray | None = None
+    """Of the outliers protocol: which images are the test fold, the others being the validation fold."""
+    n_skipped: int = 0
+    """Images of the data that could not be used."""
 
 
 def run_cell(cell: Cell) -> dict[str, Any]:
@@ -88,12 +88,14 @@ def run_cell(cell: Cell) -> dict[str, Any]:
         scorer = fit_baseline(cell.method, task.train, cell.seed)
         trained = time.perf_counter()
         score = scorer(task.test)
+        scored = time.perf_counter()
         figures: dict[str, Any] = {"auroc": auroc(score, task.is_anomalous)}
         p_value = None
     else:
         detector, looks = _train_watched(cell, task)
         trained = time.perf_counter()
         scores = detector.score(task.test)
+        scored = time.perf_counter()
         score, p_value = scores.anomaly_score, scores.p_value
         normals = prepare_batch(task.test[~task.is_anomalous], detector.image_format)
         normal_p = p_value[~task.is_anomalous]
@@ -110,11 +112,12 @@ def run_cell(cell: Cell) -> dict[str, Any]:
         "n_train": len(task.train),
         "n_normal": int((~task.is_anomalous).sum()),
         "n_anomalous": int(task.is_anomalous.sum()),
+        "n_skipped": task.n_skipped,
         "train_seconds": round(trained - began, 2),
-        "score_seconds": round(time.perf_counter() - trained, 2),
+        "score_seconds": round(scored - trained, 2),
     }
-    if cell.protocol == "outliers":
-        figures["f1"] = _f1_by_outliers(score, p_value, task)
+    if task.in_test is not None:
+        figures["f1"] = _f1_by_outliers(score, p_value, task.is_anomalous, task.in_test)
     return figures
 
 
@@ -129,10 +132,10 @@ def load_task(cell: Cell) -> Task:
         return _limited(cell, Task(made.train, made.test, made.is_anomalous))
     if cell.protocol == "outliers":
         return _outliers_task(cell)
-    (train, train_classes), (test, test_classes) = _splits(cell.data)
+    (train, train_classes), (test, test_classes), n_skipped = _splits(cell.data)
     return _limited(
         cell,
-        Task(train[train_classes == cell.label], test, test_classes != cell.label),
+        Task(train[train_classes == cell.label], test, test_classes != cell.label, n_skipped=n_skipped),
         spoil=train[train_classes != cell.label],
     )
 
@@ -145,10 +148,10 @@ def class_names(data: str) -> list[str]:
     return names
 
 
-def _splits(data: str) -> list[tuple[Images, NDArray[np.str_]]]:
-    """Training images and test images, with their classes."""
+def _splits(data: str) -> tuple[Classified, Classified, int]:
+    """Training images and test images, with their classes, and how many could not be used."""
     if data in BUILT_IN:
-        return [load_mnist("train"), load_mnist("test")]
+        return load_mnist("train"), load_mnist("test"), 0
     source = open_source(data, "test")
     images = source.load(source.infer_format(ImagesConfig()))
     pixels = _as_array(images.images)
@@ -157,7 +160,8 @@ def _splits(data: str) -> list[tuple[Images, NDArray[np.str_]]]:
         members = np.flatnonzero(images.classes == name)
         order = torch.randperm(len(members), generator=generator(0, f"benchmark/{name}")).numpy()
         in_test[members[order[: max(1, round(TEST_SHARE * len(members)))]]] = True
-    return [(pixels[part], images.classes[part]) for part in (~in_test, in_test)]
+    train, test = ((pixels[part], images.classes[part]) for part in (~in_test, in_test))
+    return train, test, len(images.skipped)
 
 
 def _outliers_task(cell: Cell) -> Task:
@@ -166,18 +170,23 @@ def _outliers_task(cell: Cell) -> Task:
     As many outliers as inliers are drawn for validation and for test, from different images; the tables take as many
     of them as the percentage asks for.
     """
-    both = _splits(cell.data)
-    images, classes = np.concatenate([both[0][0], both[1][0]]), np.concatenate([both[0][1], both[1][1]])
+    (train, train_classes), (test, test_classes), n_skipped = _splits(cell.data)
+    images, classes = np.concatenate([train, test]), np.concatenate([train_classes, test_classes])
     stream = generator(cell.seed, "outliers")
     inliers = np.flatnonzero(classes == cell.label)
     inliers = inliers[torch.randperm(len(inliers), generator=stream).numpy()]
     n = len(inliers) // 5
     others = np.flatnonzero(classes != cell.label)
+    if n == 0 or len(others) < 2 * n:
+        raise DataError(
+            f"{cell.label} has {len(inliers)} images and the other classes {len(others)}; "
+            f"the protocol needs at least 5 and {max(2, 2 * n)}"
+        )
     others = others[torch.randperm(len(others), generator=stream).numpy()][: 2 * n]
     chosen = np.concatenate([inliers[: 2 * n], others])
     is_anomalous = np.arange(len(chosen)) >= 2 * n
     in_test = np.arange(len(chosen)) % (2 * n) >= n
-    return Task(images[inliers[2 * n :]], images[chosen], is_anomalous, {"in_test": in_test})
+    return Task(images[inliers[2 * n :]], images[chosen], is_anomalous, in_test, n_skipped)
 
 
 def _limited(cell: Cell, task: Task, spoil: Images | None = None) -> Task:
@@ -192,7 +201,7 @@ def _limited(cell: Cell, task: Task, spoil: Images | None = None) -> Task:
             raise DataError("only one-vs-rest has images to spoil the training set with")
         n = round(len(train) * cell.contamination / (1 - cell.contamination))
         train = np.concatenate([train, spoil[torch.randperm(len(spoil), generator=stream)[:n].numpy()]])
-    return Task(train, task.test, task.is_anomalous, task.extra)
+    return replace(task, train=train)
 
 
 def _train_watched(cell: Cell, task: Task) -> tuple[Detector, list[dict[str, float]]]:
@@ -213,32 +222,32 @@ def _train_watched(cell: Cell, task: Task) -> tuple[Detector, list[dict[str, flo
         config=Config.model_validate(cell.config),
         seed=cell.seed,
         device="cpu",
-        hooks=Hooks(),
         open_watch=(lambda _: watch) if cell.watch else None,
     )
     return detector, looks
 
 
-def _f1_by_outliers(score: FloatArray, p_value: FloatArray | None, task: Task) -> dict[str, dict[str, float]]:
+def _f1_by_outliers(
+    score: FloatArray, p_value: FloatArray | None, is_anomalous: BoolArray, in_test: BoolArray
+) -> dict[str, dict[str, float]]:
     """F1 with the inlier as positive, at 10 % to 50 % outliers: three thresholds.
 
     ``validation`` is the papers': the best on the validation fold, labels and all. ``alpha 0.01`` and ``alpha 0.05``
     are ours, from normal images alone.
     """
-    in_test = task.extra["in_test"]
     result = {}
     for percent in (10, 20, 30, 40, 50):
         folds = []
         for fold in (~in_test, in_test):
-            inliers, outliers = (np.flatnonzero(fold & (task.is_anomalous == side)) for side in (False, True))
+            inliers, outliers = (np.flatnonzero(fold & (is_anomalous == side)) for side in (False, True))
             n = round(len(inliers) * percent / (100 - percent))
             folds.append(np.concatenate([inliers, outliers[:n]]))
         validation, test = folds
-        threshold = _best_threshold(score[validation], ~task.is_anomalous[validation])
-        figures = {"validation": f1_of_inliers(score[test] <= threshold, ~task.is_anomalous[test])}
+        threshold = _best_threshold(score[validation], ~is_anomalous[validation])
+        figures = {"validation": f1_of_inliers(score[test] <= threshold, ~is_anomalous[test])}
         if p_value is not None:
             for alpha in (0.01, 0.05):
-                figures[f"alpha {alpha:g}"] = f1_of_inliers(p_value[test] > alpha, ~task.is_anomalous[test])
+                figures[f"alpha {alpha:g}"] = f1_of_inliers(p_value[test] > alpha, ~is_anomalous[test])
         result[str(percent)] = figures
     return result
 

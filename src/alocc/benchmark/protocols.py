@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from alocc.benchmark.baselines import BASELINES, CLASSICAL
+from alocc.benchmark.baselines import BASELINES, CLASSICAL, check_installed
 from alocc.benchmark.cells import Cell, class_names
 from alocc.benchmark.running import Result
 from alocc.benchmark.suite import SUITE
@@ -18,8 +18,6 @@ from alocc.errors import ConfigError
 
 DEFAULT_METHODS = ("robust", *CLASSICAL)
 OUTLIER_PERCENTS = ("10", "20", "30", "40", "50")
-T_975 = (math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""Student's t at 97.5 % for 0 to 9 degrees of freedom."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +47,14 @@ def method_configs(methods: Sequence[str], change: Callable[[Config], Config]) -
     """Method → its config, with ``change`` applied, or none for a rival.
 
     Raises:
-        ConfigError: if there is no such method.
+        ConfigError: if there is no such method, or its library is not installed.
     """
     configs: dict[str, Config | None] = {}
     for name in methods:
         if name in PRESETS:
             configs[name] = change(preset(name))
         elif name in BASELINES:
+            check_installed(name)
             configs[name] = None
         else:
             raise ConfigError(f'there is no method "{name}"; methods: {", ".join([*PRESETS, *BASELINES])}')
@@ -70,7 +69,7 @@ def make_cells(
     labels: Sequence[str] | None = None,
     **options: Any,
 ) -> list[Cell]:
-    """All cells of a protocol: labels × methods × seeds. A rival that draws no random number runs once.
+    """All cells of a protocol: labels × methods × seeds.
 
     Args:
         protocol: "one-vs-rest", "outliers" or "suite".
@@ -118,6 +117,8 @@ def outliers_table(results: Sequence[Result], title: str) -> Table:
 
 def summary(by_seed: Sequence[Mapping[str, float]]) -> list[float | None]:
     """Mean, worst run, standard deviation of the seeds' means, half width of their 95 % interval (Student's t)."""
+    from scipy.stats import t
+
     if not by_seed:
         return [None] * 4
     means = [float(np.mean(list(runs.values()))) for runs in by_seed]
@@ -126,7 +127,7 @@ def summary(by_seed: Sequence[Mapping[str, float]]) -> list[float | None]:
     if n < 2:
         return [means[0], worst, None, None]
     deviation = float(np.std(means, ddof=1))
-    return [float(np.mean(means)), worst, deviation, T_975[min(n, len(T_975)) - 1] * deviation / math.sqrt(n)]
+    return [float(np.mean(means)), worst, deviation, float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n)]
 
 
 def _by_seed(results: Sequence[Result], method: str) -> list[dict[str, float]]:
@@ -143,7 +144,9 @@ def _labels(results: Sequence[Result]) -> list[str]:
 
 def _notes(results: Sequence[Result]) -> list[str]:
     missing = {f"{result.cell.label}: {result.missing}." for result in results if result.missing}
-    return [f"Left out — {reason}" for reason in sorted(missing)]
+    skipped = max((result.figures.get("n_skipped", 0) for result in results), default=0)
+    notes = [f"Left out — {reason}" for reason in sorted(missing)]
+    return [*notes, f"{skipped} images of the data could not be used."] if skipped else notes
 
 
 def _mean(values: Sequence[float]) -> float | None:

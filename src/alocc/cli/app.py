@@ -210,6 +210,7 @@ def check(
         console.print_json(health.as_json())
     else:
         console.out.print(console.health_table(health))
+    console.print_skipped(health.skipped)
     console.print_health(health)
     if health.verdict == "useless":
         raise typer.Exit(3)

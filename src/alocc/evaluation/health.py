@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from alocc.data.images import to_unit_range
 from alocc.data.negatives import NEGATIVES
-from alocc.data.sources import Data, open_source
+from alocc.data.sources import Data, Skipped, Source, open_source
 from alocc.detector import Detector
 from alocc.errors import DataError
 from alocc.evaluation.metrics import auroc
@@ -30,8 +30,6 @@ from alocc.training.run import RunFolder, TrainingImages, load_training_images, 
 FloatArray = NDArray[np.float64]
 Verdict = Literal["good", "doubtful", "useless"]
 ORDER: tuple[Verdict, ...] = ("good", "doubtful", "useless")
-PATCH = 4
-"""Side of the shuffled patches, in pixels."""
 FEW_HELD_OUT = 10
 
 BLIND, WEAK = 0.45, 0.52
@@ -92,10 +90,12 @@ class Health:
     verdict: Verdict
     findings: Sequence[Finding]
     measures: Measures
+    skipped: Sequence[Skipped] = ()
+    """Images of the data given that could not be used."""
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
-        return asdict(self)
+        return asdict(self) | {"skipped": [item._asdict() for item in self.skipped]}
 
 
 def check(detector: Detector, normals: Tensor, *, fresh: bool, second: Detector | None = None) -> Health:
@@ -108,15 +108,17 @@ def check(detector: Detector, normals: Tensor, *, fresh: bool, second: Detector 
         second: a detector of the same images with another seed.
 
     Raises:
-        DataError: if there are fewer than five images.
+        DataError: if there are no images.
     """
     return judge(measure(detector, normals, fresh=fresh, second=second))
 
 
 def measure(detector: Detector, normals: Tensor, *, fresh: bool, second: Detector | None = None) -> Measures:
     """Measure all that a verdict needs; see :func:`check`."""
-    if len(normals) < 5:
-        raise DataError(f"a check needs at least 5 normal images, got {len(normals)}")
+    from scipy.stats import ks_2samp, spearmanr
+
+    if len(normals) == 0:
+        raise DataError("no normal images to check with: the detector was trained or calibrated on all of them")
     normals = to_unit_range(normals[:: max(1, len(normals) // MOST_IMAGES)])
     stream = generator(detector.config.seed, "health")
     own = detector.score(normals)
@@ -134,7 +136,9 @@ def measure(detector: Detector, normals: Tensor, *, fresh: bool, second: Detecto
     stability = None
     if second is not None:
         x = torch.cat([normals, *(NEGATIVES[kind](normals, stream) for kind in unseen)])
-        stability = _rank_correlation(detector.score(x).anomaly_score, second.score(x).anomaly_score)
+        stability = float(
+            np.nan_to_num(spearmanr(detector.score(x).anomaly_score, second.score(x).anomaly_score).statistic)
+        )
     return Measures(
         probes,
         {kind: by_part["fused"] for kind, by_part in seen.items()},
@@ -142,7 +146,7 @@ def measure(detector: Detector, normals: Tensor, *, fresh: bool, second: Detecto
         d_weight,
         len(detector.held_out_scores),
         len(own) if fresh else 0,
-        same_distribution(own.anomaly_score, detector.held_out_scores) if fresh else None,
+        float(ks_2samp(own.anomaly_score, detector.held_out_scores).pvalue) if fresh else None,
         stability,
     )
 
@@ -225,10 +229,10 @@ def check_run(
     """Examine the detector of a run folder, and keep the result there.
 
     Args:
-        run: a run folder, or a detector's file if ``data`` is given and ``second_seed`` is false.
+        run: a run folder or a detector's file.
         data: fresh normal images, of which those that it was trained or calibrated on are left out; none: the images
             that its training held out.
-        normal: normal classes of ``data``; none: those of the training.
+        normal: normal classes of ``data``; none: those of the training, or all images if ``data`` has no classes.
         second_seed: whether to train a second detector with another seed, four times shorter, and compare.
 
     Raises:
@@ -236,34 +240,46 @@ def check_run(
     """
     detector = Detector.load(run)
     folder = RunFolder(Path(run)) if Path(run).is_dir() else None
-    images = None if data is not None and not second_seed else _images_of(detector)
-    second = _second(detector) if images and second_seed else None
+    skipped: Sequence[Skipped] = ()
     if data is None:
-        assert images is not None
+        images = _images_of(detector)
         normals = images.normals.images[images.held_out]
     else:
-        source = open_source(data, "test", normal or detector.training["normal_classes"] or None)
-        normals = source.load(detector.image_format).images
-        normals = normals[torch.from_numpy(~detector.was_seen(normals))]
-    health = check(detector, normals, fresh=data is not None, second=second)
+        loaded = _open_normals(data, normal, detector).load(detector.image_format)
+        normals = loaded.images[torch.from_numpy(~detector.was_seen(loaded.images))]
+        skipped = loaded.skipped
+    second = _second(detector) if second_seed else None
+    health = replace(check(detector, normals, fresh=data is not None, second=second), skipped=skipped)
     if folder:
         write_text(folder.health, json.dumps(health.as_json(), indent=2))
     return health
+
+
+def _open_normals(data: Data, normal: Sequence[str] | None, detector: Detector) -> Source:
+    """The normal images of ``data``: the classes asked for, or those of the training where ``data`` has classes."""
+    if normal is None and open_source(data, "test").class_names:
+        normal = detector.training["normal_classes"] or None
+    return open_source(data, "test", normal)
 
 
 def _images_of(detector: Detector) -> TrainingImages:
     """The images of a detector's training, if they are still what they were."""
     notes = detector.training
     if notes["data"] == "arrays":
-        raise DataError("the detector was trained on arrays, which are not kept; give normal images to check it with")
+        raise DataError(
+            "the detector was trained on arrays, which are not kept; give fresh normal images, and --no-second-seed"
+        )
     images = load_training_images(notes["data"], notes["normal_classes"] or None, detector.config)
     if images.summary["images_sha256"] != notes["images_sha256"]:
-        raise DataError(f"{notes['data']} has changed since the training; give fresh normal images to check with")
+        raise DataError(
+            f"{notes['data']} has changed since the training; give fresh normal images, and --no-second-seed"
+        )
     return images
 
 
 def _second(detector: Detector) -> Detector:
     """A detector of the same images with the next seed and a quarter of the iterations."""
+    _images_of(detector)
     notes, config = detector.training, detector.config
     main = config.training.reconstruction or config.training.adversarial
     assert main is not None
@@ -294,20 +310,6 @@ def gross_probes(normals: Tensor, stream: torch.Generator) -> dict[str, Tensor]:
     return probes
 
 
-def same_distribution(first: FloatArray, second: FloatArray) -> float:
-    """p-value of the two-sample Kolmogorov–Smirnov test, by Kolmogorov's limit law.
-
-    It asks what the p-values would say if there were endless held-out images, and allows for there being few.
-    """
-    everything = np.concatenate([first, second])
-    shares = [np.searchsorted(np.sort(sample), everything, side="right") / len(sample) for sample in (first, second)]
-    distance = float(np.abs(shares[0] - shares[1]).max())
-    n = np.sqrt(len(first) * len(second) / len(everything))
-    reach = (n + 0.12 + 0.11 / n) * distance
-    terms = 2 * (-1.0) ** np.arange(100) * np.exp(-2 * (np.arange(1, 101) * reach) ** 2)
-    return float(np.clip(terms.sum(), 0.0, 1.0)) if reach > 0.2 else 1.0
-
-
 def _stripes(n: int, shape: Sequence[int], stream: torch.Generator) -> Tensor:
     """Waves of any direction, length and colour."""
     _, channels, height, width = shape
@@ -316,10 +318,3 @@ def _stripes(n: int, shape: Sequence[int], stream: torch.Generator) -> Tensor:
     phase = torch.rand((n, channels, 1, 1), generator=stream) * 2 * torch.pi
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     return 0.5 + 0.5 * torch.sin(2 * torch.pi * (x * angle.cos() + y * angle.sin()) / length + phase)
-
-
-def _rank_correlation(first: FloatArray, second: FloatArray) -> float:
-    """Spearman's, for scores without ties."""
-    ranks = [np.argsort(np.argsort(scores)) for scores in (first, second)]
-    centred = [rank - rank.mean() for rank in ranks]
-    return float((centred[0] * centred[1]).sum() / np.square(centred[0]).sum())

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from alocc.data.images import to_unit_range
 from alocc.seeding import generator
 
 FILTERS = 24
@@ -91,9 +92,9 @@ class Statistics(nn.Module):
         """Learn means and covariances, and remember.
 
         Args:
-            images: normal images, (n, C, H, W), float32 in [0, 1].
+            images: normal images, (n, C, H, W), uint8 or float32 in [0, 1].
         """
-        images = images[:: math.ceil(len(images) / MOST_IMAGES)]
+        images = to_unit_range(images[:: math.ceil(len(images) / MOST_IMAGES)])
         batches = [self.describe(batch) for batch in torch.split(images, BATCH)]
         for part in GRIDS:
             description = torch.cat([batch[part] for batch in batches]).double()

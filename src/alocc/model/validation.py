@@ -9,12 +9,14 @@ measured how well each kind is told from normal images that were only jittered, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from alocc.data.deformation import jitter
+from alocc.data.images import to_unit_range
 from alocc.data.negatives import NEGATIVES
 from alocc.model.statistics import Statistics
 
@@ -35,7 +37,7 @@ def useful_kinds(
 
     Args:
         statistics: fitted to the images that train.
-        held_out: normal images that do not train, (n, C, H, W), float32 in [0, 1].
+        held_out: normal images that do not train, (n, C, H, W), uint8 or float32 in [0, 1].
         kinds: names from :data:`alocc.data.negatives.NEGATIVES`.
         generator: a CPU stream.
     """
@@ -57,7 +59,7 @@ def validated_weights(
     Args:
         weights: each part's weight if it is useful.
         score: parts of the score of images, (N,) each, higher = more anomalous.
-        held_out: normal images that do not train, (n, C, H, W), float32 in [0, 1].
+        held_out: normal images that do not train, (n, C, H, W), uint8 or float32 in [0, 1].
         trained_on: kinds of pseudo-anomaly that D met.
         generator: a CPU stream.
     """
@@ -75,8 +77,8 @@ def separation(
     score: Score, normals: Tensor, kinds: Sequence[str], generator: torch.Generator
 ) -> dict[str, dict[str, float]]:
     """Kind → part → AUROC of pseudo-anomalies of that kind against jittered normal images."""
-    repeats = -(-MOST_IMAGES // len(normals))
-    images = normals.repeat(repeats, 1, 1, 1)[:MOST_IMAGES]
+    images = to_unit_range(normals[:MOST_IMAGES])
+    images = images.repeat(math.ceil(MOST_IMAGES / len(images)), 1, 1, 1)[:MOST_IMAGES]
     # neighbours are put together by some kinds, so copies of one image must not be neighbours
     images = images[torch.randperm(len(images), generator=generator)]
     normal = score(jitter(images, generator))

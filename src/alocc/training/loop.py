@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,7 +27,6 @@ from alocc.training.step import Losses
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-T = TypeVar("T")
 CHECKPOINT_SECONDS = 30.0
 LOOKS = 8
 """How often a training is looked at."""
@@ -116,8 +115,9 @@ def train_networks(
             losses = _finite(iterate(), phase, state, checkpoint)
             state.iteration += 1
             state.seconds = time.perf_counter() - started
-            if isinstance(phase.config, AdversarialConfig) and "R_old" in state.networks:
-                _keep_old(R, state, config)
+            old = config.training.old_is_gold
+            if old and phase.name == "adversarial" and state.iteration == old.old_after:
+                state.networks["R_old"].load_state_dict(R.state_dict())  # while R is still poor
             done = done_before + state.iteration
             history.add(losses)
             if hooks.progress:
@@ -128,9 +128,7 @@ def train_networks(
             polarity_due = polarity is not None and "D" in phase.trained and state.iteration % looks_every == 0
             watch_due = hooks.watch is not None and (done % watch_every == 0 or finished)
             if row_due or watch_due or polarity_due or finished:
-                watched = dict(_watch(hooks.watch, R, D)) if hooks.watch and watch_due else {}
-                if polarity and polarity_due:
-                    watched["polarity"] = _watch(polarity, R, D)
+                watched = _look(R, D, hooks.watch if watch_due else None, polarity if polarity_due else None)
                 history.write_row(phase.name, done, state.seconds, watched)
             if finished:
                 state.phase, state.iteration = state.phase + 1, 0
@@ -163,12 +161,6 @@ def _initial_state(
     return TrainingState(networks, make_optimizers(phases, networks), streams, batches, identity)
 
 
-def _keep_old(R: Reconstructor, state: TrainingState, config: Config) -> None:
-    """Copy R while it is still poor, for the phase after."""
-    if config.training.old_is_gold and state.iteration == config.training.old_is_gold.old_after:
-        state.networks["R_old"].load_state_dict(R.state_dict())
-
-
 def _finite(losses: Losses, phase: Phase, state: TrainingState, checkpoint: Path | None) -> dict[str, float]:
     """Losses as numbers. Waits for the device, which is the price of stopping in time."""
     values = dict(zip(losses, torch.stack(list(losses.values())).detach().tolist(), strict=True))
@@ -182,11 +174,18 @@ def _finite(losses: Losses, phase: Phase, state: TrainingState, checkpoint: Path
     return values
 
 
-def _watch(look: Callable[[], T], R: Reconstructor, D: Discriminator) -> T:
-    """Let somebody look at the networks as they would score, and put them back as they were."""
+def _look(
+    R: Reconstructor,
+    D: Discriminator,
+    watch: Callable[[], Mapping[str, float]] | None,
+    polarity: Callable[[], float] | None,
+) -> dict[str, float]:
+    """Measure the networks as they would score, and put them back as they were."""
     modes = R.training, D.training
     R.eval(), D.eval()
-    figures = look()
+    figures = dict(watch()) if watch else {}
+    if polarity:
+        figures["polarity"] = polarity()
     R.train(modes[0]), D.train(modes[1])
     return figures
 

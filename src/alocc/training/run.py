@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,8 +23,7 @@ from alocc.detector import Detector, compute_parts, fingerprint, image_hashes, l
 from alocc.errors import ArtefactError, ConfigError, DataError
 from alocc.model.networks import Discriminator, Reconstructor, build_networks
 from alocc.model.scoring import D_PARTS
-from alocc.model.statistics import MOST_IMAGES, Statistics
-from alocc.model.validation import MOST_IMAGES as VALIDATION_IMAGES
+from alocc.model.statistics import Statistics
 from alocc.model.validation import auroc, useful_kinds
 from alocc.seeding import generator
 from alocc.storage import write_text
@@ -210,10 +208,8 @@ def fit_statistics(config: Config, image_format: ImageFormat, fit: Tensor) -> St
     """The statistics of the images that train, if anything asks for them."""
     if not config.statistics_parts and not config.training.discrimination:
         return None
-    statistics = Statistics(image_format.channels, image_format.size)
-    thinned = fit[:: math.ceil(len(fit) / MOST_IMAGES)]
     with torch.inference_mode():
-        return statistics.fit(to_unit_range(thinned))
+        return Statistics(image_format.channels, image_format.size).fit(fit)
 
 
 def choose_kinds(config: Config, statistics: Statistics | None, held_out: Tensor) -> list[str]:
@@ -221,8 +217,7 @@ def choose_kinds(config: Config, statistics: Statistics | None, held_out: Tensor
     discrimination = config.training.discrimination
     if discrimination is None or statistics is None:
         return []
-    images = to_unit_range(held_out[:VALIDATION_IMAGES])
-    return useful_kinds(statistics, images, discrimination.kinds, generator(config.seed, "validation"))
+    return useful_kinds(statistics, held_out, discrimination.kinds, generator(config.seed, "validation"))
 
 
 def polarity_of(
@@ -263,7 +258,8 @@ def _with_length(config: Config, iterations: int | None, epochs: int | None, n_i
     if iterations is not None and epochs is not None:
         raise ConfigError("give iterations or epochs, not both")
     if epochs is not None:
-        iterations = max(1, round(epochs * n_images / (config.training.batch_size or 1)))
+        assert config.training.batch_size is not None  # settled by the size of the images
+        iterations = max(1, round(epochs * n_images / config.training.batch_size))
     return config if iterations is None else with_iterations(config, iterations)
 
 
