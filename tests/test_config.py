@@ -211,9 +211,9 @@ def test_phase_that_is_switched_on_by_half_says_what_is_missing():
         ("article", "networks.discriminator_input=pair", "scoring.d_reconstruction does not go with"),
         ("article", "scoring={d_pair = 1.0}", "scoring.d_pair does not go with"),
         (
-            "robust",
-            f"training.adversarial={{iterations = 1, mse_weight = 1.0, adam = {ARTICLES_ADAM}}}",
-            'training.adversarial needs networks.discriminator_input = "single"',
+            "ognet",
+            "networks.discriminator_input=pair",
+            "scoring.d_reconstruction does not go with",
         ),
     ],
 )

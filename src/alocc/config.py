@@ -141,6 +141,8 @@ class DiscriminationConfig(_Model):
     """An image's noise has a σ drawn from U(0, sigma_max), on both sides alike; 1 is normal images' mean contrast."""
     noisy: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
     """Share of the images that get noise."""
+    jitter: bool = True
+    """Whether normal images are moved a little, so that they carry the same blur as pseudo-anomalies."""
     adam: AdamConfig
 
     @pydantic.model_validator(mode="after")
@@ -155,6 +157,8 @@ class TrainingConfig(_Model):
 
     batch_size: PositiveInt | None = 128
     """Images of an update; none: as many as have 50,000 pixels, but 16 to 64, so that time hardly grows with size."""
+    contamination: Annotated[float, Field(ge=0.0, le=0.25)] = 0.0
+    """Share of the training images that may be anomalies: the most unusual images, twice as many, do not train."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Arithmetic of training; scoring is always in 32-bit."""
     reconstruction: ReconstructionConfig | None = None
@@ -215,8 +219,8 @@ class Config(_Model):
             raise ValueError(f'scoring.{min(wrong)} does not go with networks.discriminator_input = "{seen}"')
         if d_parts and not (self.training.adversarial or self.training.discrimination):
             raise ValueError(f"scoring.{min(d_parts)} needs a trained D; no phase of training trains it")
-        if self.training.adversarial and seen == "pair":
-            raise ValueError('training.adversarial needs networks.discriminator_input = "single"')
+        if self.training.old_is_gold and seen == "pair":
+            raise ValueError('training.old_is_gold needs networks.discriminator_input = "single"')
         return self
 
 
@@ -287,7 +291,7 @@ PRESETS: dict[str, Config] = {
             "neighbours": 0.5,
             "spectrum": 0.5,
             "texture": 0.5,
-            "quarters": 0.5,
+            "quarters": 1.0,
             "sixteenths": 0.5,
         },
         calibration=CalibrationConfig(weights="validated"),

@@ -11,7 +11,7 @@ import alocc
 from alocc.config import preset, with_settings
 from alocc.data.images import prepare_batch
 from alocc.errors import DataError
-from alocc.evaluation.health import Measures, check, check_run, gross_probes, judge, measure
+from alocc.evaluation.health import Measures, check, check_run, gross_probes, judge, likely_probes, measure
 
 SMALL = ["networks.width=4", "training.batch_size=16"]
 GOOD = Measures(
@@ -52,8 +52,8 @@ def test_nothing_to_find_is_good():
 @pytest.mark.parametrize(
     ("change", "verdict", "word"),
     [
-        ({"unseen_kinds": {"mirrored": 0.41, "blurred": 0.43}}, "useless", "almost normal"),
-        ({"unseen_kinds": {"mirrored": 0.48, "blurred": 0.5}}, "doubtful", "almost normal"),
+        ({"unseen_kinds": {"mirrored": 0.35, "blurred": 0.43}}, "useless", "almost normal"),
+        ({"unseen_kinds": {"mirrored": 0.43, "blurred": 0.45}}, "doubtful", "almost normal"),
         ({"probes": {"noise": 0.2}}, "useless", "noise images"),
         ({"probes": {"noise": 0.8}}, "doubtful", "noise images"),
         ({"polarity": [0.9, 0.9, 0.2, 0.9, 0.9]}, "doubtful", "more normal than normal"),
@@ -85,6 +85,28 @@ def test_probes_are_images():
         assert x.min() >= 0 and x.max() <= 1
 
 
+def test_pieces_change_places_and_none_is_lost():
+    x = torch.rand((6, 3, 20, 24), generator=torch.Generator().manual_seed(0))
+    shuffled = likely_probes(x, torch.Generator().manual_seed(0))["shuffled"]
+    assert not torch.equal(shuffled, x)
+
+    def pieces(image):
+        return {tuple(piece.flatten().tolist()) for row in image.split(5, 1) for piece in row.split(6, 2)}
+
+    for image, changed in zip(x, shuffled, strict=True):
+        assert pieces(image) == pieces(changed)
+
+
+def test_clouds_are_smooth_and_as_bright_as_the_normal_images():
+    x = 0.4 + 0.1 * torch.randn((50, 1, 22, 27), generator=torch.Generator().manual_seed(0))
+    probes = likely_probes(x, torch.Generator().manual_seed(0))
+    clouds = probes["cloudy"]
+    assert clouds.shape == probes["shuffled"].shape == x.shape
+    assert abs(clouds.mean() - x.mean()) < 0.01 and abs(clouds.std() - x.std()) < 0.01
+    neighbours = np.corrcoef(clouds[..., 1:].flatten(), clouds[..., :-1].flatten())[0, 1]
+    assert neighbours > 0.5
+
+
 def test_flat_images_are_no_probe_where_normal_ones_are_flat():
     flat = torch.full((20, 1, 16, 16), 0.5)
     assert "black, white and grey" not in gross_probes(flat, torch.Generator())
@@ -95,7 +117,7 @@ def test_a_detector_of_discs_is_good_and_fresh_discs_score_alike(detector):
     assert health.verdict == "good", health.findings
     assert health.measures.same_as_held_out > 0.001 and health.measures.n_fresh == 150
     assert set(health.measures.unseen_kinds) == {
-        "mirrored", "shifted", "zoomed", "mixed", "relit", "blurred", "scrambled", "turned"
+        "mirrored", "shifted", "zoomed", "mixed", "relit", "blurred", "scrambled", "turned", "cloudy", "shuffled"
     } - set(detector.training["negatives"])  # fmt: skip
     assert 8 <= len(health.measures.polarity) <= 9
     json.dumps(health.as_json())

@@ -6,7 +6,7 @@ import torch
 from sklearn.covariance import ledoit_wolf
 from sklearn.neighbors import NearestNeighbors
 
-from alocc.model.statistics import PARTS, Statistics, shrunk_covariance
+from alocc.model.statistics import PARTS, Statistics, _gaussian, _robust_distance, _thinned, shrunk_covariance
 
 STREAM = torch.Generator().manual_seed(0)
 
@@ -89,3 +89,37 @@ def test_state_is_all_there_is():
     again.load_state_dict(fitted.state_dict())
     x = noise(4, 3, (16, 16))
     assert all(torch.equal(fitted(x)[part], again(x)[part]) for part in PARTS)
+
+
+@pytest.mark.parametrize("n", [80, 300])
+def test_the_most_unusual_of_a_set_are_found_without_fitting(n):
+    stream = torch.Generator().manual_seed(1)
+    smooth = torch.nn.functional.avg_pool2d(torch.rand((n // 10, 1, 24, 28), generator=stream), 5, stride=1)
+    is_smooth = torch.randperm(n + n // 10, generator=stream) >= n
+    images = torch.empty(n + n // 10, 1, 20, 24)
+    images[~is_smooth], images[is_smooth] = noise(n), smooth
+    statistics = Statistics(1, (20, 24))
+    found = statistics.most_unusual(images, float(is_smooth.float().mean()))
+    assert torch.equal(found, is_smooth)
+    assert not statistics.texture_mean.any()  # nothing was fitted
+    assert not statistics.most_unusual(images, 0.0).any()
+
+
+def test_rows_far_out_of_line_hardly_move_what_they_are_measured_by():
+    rows = torch.randn((500, 6), generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    spoiled = rows.clone()
+    spoiled[:50] += 6
+    distance = _robust_distance(spoiled)
+    assert distance[:50].min() > distance[50:].max()
+    clean = _robust_distance(rows[50:])
+    plain_mean, plain_whitening = _gaussian(spoiled)
+    plain = ((spoiled - plain_mean) @ plain_whitening).square().mean(1)
+    ratio = distance[50:].mean() / distance[:50].mean(), plain[50:].mean() / plain[:50].mean()
+    assert ratio[0] < ratio[1] / 5
+    assert clean.isfinite().all()
+
+
+def test_many_images_are_thinned_out_evenly():
+    images = torch.arange(10.0)
+    assert torch.equal(_thinned(images, 12), images)
+    assert _thinned(images, 4).tolist() == [0.0, 2.0, 5.0, 7.0]

@@ -159,3 +159,26 @@ def test_batches_hold_about_as_many_pixels_whatever_the_size():
         return detector.config.training.batch_size
 
     assert [batch_size(side) for side in (16, 28, 40, 64)] == [64, 64, 31, 16]
+
+
+def test_suspects_do_not_train_where_the_user_says_that_there_are_some():
+    rng = np.random.default_rng(1)
+    checks = np.kron(np.indices((4, 4)).sum(0) % 2, np.ones((4, 4))) * 200
+    others = np.clip(checks + rng.normal(0, 20, (6, 16, 16)), 0, 255).astype(np.uint8)
+    spoiled = np.concatenate([IMAGES, others])
+    plain, cautious = (
+        train(spoiled, config=config("robust"), iterations=10, contamination=share) for share in (None, 0.1)
+    )
+    assert plain.training["n_left_out"] == 0
+    assert cautious.training["n_left_out"] == round(0.2 * plain.training["n_fit"])
+    assert cautious.training["n_fit"] == plain.training["n_fit"] - cautious.training["n_left_out"]
+    assert cautious.training["n_held_out"] == plain.training["n_held_out"]  # the promise needs them as they came
+    unusual = {name: one.score(others).parts["texture"].mean() for name, one in (("p", plain), ("c", cautious))}
+    assert unusual["c"] > 5 * unusual["p"]
+
+
+def test_the_adversarial_term_goes_with_pairs(tmp_path):
+    adversarial = "training.adversarial={iterations=4, mse_weight=0.2, adam={learning_rate=2e-4}}"
+    train(IMAGES, config=config("robust", adversarial), iterations=6, out=tmp_path / "run")
+    phases = [line.split(",")[0] for line in (tmp_path / "run" / "history.csv").read_text().splitlines()[1:]]
+    assert list(dict.fromkeys(phases)) == ["reconstruction", "adversarial", "discrimination"]

@@ -48,9 +48,13 @@ class Recorder:
         return update
 
 
-def test_an_iteration_is_n_dis_updates_of_d_and_one_of_r_each_on_a_fresh_batch():
-    it = Recorder()
-    losses = adversarial_iteration(it.R, it.D, it.draw_noisy, it.update("R"), it.update("D"), n_dis=3, mse_weight=0.2)
+@pytest.mark.parametrize("discriminator_input", ["single", "pair"])
+def test_an_iteration_is_n_dis_updates_of_d_and_one_of_r_each_on_a_fresh_batch(discriminator_input):
+    it = Recorder(discriminator_input=discriminator_input)
+    losses = adversarial_iteration(
+        it.R, it.D, it.draw_noisy, it.update("R"), it.update("D"),
+        sees_pair=discriminator_input == "pair", n_dis=3, mse_weight=0.2,
+    )  # fmt: skip
     assert [name for name, _ in it.log] == ["D", "D", "D", "R"]
     assert len(it.draws) == 4
     assert set(losses) == {"d_real", "d_fake", "r_adversarial", "r_mse"}
@@ -59,11 +63,24 @@ def test_an_iteration_is_n_dis_updates_of_d_and_one_of_r_each_on_a_fresh_batch()
     assert all(parameter.requires_grad for parameter in it.D.parameters())
 
 
+def test_a_d_of_pairs_takes_an_image_beside_itself_for_real_and_beside_rs_image_for_fake():
+    it = Recorder(discriminator_input="pair")
+    it.R.eval(), it.D.eval()
+    before = copy.deepcopy(it.D)
+    losses = adversarial_iteration(
+        it.R, it.D, it.draw_noisy, lambda loss: None, lambda loss: None, sees_pair=True, n_dis=1, mse_weight=1.0
+    )
+    x, x_noisy = it.draws[0]
+    with torch.no_grad():
+        torch.testing.assert_close(losses["d_real"], F.softplus(-before(torch.cat([x, x], 1))).mean())
+        torch.testing.assert_close(losses["d_fake"], F.softplus(before(torch.cat([x, it.R(x_noisy)], 1))).mean())
+
+
 def test_r_is_judged_against_the_clean_image():
     it = Recorder()
     it.R.eval()
     losses = adversarial_iteration(
-        it.R, it.D, it.draw_noisy, lambda loss: None, lambda loss: None, n_dis=1, mse_weight=1.0
+        it.R, it.D, it.draw_noisy, lambda loss: None, lambda loss: None, sees_pair=False, n_dis=1, mse_weight=1.0
     )
     x, x_noisy = it.draws[-1]
     torch.testing.assert_close(losses["r_mse"], ((it.R(x_noisy) - x) ** 2).mean())
@@ -84,7 +101,7 @@ def test_discrimination_updates_d_alone_and_draws_normals_for_both_sides(discrim
     it.R.eval()
     losses = discrimination_iteration(
         it.R, it.D, it.draw, it.update("D"), sees_pair=discriminator_input == "pair", kinds=["elastic", "tinted"],
-        sigma_max=0.4, noisy=0.5, generator=generator(0, "negatives"),
+        jittered=True, sigma_max=0.4, noisy=0.5, generator=generator(0, "negatives"),
     )  # fmt: skip
     assert [name for name, _ in it.log] == ["D"]
     assert len(it.draws) == 2

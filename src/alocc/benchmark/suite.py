@@ -1,4 +1,4 @@
-"""The development suite: a dozen small image sets of different kinds, the same on every machine.
+"""A suite of nineteen small image sets of different kinds, the same on every machine.
 
 Drawn sets need NumPy and Pillow alone; glyphs come from the fonts that Matplotlib ships; photographs and faces from
 scikit-image, where it is installed; clothes from Debian's ``dataset-fashion-mnist``, where it is. In each set the
@@ -74,6 +74,11 @@ def _digits(rng: Rng) -> Made:
 
 
 def _clothes(rng: Rng) -> Made:
+    return _fashion(6)
+
+
+def _fashion(label: int) -> Made:
+    """One kind of clothes against all others; Fashion-MNIST is Zalando's, under the MIT licence."""
     try:
         images, labels = (
             [
@@ -86,9 +91,8 @@ def _clothes(rng: Rng) -> Made:
         raise UnavailableError(
             f"Debian's package dataset-fashion-mnist is not installed (looked in {CLOTHES})"
         ) from None
-    shirt = 6
     test = images[1]
-    return images[0][labels[0] == shirt], test[labels[1] == shirt], test[labels[1] != shirt][::4]
+    return images[0][labels[0] == label], test[labels[1] == label], test[labels[1] != label][::4]
 
 
 def _faces(rng: Rng) -> Made:
@@ -305,6 +309,77 @@ def _washers(rng: Rng) -> Made:
     return _drawn(draw, 50, 150, 200, 4)
 
 
+def _boots(rng: Rng) -> Made:
+    return _fashion(9)
+
+
+def _stars(rng: Rng) -> Made:
+    """Deep sky, in colour; a satellite's trail, a ghost of the optics or a dead stripe is an anomaly."""
+    sky = _tiles(_photo("hubble_deep_field.jpg"), 32, rng)[:500]
+    y, x = np.mgrid[0:32, 0:32]
+
+    def fault(image: Images, kind: int) -> Images:
+        u, v = rng.uniform(8, 24, 2)
+        if kind == 0:
+            angle = rng.uniform(0, math.pi)
+            light = 110 * np.exp(-((((y - u) * math.cos(angle) - (x - v) * math.sin(angle)) / 0.9) ** 2))
+        elif kind == 1:
+            light = 45 * np.exp(-(((np.hypot(y - u, x - v) - rng.uniform(5, 8)) / 1.5) ** 2))
+        else:
+            light = np.where(np.abs(x - v) < 1.5, -60.0, 0.0)
+        return _bytes((image + light[..., None]) / 255)
+
+    return sky[:300], sky[300:400], np.stack([fault(image, i % 3) for i, image in enumerate(sky[400:])])
+
+
+def _buildings(rng: Rng) -> Made:
+    """Pieces of a photograph of a palace; pieces of a flower's are anomalies."""
+    from sklearn.datasets import load_sample_images
+
+    palace, flower = (_tiles(image, 28, rng) for image in load_sample_images().images)
+    return palace[:200], palace[200:], flower[:120]
+
+
+def _retina(rng: Rng) -> Made:
+    """The ground of an eye, in colour; a yellow spot or a bleeding is an anomaly."""
+    photo = np.asarray(Image.fromarray(_photo("retina.jpg")).resize((706, 706), Image.Resampling.BOX))
+    eye = _tiles(photo, 32, rng)
+    eye = eye[eye.min((1, 2, 3)) > 8]  # the corners of the photograph are black
+    y, x = np.mgrid[0:32, 0:32]
+
+    def fault(image: Images, kind: int) -> Images:
+        u, v = rng.uniform(9, 23, 2)
+        spot = np.exp(-((np.hypot(y - u, x - v) / rng.uniform(2.5, 4.5)) ** 4))[..., None]
+        other = (np.array([235, 215, 130]), np.array([90, 15, 15]))[kind]
+        return _bytes((image * (1 - 0.8 * spot) + 0.8 * spot * other) / 255)
+
+    n = len(eye)
+    normal, spoilt = eye[n - 120 : n - 60], eye[n - 60 :]
+    return eye[: n - 120], normal, np.stack([fault(image, i % 2) for i, image in enumerate(np.repeat(spoilt, 2, 0))])
+
+
+def _gears(rng: Rng) -> Made:
+    """Gears with ten teeth, in any direction; one tooth less or more, a broken tooth or no bore is an anomaly."""
+
+    def draw(defect: int | None) -> Images:
+        image = Image.new("L", (36 * FINE, 36 * FINE), 200)
+        pen = ImageDraw.Draw(image)
+        (x, y), radius, turn = rng.normal(18, 0.6, 2), rng.normal(13, 0.3), rng.uniform(0, 2 * math.pi)
+        teeth = {0: 9, 1: 11}.get(defect if defect is not None else -1, 10)
+        angles = np.arange(0, 2 * math.pi, 0.01)
+        wave = np.clip(3 * np.cos(teeth * angles), -1, 1)
+        if defect == 2:
+            wave = np.where(angles < 2 * math.pi / teeth, -1, wave)
+        radii = (radius + 1.6 * wave)[:, None] * FINE
+        points = np.array([x, y]) * FINE + radii * np.stack([np.cos(angles + turn), np.sin(angles + turn)], 1)
+        pen.polygon([tuple(point) for point in points], int(rng.normal(70, 6)))
+        if defect != 3:
+            pen.ellipse([(x - 4) * FINE, (y - 4) * FINE, (x + 4) * FINE, (y + 4) * FINE], 200)
+        return _bytes(_reduced(image) / 255 + rng.normal(0, 0.02, (36, 36)))
+
+    return _drawn(draw, 100, 150, 200, 4)
+
+
 SUITE: dict[str, tuple[str, Callable[[Rng], Made]]] = {
     "digits": ("scikit-learn's digits, 3 against the others, grey 16×16, 120 normals", _digits),
     "clothes": ("Fashion-MNIST, shirts against the others, grey 28×28, 6,000 normals", _clothes),
@@ -320,8 +395,15 @@ SUITE: dict[str, tuple[str, Callable[[Rng], Made]]] = {
     "scans": ("slices of a phantom against lesions, grey 48×48, 400 normals", _scans),
     "cells": ("cells against sick ones, colour 40×40, 2,000 normals", _cells),
     "washers": ("notched rings against faulty ones, grey 32×32, 50 normals", _washers),
+    "boots": ("Fashion-MNIST, boots against the others, grey 28×28, 6,000 normals", _boots),
+    "stars": ("deep sky against faults of the picture, colour 32×32, 300 normals", _stars),
+    "buildings": ("pieces of a palace against a flower's, colour 28×28, 200 normals", _buildings),
+    "retina": ("the ground of an eye against spots on it, colour 32×32, 212 normals", _retina),
+    "gears": ("gears against faulty ones, grey 36×36, 100 normals", _gears),
 }
 """Name → what it is, and how it is made."""
+LAST_MADE = ("boots", "stars", "buildings", "retina", "gears")
+"""Made after the robust preset was settled: nothing was chosen by looking at them."""
 
 
 def _photo(name: str) -> Images:

@@ -58,6 +58,10 @@ def train(
     iterations: Annotated[int | None, typer.Option(min=1, help="Updates of R; other phases in proportion.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="The same as passes over the images.")] = None,
     alpha: Alpha = None,
+    contamination: Annotated[
+        float | None,
+        typer.Option(help="Share of the training images that may be anomalies, up to 0.25. Default: none are."),
+    ] = None,
     watch: Annotated[
         str | None,
         typer.Option(
@@ -80,7 +84,8 @@ def train(
     settings = load_settings(preset, config, set_ or [])
     train_in_terminal(
         data, class_names(normal), settings, out, seed=seed, iterations=iterations, epochs=epochs, alpha=alpha,
-        watch=watch, anomalous=class_names(anomalous), watch_every=watch_every, device=device, overwrite=overwrite,
+        contamination=contamination, watch=watch, anomalous=class_names(anomalous), watch_every=watch_every,
+        device=device, overwrite=overwrite,
     )  # fmt: skip
 
 

@@ -104,7 +104,7 @@ def suite(
     set_: Settings = None,
     json: Json = False,
 ) -> None:
-    """Fourteen small image sets, grey and colour, drawn and photographed, with 50 to 6,000 normal images: AUROC."""
+    """Nineteen small image sets, grey and colour, drawn and photographed, with 50 to 6,000 normal images: AUROC."""
     from alocc.benchmark.protocols import auroc_table
 
     _run(

@@ -88,6 +88,7 @@ def print_training_start(images: TrainingImages, again: bool) -> None:
     print_note(
         f"{len(images.normals):,} normal images, {images.image_format}: {facts['n_fit']:,} train, "
         f"{facts['n_held_out']:,} are held out for the threshold"
+        + (f", {facts['n_left_out']:,} are left out as unusual" if facts["n_left_out"] else "")
     )
     print_skipped(images.normals.skipped)
 

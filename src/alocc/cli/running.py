@@ -47,6 +47,7 @@ def train_in_terminal(
     iterations: int | None = None,
     epochs: int | None = None,
     alpha: float | None = None,
+    contamination: float | None = None,
     watch: str | None = None,
     anomalous: list[str] | None = None,
     watch_every: int | None = None,
@@ -79,7 +80,7 @@ def train_in_terminal(
     with console.training_progress() as progress, console.stop_on_interrupt() as stop_requested:
         detector = train(
             data, normal=normal, config=config, seed=seed, iterations=iterations, epochs=epochs, alpha=alpha,
-            device=device, out=out, overwrite=overwrite, started=started,
+            contamination=contamination, device=device, out=out, overwrite=overwrite, started=started,
             open_watch=watch_of(watch) if watch else None,
             hooks=Hooks(progress, console.print_resumed, watch_every=watch_every, stop_requested=stop_requested),
             notes={"watch": watch, "watch_anomalous": anomalous},

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -31,8 +32,11 @@ FloatArray = NDArray[np.float64]
 Verdict = Literal["good", "doubtful", "useless"]
 ORDER: tuple[Verdict, ...] = ("good", "doubtful", "useless")
 FEW_HELD_OUT = 10
+PROBES = 50
+"""Images of each probe."""
+PIECES = 4
 
-BLIND, WEAK = 0.45, 0.52
+BLIND, WEAK = 0.42, 0.48
 """Mean AUROC over kinds of pseudo-anomaly that D never met: below the first useless, below the second doubtful."""
 GROSS_MISSED, GROSS_SEEN = 0.6, 0.9
 """AUROC on probes that nobody would call normal: useless below the first, doubtful below the second."""
@@ -51,7 +55,7 @@ class Measures:
     probes: Mapping[str, float]
     """Probe that must look anomalous → AUROC of the anomaly score against normal images."""
     unseen_kinds: Mapping[str, float]
-    """Kind of pseudo-anomaly that D never met → AUROC against jittered normal images."""
+    """Kind of pseudo-anomaly that D never met → AUROC against normal images, jittered for the kinds that are."""
     polarity: Sequence[float]
     """AUROC of D on pseudo-anomalies at looks through its training; empty if D has no part in the score."""
     d_weight: float
@@ -122,12 +126,13 @@ def measure(detector: Detector, normals: Tensor, *, fresh: bool, second: Detecto
     normals = to_unit_range(normals[:: max(1, len(normals) // MOST_IMAGES)])
     stream = generator(detector.config.seed, "health")
     own = detector.score(normals)
-    probes = {
-        name: auroc(np.concatenate([own.anomaly_score, score]), np.arange(len(own) + len(score)) >= len(own))
-        for name, score in (
-            (name, detector.score(x).anomaly_score) for name, x in gross_probes(normals, stream).items()
-        )
-    }
+
+    def against_normals(probes: Mapping[str, Tensor]) -> dict[str, float]:
+        return {
+            name: auroc(np.concatenate([own.anomaly_score, score]), np.arange(len(own) + len(score)) >= len(own))
+            for name, score in ((name, detector.score(x).anomaly_score) for name, x in probes.items())
+        }
+
     met = detector.training.get("negatives", ())
     unseen = [kind for kind in NEGATIVES if kind not in met]
     seen = separation(lambda x: {"fused": torch.from_numpy(detector.score(x).anomaly_score)}, normals, unseen, stream)
@@ -140,8 +145,8 @@ def measure(detector: Detector, normals: Tensor, *, fresh: bool, second: Detecto
             np.nan_to_num(spearmanr(detector.score(x).anomaly_score, second.score(x).anomaly_score).statistic)
         )
     return Measures(
-        probes,
-        {kind: by_part["fused"] for kind, by_part in seen.items()},
+        against_normals(gross_probes(normals, stream)),
+        {kind: by_part["fused"] for kind, by_part in seen.items()} | against_normals(likely_probes(normals, stream)),
         list(detector.training.get("polarity", ())) if d_weight else [],
         d_weight,
         len(detector.held_out_scores),
@@ -298,7 +303,7 @@ def gross_probes(normals: Tensor, stream: torch.Generator) -> dict[str, Tensor]:
     A flat image is no probe where normal images are flat themselves.
     """
     n, channels, height, width = normals.shape
-    few = min(n, 50)
+    few = min(n, PROBES)
     probes = {
         "noise": torch.rand((few, channels, height, width), generator=stream),
         "striped": _stripes(few, normals.shape, stream),
@@ -308,6 +313,37 @@ def gross_probes(normals: Tensor, stream: torch.Generator) -> dict[str, Tensor]:
         shade = torch.linspace(0, 1, few).view(-1, 1, 1, 1)
         probes["black, white and grey"] = shade.expand(few, channels, height, width).clone()
     return probes
+
+
+def likely_probes(normals: Tensor, stream: torch.Generator) -> dict[str, Tensor]:
+    """Images that are hardly normal, unless the normal ones have no shape: another source, and pieces out of place."""
+    few = min(len(normals), PROBES)
+    return {"cloudy": _clouds(few, normals, stream), "shuffled": _shuffled(normals[:few], stream)}
+
+
+def _clouds(n: int, normals: Tensor, stream: torch.Generator) -> Tensor:
+    """Another source: noise whose strength falls with frequency as in photographs, in the normal images' range."""
+    _, channels, height, width = normals.shape
+    down, across = torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None]
+    frequency = (down.square() + across.square()).sqrt().clamp(min=1 / max(height, width))
+    white = torch.fft.rfft2(torch.randn((n, channels, height, width), generator=stream))
+    clouds = torch.fft.irfft2(white / frequency, s=(height, width))
+    standard = (clouds - clouds.mean((2, 3), keepdim=True)) / clouds.std((2, 3), keepdim=True)
+    photograph_like: Tensor = (normals.mean() + normals.std() * standard).clamp(0, 1)
+    return photograph_like
+
+
+def _shuffled(x: Tensor, stream: torch.Generator) -> Tensor:
+    """Cut into 4×4 pieces that change places; a remainder at the borders is lost and made up by mirroring."""
+    n, channels, height, width = x.shape
+    side_y, side_x = height // PIECES, width // PIECES
+    pieces = x[:, :, : side_y * PIECES, : side_x * PIECES].unfold(2, side_y, side_y).unfold(3, side_x, side_x)
+    order = torch.rand((n, PIECES**2), generator=stream).argsort(1)
+    pieces = torch.stack([image.flatten(1, 2)[:, places] for image, places in zip(pieces, order, strict=True)])
+    pieces = pieces.view(n, channels, PIECES, PIECES, side_y, side_x).transpose(3, 4)
+    whole = pieces.reshape(n, channels, side_y * PIECES, side_x * PIECES)
+    missing_y, missing_x = height - whole.shape[2], width - whole.shape[3]
+    return F.pad(whole, (0, missing_x, 0, missing_y), mode="reflect")
 
 
 def _stripes(n: int, shape: Sequence[int], stream: torch.Generator) -> Tensor:

@@ -40,8 +40,8 @@ SMALLEST_SCALE = 1e-3
 """Added to a standard deviation: what is the same in all normal images must not count without bounds."""
 NEIGHBOURS = 5
 SMALL_SIDE = 14
-MOST_REMEMBERED = 2_500
-MOST_IMAGES = 5_000
+MOST_REMEMBERED = 3_000
+MOST_IMAGES = 10_000
 """As many normal images are enough for a covariance; more are thinned out evenly."""
 BATCH = 256
 GRIDS: dict[str, tuple[tuple[int, ...], int]] = {
@@ -52,6 +52,8 @@ GRIDS: dict[str, tuple[tuple[int, ...], int]] = {
 }
 """Part → the grids over which the filters' answers are averaged, and how many filters."""
 PARTS = (*GRIDS, "neighbours")
+ROBUST_PARTS, ROBUST_ROUNDS, ROBUST_FOLDS = ("spectrum", "texture", "quarters"), 4, 5
+"""What images of another kind are looked for by, among the training images."""
 
 
 class Statistics(nn.Module):
@@ -94,17 +96,32 @@ class Statistics(nn.Module):
         Args:
             images: normal images, (n, C, H, W), uint8 or float32 in [0, 1].
         """
-        images = to_unit_range(images[:: math.ceil(len(images) / MOST_IMAGES)])
+        images = to_unit_range(_thinned(images, MOST_IMAGES))
         batches = [self.describe(batch) for batch in torch.split(images, BATCH)]
         for part in GRIDS:
-            description = torch.cat([batch[part] for batch in batches]).double()
-            mean, scale = description.mean(0), description.std(0, correction=0) + SMALLEST_SCALE
-            precision = torch.linalg.inv(shrunk_covariance((description - mean) / scale))
-            whitening = torch.linalg.cholesky(precision) / scale[:, None]
+            mean, whitening = _gaussian(torch.cat([batch[part] for batch in batches]).double())
             getattr(self, f"{part}_mean").copy_(mean)
             getattr(self, f"{part}_whitening").copy_(whitening)
-        self.memory = _small(images[:: math.ceil(len(images) / MOST_REMEMBERED)])
+        self.memory = _small(_thinned(images, MOST_REMEMBERED))
         return self
+
+    def most_unusual(self, images: Tensor, share: float) -> Tensor:
+        """Which images of a set are least like the others of the same set, (n,) bool.
+
+        Nothing that was fitted is used: the set is measured by itself, in rounds, the unusual images counting less and
+        less, so that a few of another kind cannot pass as normal by being there.
+
+        Args:
+            images: (n, C, H, W), uint8 or float32 in [0, 1].
+            share: of the images that are to be found.
+        """
+        batches = [self.describe(to_unit_range(batch)) for batch in torch.split(images, BATCH)]
+        distance = torch.zeros(len(images)).double()
+        for part in ROBUST_PARTS:
+            distance += _robust_distance(torch.cat([batch[part] for batch in batches]).double()).log()
+        found = torch.zeros(len(images), dtype=torch.bool)
+        found[distance.topk(round(share * len(images))).indices] = True
+        return found
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """How unusual images are, (N,) for each part."""
@@ -142,6 +159,35 @@ class Statistics(nn.Module):
         return (power + FLOOR).log()
 
 
+def _gaussian(description: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean (p,) and whitening matrix (p, p) of rows (n, p), each with its weight."""
+    weight = torch.ones(len(description)).to(description) if weight is None else weight
+    weight = weight[:, None] / weight.mean()
+    mean = (weight * description).mean(0)
+    centred = (description - mean) * weight.sqrt()
+    scale = centred.square().mean(0).sqrt() + SMALLEST_SCALE
+    precision = torch.linalg.inv(shrunk_covariance(centred / scale))
+    return mean, torch.linalg.cholesky(precision) / scale[:, None]
+
+
+def _robust_distance(description: Tensor) -> Tensor:
+    """Squared Mahalanobis distance of each row (n, p) from the rest, far rows counting less from round to round.
+
+    The first round starts from medians, which a group of rows far out cannot drag along. A row's distance is from the
+    other folds alone: among few rows, each would be as near to itself as to all others.
+    """
+    offset = (description - description.median(0).values).abs()
+    distance = (offset / (offset.median(0).values + SMALLEST_SCALE)).square().mean(1)
+    fold = torch.arange(len(description)) % ROBUST_FOLDS
+    for _ in range(ROBUST_ROUNDS):
+        weight = (distance.median() / distance.clamp(min=1e-12)).clamp(max=1).square()
+        distance = torch.empty_like(distance)
+        for own in (fold == k for k in range(ROBUST_FOLDS)):
+            mean, whitening = _gaussian(description[~own], weight[~own])
+            distance[own] = ((description[own] - mean) @ whitening).square().mean(1)
+    return distance
+
+
 def shrunk_covariance(x: Tensor) -> Tensor:
     """Covariance of centred rows (n, p), moved towards a multiple of the identity (Ledoit & Wolf 2004).
 
@@ -155,6 +201,12 @@ def shrunk_covariance(x: Tensor) -> Tensor:
     share = (noise / distance.clamp(min=1e-12)).clamp(0.0, 1.0)
     shrunk: Tensor = (1 - share) * covariance + (share * mean_variance + 1e-6) * torch.eye(p).to(x)
     return shrunk
+
+
+def _thinned(images: Tensor, most: int) -> Tensor:
+    """All images, or ``most`` of them, evenly spread."""
+    n = len(images)
+    return images if n <= most else images[torch.arange(most) * n // most]
 
 
 def _small(x: Tensor) -> Tensor:

@@ -75,6 +75,7 @@ def begin(
     R, D = (fabric.setup_module(state.networks[name]) for name in ("R", "D"))
     R.train("R" in phase.trained)
     D.train("D" in phase.trained)
+    sees_pair = config.networks.discriminator_input == "pair"
     update = {name: _update_with(state.optimizers[f"{phase.name}.{name}"], fabric) for name in phase.trained}
 
     def draw() -> Tensor:
@@ -92,17 +93,18 @@ def begin(
             )  # fmt: skip
         case AdversarialConfig(discriminator_updates=n_dis, mse_weight=mse_weight):
             return partial(
-                adversarial_iteration, R, D, draw_noisy, update["R"], update["D"], n_dis=n_dis, mse_weight=mse_weight
-            )
+                adversarial_iteration, R, D, draw_noisy, update["R"], update["D"],
+                sees_pair=sees_pair, n_dis=n_dis, mse_weight=mse_weight,
+            )  # fmt: skip
         case OldIsGoldConfig(real_weight=real_weight, old_weight=old_weight):
             return partial(
                 old_is_gold_iteration, R, state.networks["R_old"], D, draw, update["D"],
                 real_weight=real_weight, old_weight=old_weight,
             )  # fmt: skip
-        case DiscriminationConfig(sigma_max=sigma_max, noisy=noisy):
+        case DiscriminationConfig(jitter=jittered, sigma_max=sigma_max, noisy=noisy):
             return partial(
                 discrimination_iteration, R, D, draw, update["D"],
-                sees_pair=config.networks.discriminator_input == "pair", kinds=kinds,
+                sees_pair=sees_pair, kinds=kinds, jittered=jittered,
                 sigma_max=sigma_max * contrast(images), noisy=noisy, generator=state.streams["negatives"],
             )  # fmt: skip
 

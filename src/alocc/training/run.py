@@ -104,6 +104,7 @@ def train(
     iterations: int | None = None,
     epochs: int | None = None,
     alpha: float | None = None,
+    contamination: float | None = None,
     device: Device = "auto",
     out: str | Path | None = None,
     overwrite: bool = False,
@@ -122,6 +123,7 @@ def train(
         iterations: updates of R; other phases grow and shrink with it.
         epochs: the same as passes over the training images.
         alpha: false-positive rate to keep; none: 0.01, or the smallest that the images support.
+        contamination: share of the training images that may be anomalies; the most unusual ones do not train then.
         device: where to train; "auto" takes a GPU if there is one.
         out: run folder to write; if it holds this very training unfinished, the training goes on there.
         overwrite: replace another training in ``out``.
@@ -135,7 +137,7 @@ def train(
         ConfigError, DataError, ArtefactError: if an argument, the images or the run folder is wrong.
         NonFiniteLossError: if the training diverges.
     """
-    config = _resolved(config, seed, alpha)
+    config = _resolved(config, seed, alpha, contamination)
     folder = RunFolder(Path(out)) if out is not None else None
     fabric = make_fabric(device, config.training.precision)
     images = load_training_images(data, normal, config)
@@ -195,12 +197,14 @@ def make_fabric(device: Device, precision: Literal["32-true", "bf16-mixed"]) -> 
         raise ConfigError(f"device {device} is not to be had on this machine ({error}); use --device auto") from None
 
 
-def _resolved(config: Config | str, seed: int | None, alpha: float | None) -> Config:
+def _resolved(config: Config | str, seed: int | None, alpha: float | None, contamination: float | None) -> Config:
     config = preset(config) if isinstance(config, str) else config
     if seed is not None:
         config = with_values(config, {"seed": seed}, source="seed")
     if alpha is not None:
         config = with_values(config, {"calibration": {"alpha": alpha}}, source="alpha")
+    if contamination is not None:
+        config = with_values(config, {"training": {"contamination": contamination}}, source="contamination")
     return config
 
 
@@ -210,6 +214,17 @@ def fit_statistics(config: Config, image_format: ImageFormat, fit: Tensor) -> St
         return None
     with torch.inference_mode():
         return Statistics(image_format.channels, image_format.size).fit(fit)
+
+
+def _suspects(images: Tensor, image_format: ImageFormat, contamination: float) -> Tensor:
+    """Which training images might be anomalies, (n,) bool, where the user says that some are.
+
+    Twice as many as were named: the anomalies are not the most unusual ones in order.
+    """
+    if not contamination:
+        return torch.zeros(len(images), dtype=torch.bool)
+    with torch.inference_mode():
+        return Statistics(image_format.channels, image_format.size).most_unusual(images, 2 * contamination)
 
 
 def choose_kinds(config: Config, statistics: Statistics | None, held_out: Tensor) -> list[str]:
@@ -295,11 +310,14 @@ def load_training_images(data: Data, normal: Sequence[str] | None, config: Confi
     image_format = source.infer_format(config.images)
     normals = source.load(image_format)
     fit, held_out = split_normals(len(normals), config.calibration, config.seed)
+    left_out = _suspects(normals.images[fit], image_format, config.training.contamination)
+    fit = fit[~left_out]
     summary = {
         "data": str(data) if isinstance(data, str | Path) else "arrays",
         "normal_classes": list(normal or source.class_names),
         "n_fit": len(fit),
         "n_held_out": len(held_out),
+        "n_left_out": int(left_out.sum()),
         "n_skipped": len(normals.skipped),
         "images_sha256": fingerprint(normals.images),
         "versions": library_versions(),

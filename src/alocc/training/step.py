@@ -6,6 +6,8 @@ The article and the paper (x̃ is ``x_noisy``, R(x̃) is ``x_hat``):
     L_R     = E[ ‖x − R(x̃)‖² ]                            the target is the clean image
     R minimises   adversarial part + λ · L_R
 
+A D that sees pairs takes (x, x) for real here, and (x, R(x̃)) for fake.
+
 The robust preset trains R by L_R alone, then D on pairs, against pseudo-anomalies x⁻ made of normal images x⁺:
 
     L_D     = −E[log D(x⁺, R(x⁺))] − E[log(1 − D(x⁻, R(x⁻)))]
@@ -41,21 +43,27 @@ def adversarial_iteration(
     update_R: Update,
     update_D: Update,
     *,
+    sees_pair: bool,
     n_dis: int,
     mse_weight: float,
 ) -> Losses:
     """D learns to tell x from R(x_noisy), then R learns to restore x so well that D says real."""
+
+    def judged(x: Tensor, y: Tensor) -> Tensor:
+        logit: Tensor = D(torch.cat([x, y], dim=1) if sees_pair else y)
+        return logit
+
     for _ in range(n_dis):
         x, x_noisy = draw_noisy()
         with torch.no_grad():
             x_hat = R(x_noisy)
-        d_loss = discriminator_loss(D(x), D(x_hat))
+        d_loss = discriminator_loss(judged(x, x), judged(x, x_hat))
         update_D(d_loss.total)
 
     x, x_noisy = draw_noisy()
     D.requires_grad_(False)  # the gradient passes through D, but D stays
     x_hat = R(x_noisy)
-    r_loss = reconstructor_loss(D(x_hat), x, x_hat, mse_weight)
+    r_loss = reconstructor_loss(judged(x, x_hat), x, x_hat, mse_weight)
     update_R(r_loss.total)
     D.requires_grad_(True)
 
@@ -99,6 +107,7 @@ def discrimination_iteration(
     *,
     sees_pair: bool,
     kinds: Sequence[str],
+    jittered: bool,
     sigma_max: float,
     noisy: float,
     generator: torch.Generator,
@@ -108,7 +117,8 @@ def discrimination_iteration(
     A D with a single input sees R's image alone: D(R(x)), as in ALOCC.
     """
     x_normal, x_other = draw(), draw()
-    x = torch.cat([jitter(x_normal, generator), make_negatives(x_other, kinds, generator)])
+    x_kept = jitter(x_normal, generator) if jittered else x_normal
+    x = torch.cat([x_kept, make_negatives(x_other, kinds, generator)])
     x = corrupt_each(x, sigma_max, noisy, generator)
     with torch.no_grad():
         x_hat = R(x)
