@@ -51,7 +51,7 @@ def main() -> None:
             *make_cells("suite", "suite", configs, 1, SETS),
         ]
         folder = arguments.results / "ablation" / f"{number:02d}"
-        results = run_cells(cells, folder, arguments.processes, lambda result, was_there: None)
+        results = run_cells(cells, folder, arguments.processes)
         print(name, [f"{result.figures['auroc']:.4f}" for result in results], flush=True)
 
 

@@ -22,6 +22,7 @@ GOOD = Measures(
     n_held_out=99,
     n_fresh=100,
     same_as_held_out=0.4,
+    shift=0.003,
     stability=0.9,
 )
 
@@ -54,6 +55,7 @@ def test_nothing_to_find_is_good():
     [
         ({"unseen_kinds": {"mirrored": 0.35, "blurred": 0.43}}, "useless", "almost normal"),
         ({"unseen_kinds": {"mirrored": 0.43, "blurred": 0.45}}, "doubtful", "almost normal"),
+        ({"shift": 0.05}, "doubtful", "on average"),
         ({"probes": {"noise": 0.2}}, "useless", "noise images"),
         ({"probes": {"noise": 0.8}}, "doubtful", "noise images"),
         ({"polarity": [0.9, 0.9, 0.2, 0.9, 0.9]}, "doubtful", "more normal than normal"),
@@ -119,6 +121,7 @@ def test_a_detector_of_discs_is_good_and_fresh_discs_score_alike(detector):
     assert set(health.measures.unseen_kinds) == {
         "mirrored", "shifted", "zoomed", "mixed", "relit", "blurred", "scrambled", "turned", "cloudy", "shuffled"
     } - set(detector.training["negatives"])  # fmt: skip
+    assert abs(health.measures.shift) < 0.01
     assert 8 <= len(health.measures.polarity) <= 9
     json.dumps(health.as_json())
 
@@ -127,6 +130,16 @@ def test_images_of_another_kind_are_told_from_the_held_out_ones(detector):
     others = 255 - discs(100, seed=2)
     findings = check(detector, tensor(others, detector), fresh=True).findings
     assert any("do not score like" in finding.reason for finding in findings)
+
+
+def test_a_part_of_what_it_was_trained_on_is_told_from_all_of_it():
+    both = np.concatenate([discs(150), 255 - discs(150, seed=5)])
+    mixed = alocc.train(both, config=with_settings(preset("robust"), SMALL), iterations=10)
+    fresh = tensor(discs(100, seed=1), mixed)
+    shift = measure(mixed, fresh, fresh=True).shift
+    assert shift > 0.02
+    assert any("on average" in finding.reason for finding in check(mixed, fresh, fresh=True).findings)
+    assert measure(mixed, fresh, fresh=False).shift is None
 
 
 def test_a_detector_turned_round_is_useless(detector):

@@ -128,6 +128,8 @@ def health_table(health: Health) -> Table:
         table.add_row("share of D in the score", f"{measures.d_weight:.2f}")
     if measures.same_as_held_out is not None:
         table.add_row(f"{measures.n_fresh} fresh images score as held-out ones", f"p = {measures.same_as_held_out:.3g}")
+    if measures.shift is not None:
+        table.add_row("distance of fresh and training images' means", f"{measures.shift:.3f}")
     if measures.stability is not None:
         table.add_row("rank correlation with a second seed", f"{measures.stability:.2f}")
     table.add_row("held-out normal images", str(measures.n_held_out))

@@ -44,6 +44,8 @@ FLIPPED = 0.45
 """AUROC of D on pseudo-anomalies below which it means the opposite of what it should."""
 UNLIKELY = 0.001
 """p-value of the test below which fresh normal images do not look like the held-out ones."""
+SHIFTED = 0.02
+"""Distance of the means of fresh and of training images, beyond chance, on the scale of one image (0 to 1)."""
 UNSTABLE = 0.5
 """Rank correlation with a second seed's scores below which a detector owes too much to chance."""
 
@@ -65,6 +67,8 @@ class Measures:
     """Fresh normal images that were compared with the held-out ones; 0 for none."""
     same_as_held_out: float | None
     """p-value of the hypothesis that fresh normal images score like the held-out ones; none if there were none."""
+    shift: float | None
+    """How far fresh normal images are from the training images on average; none without them, or without statistics."""
     stability: float | None
     """Rank correlation of the scores with those of a second seed; none if there was no second training."""
 
@@ -138,6 +142,10 @@ def measure(detector: Detector, normals: Tensor, *, fresh: bool, second: Detecto
     seen = separation(lambda x: {"fused": torch.from_numpy(detector.score(x).anomaly_score)}, normals, unseen, stream)
     weights = detector.fusion.weights
     d_weight = sum(weight for part, weight in weights.items() if part.startswith("d_")) / sum(weights.values())
+    shift = None
+    if fresh and detector.statistics is not None and len(normals) > 1:
+        with torch.inference_mode():
+            shift = detector.statistics.shift(normals, detector.training["n_fit"])
     stability = None
     if second is not None:
         x = torch.cat([normals, *(NEGATIVES[kind](normals, stream) for kind in unseen)])
@@ -152,6 +160,7 @@ def measure(detector: Detector, normals: Tensor, *, fresh: bool, second: Detecto
         len(detector.held_out_scores),
         len(own) if fresh else 0,
         float(ks_2samp(own.anomaly_score, detector.held_out_scores).pvalue) if fresh else None,
+        shift,
         stability,
     )
 
@@ -207,6 +216,16 @@ def _findings(measures: Measures) -> list[Finding]:
                 f"(p = {measures.same_as_held_out:.1g})",
                 "its false-positive rate is not what it promises; were other things mixed into the training images, or "
                 "have the images changed since? Train again on images like these",
+            )
+        )
+    if measures.shift is not None and measures.shift > SHIFTED:
+        findings.append(
+            Finding(
+                "doubtful",
+                f"fresh normal images are not, on average, like those that it was trained on (distance "
+                f"{measures.shift:.3f}, where chance would give 0)",
+                "it learned something else, or something more, than these images: were other things mixed into the "
+                "training images, or have the images changed since? Train again on images like these",
             )
         )
     if measures.stability is not None and measures.stability < UNSTABLE:

@@ -66,6 +66,8 @@ class Statistics(nn.Module):
     """
 
     filters: Tensor
+    texture_mean: Tensor
+    texture_whitening: Tensor
     window: Tensor
     rows_cos: Tensor
     rows_sin: Tensor
@@ -131,6 +133,21 @@ class Statistics(nn.Module):
             part: ((description - getattr(self, f"{part}_mean")) @ getattr(self, f"{part}_whitening")).square().mean(1)
             for part, description in self.describe(x).items()
         }
+
+    def shift(self, images: Tensor, n_fit: int) -> float:
+        """How far the mean of images is from the mean of the normal images, in texture, on the scale of one image.
+
+        The squared Mahalanobis distance of the two means, without the part that chance adds when means are of few
+        images: about 0 if both are from one source, 1 if they are as far apart as single images are from their mean.
+
+        Args:
+            images: (n, C, H, W), float32 in [0, 1], n > 1.
+            n_fit: how many images the statistics were fitted to.
+        """
+        described = torch.cat([self.describe(batch)["texture"] for batch in torch.split(images, BATCH)])
+        whitened = ((described - self.texture_mean) @ self.texture_whitening).double()
+        by_chance = whitened.var(0).mean() / len(images) + 1 / n_fit
+        return float(whitened.mean(0).square().mean() - by_chance)
 
     def describe(self, x: Tensor) -> dict[str, Tensor]:
         """φ(x) of each part, (N, length of φ)."""
