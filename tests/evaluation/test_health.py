@@ -22,7 +22,7 @@ GOOD = Measures(
     n_held_out=99,
     n_fresh=100,
     same_as_held_out=0.4,
-    shift=0.003,
+    shift=0.3,
     stability=0.9,
 )
 
@@ -55,7 +55,7 @@ def test_nothing_to_find_is_good():
     [
         ({"unseen_kinds": {"mirrored": 0.35, "blurred": 0.43}}, "useless", "almost normal"),
         ({"unseen_kinds": {"mirrored": 0.43, "blurred": 0.45}}, "doubtful", "almost normal"),
-        ({"shift": 0.05}, "doubtful", "on average"),
+        ({"shift": 4.0}, "doubtful", "on average"),
         ({"probes": {"noise": 0.2}}, "useless", "noise images"),
         ({"probes": {"noise": 0.8}}, "doubtful", "noise images"),
         ({"polarity": [0.9, 0.9, 0.2, 0.9, 0.9]}, "doubtful", "more normal than normal"),
@@ -121,7 +121,7 @@ def test_a_detector_of_discs_is_good_and_fresh_discs_score_alike(detector):
     assert set(health.measures.unseen_kinds) == {
         "mirrored", "shifted", "zoomed", "mixed", "relit", "blurred", "scrambled", "turned", "cloudy", "shuffled"
     } - set(detector.training["negatives"])  # fmt: skip
-    assert abs(health.measures.shift) < 0.01
+    assert abs(health.measures.shift) < 1
     assert 8 <= len(health.measures.polarity) <= 9
     json.dumps(health.as_json())
 
@@ -133,11 +133,13 @@ def test_images_of_another_kind_are_told_from_the_held_out_ones(detector):
 
 
 def test_a_part_of_what_it_was_trained_on_is_told_from_all_of_it():
-    both = np.concatenate([discs(150), 255 - discs(150, seed=5)])
-    mixed = alocc.train(both, config=with_settings(preset("robust"), SMALL), iterations=10)
+    lying = np.sin(np.arange(20) + np.arange(150)[:, None] * 0.1)[:, :, None] * np.ones(20)
+    others = [100 + 80 * lying, 100 + 80 * lying.transpose(0, 2, 1), 255 - discs(150, seed=5), 10 + 0.2 * discs(150)]
+    noise = np.random.default_rng(0).normal(0, 5, (600, 20, 20))
+    mixed_images = np.concatenate([discs(150), np.clip(np.concatenate(others) + noise, 0, 255).astype(np.uint8)])
+    mixed = alocc.train(mixed_images, config=with_settings(preset("robust"), SMALL), iterations=10)
     fresh = tensor(discs(100, seed=1), mixed)
-    shift = measure(mixed, fresh, fresh=True).shift
-    assert shift > 0.02
+    assert 2.5 < measure(mixed, fresh, fresh=True).shift < 5  # 4 were all the clusters alike
     assert any("on average" in finding.reason for finding in check(mixed, fresh, fresh=True).findings)
     assert measure(mixed, fresh, fresh=False).shift is None
 

@@ -129,7 +129,7 @@ def health_table(health: Health) -> Table:
     if measures.same_as_held_out is not None:
         table.add_row(f"{measures.n_fresh} fresh images score as held-out ones", f"p = {measures.same_as_held_out:.3g}")
     if measures.shift is not None:
-        table.add_row("distance of fresh and training images' means", f"{measures.shift:.3f}")
+        table.add_row("squared distance of fresh and training images' means", f"{measures.shift:.2f}")
     if measures.stability is not None:
         table.add_row("rank correlation with a second seed", f"{measures.stability:.2f}")
     table.add_row("held-out normal images", str(measures.n_held_out))

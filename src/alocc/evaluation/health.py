@@ -44,8 +44,8 @@ FLIPPED = 0.45
 """AUROC of D on pseudo-anomalies below which it means the opposite of what it should."""
 UNLIKELY = 0.001
 """p-value of the test below which fresh normal images do not look like the held-out ones."""
-SHIFTED = 0.02
-"""Distance of the means of fresh and of training images, beyond chance, on the scale of one image (0 to 1)."""
+SHIFTED = 2.5
+"""Squared Mahalanobis distance of the means of fresh and of training images, beyond chance."""
 UNSTABLE = 0.5
 """Rank correlation with a second seed's scores below which a detector owes too much to chance."""
 
@@ -222,8 +222,8 @@ def _findings(measures: Measures) -> list[Finding]:
         findings.append(
             Finding(
                 "doubtful",
-                f"fresh normal images are not, on average, like those that it was trained on (distance "
-                f"{measures.shift:.3f}, where chance would give 0)",
+                f"fresh normal images are not, on average, like those that it was trained on (squared "
+                f"distance {measures.shift:.1f}, where chance would give 0)",
                 "it learned something else, or something more, than these images: were other things mixed into the "
                 "training images, or have the images changed since? Train again on images like these",
             )

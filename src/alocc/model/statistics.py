@@ -135,10 +135,10 @@ class Statistics(nn.Module):
         }
 
     def shift(self, images: Tensor, n_fit: int) -> float:
-        """How far the mean of images is from the mean of the normal images, in texture, on the scale of one image.
+        """How far the mean of images is from the mean of the normal images, in texture.
 
         The squared Mahalanobis distance of the two means, without the part that chance adds when means are of few
-        images: about 0 if both are from one source, 1 if they are as far apart as single images are from their mean.
+        images: about 0 if both are from one source. Images of one of k clusters alike are k − 1 away from all k.
 
         Args:
             images: (n, C, H, W), float32 in [0, 1], n > 1.
@@ -146,8 +146,8 @@ class Statistics(nn.Module):
         """
         described = torch.cat([self.describe(batch)["texture"] for batch in torch.split(images, BATCH)])
         whitened = ((described - self.texture_mean) @ self.texture_whitening).double()
-        by_chance = whitened.var(0).mean() / len(images) + 1 / n_fit
-        return float(whitened.mean(0).square().mean() - by_chance)
+        by_chance = whitened.var(0).sum() / len(images) + whitened.shape[1] / n_fit
+        return float(whitened.mean(0).square().sum() - by_chance)
 
     def describe(self, x: Tensor) -> dict[str, Tensor]:
         """φ(x) of each part, (N, length of φ)."""
