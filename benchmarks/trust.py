@@ -226,7 +226,7 @@ def main() -> None:
         )
     if (results / "ablation").exists():
         sections += ["### What each choice is worth\n", ablation_table(results / "ablation")]
-        sections.append("AUROC of the score, and in brackets of D's part alone; seed 0, two digits and two sets.\n")
+        sections.append("AUROC of the score, and in brackets of D's part alone; seed 0, a digit and two sets.\n")
     sections += ["## MNIST with outliers among the test images\n", protocol_table(results / "outliers")]
     sections.append(
         "F1 with the inlier as the positive. *validation*: threshold with the best F1 on a validation fold with as many "
