@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -52,6 +52,19 @@ class Scores:
 
     def __len__(self) -> int:
         return len(self.anomaly_score)
+
+    @classmethod
+    def joined(cls, several: Sequence[Scores]) -> Scores:
+        """Scores of one detector, one behind the other."""
+        first = several[0]
+        return cls(
+            np.concatenate([scores.anomaly_score for scores in several]),
+            np.concatenate([scores.p_value for scores in several]),
+            np.concatenate([scores.is_anomaly for scores in several]),
+            {name: np.concatenate([scores.parts[name] for scores in several]) for name in first.parts},
+            None if first.p_real is None else np.concatenate([cast(FloatArray, one.p_real) for one in several]),
+            first.alpha,
+        )
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -249,9 +249,9 @@ def test_images_behind_an_address(server, parts):
 
 
 def test_an_address_that_leads_nowhere_is_one_line(server):
-    with pytest.raises(DataError, match="holds no image files|cannot be read"):
+    with pytest.raises(DataError, match=r"holds no image files|cannot be read"):
         open_source(f"{server}/nothing/", "test")
-    images = pytest.raises(DataError, open_source(f"{server}/nothing.png", "test").load, GREY)
-    assert "nothing.png" in str(images.value)
+    with pytest.raises(DataError, match=r"nothing\.png"):
+        open_source(f"{server}/nothing.png", "test").load(GREY)
     with pytest.raises((ConfigError, DataError)):
         open_source("nosuch://place/1.png", "test")

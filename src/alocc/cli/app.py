@@ -9,7 +9,19 @@ import typer
 
 from alocc.cli import console
 from alocc.cli.benchmark import benchmark
-from alocc.cli.options import Alpha, Anomalous, ClassListCommand, Data, Device, Json, Model, Normal, class_names
+from alocc.cli.options import (
+    Alpha,
+    Anomalous,
+    ClassListCommand,
+    Data,
+    Device,
+    Json,
+    Model,
+    Normal,
+    Strict,
+    Stride,
+    class_names,
+)
 
 if TYPE_CHECKING:
     from alocc.detector import Detector
@@ -97,43 +109,54 @@ def score(
         Path | None, typer.Option(help="File to write: .csv, .jsonl or .parquet. Default: CSV to standard output.")
     ] = None,
     alpha: Alpha = None,
+    fdr: Annotated[
+        float | None,
+        typer.Option(
+            help="False-discovery rate: of the images of DATA that are called anomalies, at most this share is normal."
+        ),
+    ] = None,
+    maps: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for a picture of each image, with where it is unusual.")
+    ] = None,
+    stride: Stride = 1,
+    strict: Strict = False,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Score every image: path, anomaly_score, p_value, is_anomaly, and error for an image that cannot be read."""
-    from alocc.cli.running import load_detector
-    from alocc.data.sources import open_source
-    from alocc.evaluation.table import ScoreTable, check_table_path
+    """Score every image: path, anomaly_score, p_value, is_anomaly, and error for an image that cannot be read.
+
+    Images are read, scored and let go, so that their number has no limit but time.
+    """
+    from alocc.cli.running import load_detector, score_in_terminal
+    from alocc.evaluation.table import check_table_path
 
     if out:
         check_table_path(out)
     detector = load_detector(model, alpha, device)
-    images = open_source(data, "test").load(detector.image_format)
-    with console.image_progress("scoring", len(images)) as progress:
-        scores = detector.score(images.images, progress)
-    table = ScoreTable(images, scores)
+    table = score_in_terminal(detector, data, fdr=fdr, maps=maps, stride=stride, strict=strict)
     if out:
         table.write(out)
     elif not json:
         print(table.as_csv(), end="")
-    console.print_skipped(images.skipped)
-    n_anomalies = int(scores.is_anomaly.sum())
+    console.print_skipped(table.skipped)
+    n_images, n_anomalies = len(table.names), int(table.scores.is_anomaly.sum())
     if json:
         console.print_json(
             {
-                "n_images": len(images),
+                "n_images": n_images,
                 "n_anomalies": n_anomalies,
                 "alpha": detector.alpha,
+                "fdr": fdr,
                 "threshold": detector.threshold,
-                "skipped": [item._asdict() for item in images.skipped],
+                "skipped": [item._asdict() for item in table.skipped],
                 "out": str(out) if out else None,
+                "maps": str(maps) if maps else None,
                 "images": [] if out else table.rows(),
             }
         )
-    console.print_note(
-        f"{n_anomalies:,} of {len(images):,} images are anomalies at alpha {detector.alpha:g}"
-        + (f"; {out} written" if out else "")
-    )
+    rule = f"at a false-discovery rate of {fdr:g}" if fdr else f"at alpha {detector.alpha:g}"
+    written = "".join(f"; {path} written" for path in (out, maps) if path)
+    console.print_note(f"{n_anomalies:,} of {n_images:,} images are anomalies {rule}{written}")
 
 
 @app.command(cls=ClassListCommand)

@@ -183,7 +183,7 @@ def training_progress() -> Iterator[Callable[[Moment], None]]:
 
 
 @contextmanager
-def image_progress(description: str, n_images: int) -> Iterator[Callable[[int], None]]:
+def image_progress(description: str, n_images: int | None) -> Iterator[Callable[[int], None]]:
     """A bar over images."""
     with _bar() as bar:
         task = bar.add_task(description, total=n_images, note="")

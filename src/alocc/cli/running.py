@@ -12,6 +12,7 @@ from alocc.errors import ConfigError
 
 if TYPE_CHECKING:
     from alocc.detector import Detector
+    from alocc.evaluation.table import ScoreTable
     from alocc.training.run import Device
 
 WATCH_LIMIT = 250
@@ -88,3 +89,18 @@ def train_in_terminal(
     health = check_trained(detector, trained[0], RunFolder(out))
     console.print_training_end(detector, out, health)
     return detector
+
+
+def score_in_terminal(
+    detector: Detector, data: str, *, fdr: float | None, maps: Path | None, stride: int, strict: bool
+) -> ScoreTable:
+    """Score a source with a progress bar; Ctrl-C loses nothing but time."""
+    from alocc.data.sources import open_source
+    from alocc.evaluation.table import score_source
+
+    if fdr is not None and not 0 < fdr < 1:
+        raise ConfigError(f"--fdr must be above 0 and below 1, got {fdr:g}")
+    source = open_source(data, "test", stride=stride)
+    with console.image_progress("scoring", len(source) or None) as progress:
+        table = score_source(detector, source, strict=strict, progress=progress)
+    return table if fdr is None else table.with_false_discovery_rate(fdr)

@@ -191,7 +191,9 @@ def _find_entries(path: Path, where: str, split: Split) -> tuple[list[Entry], li
         if glob.has_magic(str(path)):
             return glob_entries(str(path)), []
         near = difflib.get_close_matches(where, BUILT_IN, n=1)
-        hint = f'did you mean "{near[0]}"?' if near else f"give a folder, an image file or one of: {', '.join(BUILT_IN)}"
+        hint = (
+            f'did you mean "{near[0]}"?' if near else f"give a folder, an image file or one of: {', '.join(BUILT_IN)}"
+        )
         raise DataError(f"{where} does not exist; {hint}")
     if path.is_dir():
         return industrial_entries(path, split) or folder_entries(path)
