@@ -147,6 +147,29 @@ class Detector:
             )
         return replace(self, alpha=alpha)
 
+    def recalibrated(self, images: Tensor, alpha: float | None = None, data: str = "arrays") -> Detector:
+        """The same detector with another threshold: from newer normal images, without training.
+
+        What the score measures stays as it is; only what counts as normal changes.
+
+        Args:
+            images: normal images that training never saw, (n, C, H, W), in the detector's format.
+            alpha: false-positive rate to keep; none: 0.01, or the smallest that the images support.
+            data: where they are from, for the notes.
+
+        Raises:
+            ConfigError: if the images cannot support so small an alpha.
+            DataError: if there are none.
+        """
+        if not len(images):
+            raise DataError("no normal images to calibrate with")
+        parts = compute_parts(self.config, self.R, self.D, self.statistics, images)
+        scores = np.sort(self.fusion(parts).numpy())
+        seen = np.union1d(self.seen, image_hashes(images))
+        notes = {**self.training, "n_held_out": len(images), "recalibrated_on": data}
+        again = replace(self, held_out_scores=scores, seen=seen, training=notes)
+        return again.with_alpha(alpha or max(DEFAULT_ALPHA, smallest_alpha(len(images))))
+
     def score(self, images: NDArray[np.generic] | Tensor, progress: Progress | None = None) -> Scores:
         """Score images.
 

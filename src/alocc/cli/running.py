@@ -11,6 +11,7 @@ from alocc.config import Config, load_config, preset, with_settings
 from alocc.errors import ConfigError
 
 if TYPE_CHECKING:
+    from alocc.data.sources import ImageSet
     from alocc.detector import Detector
     from alocc.evaluation.table import ScoreTable
     from alocc.training.run import Device
@@ -104,3 +105,17 @@ def score_in_terminal(
     with console.image_progress("scoring", len(source) or None) as progress:
         table = score_source(detector, source, strict=strict, progress=progress)
     return table if fdr is None else table.with_false_discovery_rate(fdr)
+
+
+def load_normals(detector: Detector, data: str, normal: list[str] | None) -> ImageSet:
+    """Fresh normal images for a detector: none that it was trained or calibrated on."""
+    from alocc.data.sources import open_source
+    from alocc.errors import DataError
+
+    if normal is None and open_source(data, "train").class_names:
+        normal = detector.training["normal_classes"] or None
+    images = open_source(data, "train", normal).load(detector.image_format)
+    fresh = images[~detector.was_seen(images.images)]
+    if not len(fresh):
+        raise DataError(f"the detector was trained or calibrated on all images of {data}; give newer ones")
+    return fresh

@@ -119,6 +119,10 @@ class Source(ABC):
         """How many images there are, at most; 0 if that is not known before they are read."""
 
     @abstractmethod
+    def headers(self) -> list[Header]:
+        """Size and kind of each image that can be read, as far as that is known without decoding."""
+
+    @abstractmethod
     def infer_format(self, wanted: ImagesConfig) -> ImageFormat:
         """The format that suits these images, where the config leaves it open."""
 
@@ -223,10 +227,13 @@ class ArraySource(Source):
         kept = np.flatnonzero(np.isin(self.classes, list(classes)))
         return ArraySource(self.images[kept], self.classes[kept], [self.names[i] for i in kept.tolist()])
 
-    def infer_format(self, wanted: ImagesConfig) -> ImageFormat:
+    def headers(self) -> list[Header]:
         colour = self.images.ndim == 4 and not all(is_grey(image) for image in self.images)
-        height, width = self.images.shape[1:3]
-        return _format(wanted, [Header(height, width, grey=not colour)], lambda: colour)
+        return [Header(self.images.shape[1], self.images.shape[2], grey=not colour)] * len(self)
+
+    def infer_format(self, wanted: ImagesConfig) -> ImageFormat:
+        header = self.headers()[0]
+        return _format(wanted, [header], lambda: not header.grey)
 
     def batches(self, to: ImageFormat) -> Iterator[ImageSet]:
         for start in range(0, len(self), BATCH):
@@ -250,6 +257,9 @@ class EntrySource(Source):
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    def headers(self) -> list[Header]:
+        return [header for header in map(_header, self.entries) if header]
 
     def infer_format(self, wanted: ImagesConfig) -> ImageFormat:
         looked_at = self._some()
@@ -294,11 +304,14 @@ class VideoSource(Source):
     def __len__(self) -> int:
         return 0
 
-    def infer_format(self, wanted: ImagesConfig) -> ImageFormat:
+    def headers(self) -> list[Header]:
         first = next((image for _, image in video.frames(self.path)), None)
         if first is None:
             raise DataError(f"{self.path} has no frames")
-        return _format(wanted, [Header(first.shape[0], first.shape[1], is_grey(first))], lambda: True)
+        return [Header(first.shape[0], first.shape[1], is_grey(first))]
+
+    def infer_format(self, wanted: ImagesConfig) -> ImageFormat:
+        return _format(wanted, self.headers(), lambda: True)
 
     def batches(self, to: ImageFormat) -> Iterator[ImageSet]:
         frames = video.frames(self.path, self.stride)
