@@ -54,6 +54,9 @@ FIGURE_NAMES = {
     "aupr": "AUPR",
     "eer": "EER",
     "fpr95": "FPR at 95 % TPR",
+    "pixel_auroc": "pixel AUROC",
+    "pro": "per-region overlap",
+    "pixel_f1": "pixel F1",
 }
 
 
@@ -277,6 +280,10 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         table.add_row(Text(title, style="bold"))
         for name in names:
             add(f"  {FIGURE_NAMES[name]}", evaluation.figures[name], evaluation.intervals.get(name))
+    if evaluation.pixels:
+        table.add_row(Text("maps against masks", style="bold"))
+    for name, value in evaluation.pixels.items():
+        add(f"  {FIGURE_NAMES[name]}", value)
     table.add_row(Text("with normal as the positive class", style="bold"))
     for name, value in evaluation.normal_as_positive.items():
         add(f"  {FIGURE_NAMES[name]}", value, evaluation.intervals.get(f"normal_as_positive.{name}"))

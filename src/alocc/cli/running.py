@@ -102,8 +102,13 @@ def score_in_terminal(
     if fdr is not None and not 0 < fdr < 1:
         raise ConfigError(f"--fdr must be above 0 and below 1, got {fdr:g}")
     source = open_source(data, "test", stride=stride)
+    each = None
+    if maps:
+        from alocc.report.overlays import overlay_writer
+
+        each = overlay_writer(detector, maps)
     with console.image_progress("scoring", len(source) or None) as progress:
-        table = score_source(detector, source, strict=strict, progress=progress)
+        table = score_source(detector, source, strict=strict, progress=progress, each=each)
     return table if fdr is None else table.with_false_discovery_rate(fdr)
 
 
