@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from alocc.data.images import ImageFormat, prepare_batch, to_unit_range
 from alocc.data.splits import DEFAULT_ALPHA, images_needed, shown_alpha, smallest_alpha
 from alocc.errors import ArtefactError, ConfigError, DataError
 from alocc.model.calibration import Fusion, conformal_p_values, threshold_at
+from alocc.model.localization import Localizer, at_full_size, map_parts
 from alocc.model.networks import Discriminator, Reconstructor, build_networks
 from alocc.model.scoring import D_PARTS, score_parts
 from alocc.model.statistics import Statistics
@@ -26,7 +28,7 @@ from alocc.model.validation import validated_weights
 from alocc.seeding import generator
 from alocc.storage import load_tensors, save_tensors
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 SCORING_BATCH = 64
 
 FloatArray = NDArray[np.float64]
@@ -53,6 +55,19 @@ class Scores:
     def __len__(self) -> int:
         return len(self.anomaly_score)
 
+    @classmethod
+    def joined(cls, several: Sequence[Scores]) -> Scores:
+        """Scores of one detector, one behind the other."""
+        first = several[0]
+        return cls(
+            np.concatenate([scores.anomaly_score for scores in several]),
+            np.concatenate([scores.p_value for scores in several]),
+            np.concatenate([scores.is_anomaly for scores in several]),
+            {name: np.concatenate([scores.parts[name] for scores in several]) for name in first.parts},
+            None if first.p_real is None else np.concatenate([cast(FloatArray, one.p_real) for one in several]),
+            first.alpha,
+        )
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Detector:
@@ -64,6 +79,8 @@ class Detector:
     D: Discriminator
     statistics: Statistics | None
     """Of the images that trained; none if no part of the score needs them."""
+    localizer: Localizer | None
+    """Says where an image is unusual; none while a training is only looked at."""
     fusion: Fusion
     held_out_scores: FloatArray
     """Anomaly scores of the held-out normal images, sorted ascending."""
@@ -82,6 +99,7 @@ class Detector:
         R: Reconstructor,
         D: Discriminator,
         statistics: Statistics | None,
+        localizer: Localizer | None,
         held_out: Tensor,
         seen: NDArray[np.int64],
         training: Mapping[str, Any],
@@ -89,7 +107,7 @@ class Detector:
         """Turn trained networks into a detector with the help of normal images that training never saw.
 
         Args:
-            statistics: fitted to the images that trained.
+            statistics, localizer: fitted to the images that trained; no localizer, no maps.
             held_out: normal images, (n, C, H, W), uint8 or float32 in [0, 1].
             seen: :func:`image_hashes` of all images used.
             training: notes to keep.
@@ -110,7 +128,10 @@ class Detector:
         parts = compute_parts(config, R, D, statistics, held_out)
         fusion = Fusion.fit(weights, parts)
         scores = np.sort(fusion(parts).numpy())
-        return cls(config, image_format, R, D, statistics, fusion, scores, alpha, seen, training)
+        if localizer is not None:
+            with torch.inference_mode():
+                localizer.calibrate(R, D, held_out)
+        return cls(config, image_format, R, D, statistics, localizer, fusion, scores, alpha, seen, training)
 
     def __repr__(self) -> str:
         return f"Detector({self.config.preset}, {self.image_format}, alpha {self.alpha:g})"
@@ -133,6 +154,33 @@ class Detector:
                 f"(alpha {alpha:g} needs {images_needed(alpha) if 0 < alpha < 1 else 'no number of'} held-out images)"
             )
         return replace(self, alpha=alpha)
+
+    def recalibrated(self, images: Tensor, alpha: float | None = None, data: str = "arrays") -> Detector:
+        """The same detector with another threshold: from newer normal images, without training.
+
+        What the score measures stays as it is; only what counts as normal changes.
+
+        Args:
+            images: normal images that training never saw, (n, C, H, W), in the detector's format.
+            alpha: false-positive rate to keep; none: 0.01, or the smallest that the images support.
+            data: where they are from, for the notes.
+
+        Raises:
+            ConfigError: if the images cannot support so small an alpha.
+            DataError: if there are none.
+        """
+        if not len(images):
+            raise DataError("no normal images to calibrate with")
+        parts = compute_parts(self.config, self.R, self.D, self.statistics, images)
+        scores = np.sort(self.fusion(parts).numpy())
+        seen = np.union1d(self.seen, image_hashes(images))
+        notes = {**self.training, "n_held_out": len(images), "recalibrated_on": data}
+        localizer = copy.deepcopy(self.localizer)
+        if localizer is not None:
+            with torch.inference_mode():
+                localizer.remember_maxima(self.R, self.D, images)
+        again = replace(self, localizer=localizer, held_out_scores=scores, seen=seen, training=notes)
+        return again.with_alpha(alpha or max(DEFAULT_ALPHA, smallest_alpha(len(images))))
 
     def score(self, images: NDArray[np.generic] | Tensor, progress: Progress | None = None) -> Scores:
         """Score images.
@@ -170,13 +218,47 @@ class Detector:
             raise DataError(f"{array.shape} looks like one colour image; give image[None], (1, H, W, 3)")
         return prepare_batch(array, self.image_format)
 
+    @property
+    def map_threshold(self) -> float:
+        """The value that the map of a normal image exceeds anywhere with probability alpha, at most."""
+        maxima = self._localizer().held_out_maxima.cpu().double().numpy()
+        return threshold_at(max(self.alpha, smallest_alpha(len(maxima))), maxima)
+
+    def anomaly_map(
+        self, images: NDArray[np.generic] | Tensor, progress: Progress | None = None
+    ) -> NDArray[np.float32]:
+        """Where images are unusual: (n, H, W) at the detector's size, in about standard deviations of normal images.
+
+        0 is as usual as normal images are at that place; a value means the same in every image and at every place.
+
+        Args:
+            images: as for :meth:`score`.
+            progress: called with the number of images of each finished batch.
+
+        Raises:
+            DataError: if the images have a wrong shape, type or value range.
+        """
+        localizer = self._localizer()
+        x = images if isinstance(images, Tensor) else self._prepared(images)
+
+        def compute(batch: Tensor) -> dict[str, Tensor]:
+            return {"map": at_full_size(localizer(self.R, self.D, batch), self.image_format.size)}
+
+        maps = in_batches(compute, x, next(self.R.parameters()).device, progress)
+        return maps["map"].numpy() if maps else np.zeros((0, *self.image_format.size), np.float32)
+
+    def _localizer(self) -> Localizer:
+        if self.localizer is None:
+            raise ArtefactError("this detector makes no maps; train it again")
+        return self.localizer
+
     def was_seen(self, images: Tensor) -> NDArray[np.bool_]:
         """Which images, in the detector's format, it was trained or calibrated on: their scores flatter it."""
         return np.isin(image_hashes(images), self.seen)
 
     def to(self, device: str | torch.device) -> Detector:
         """Move the networks, in place, to where scoring shall run; scores come back as arrays all the same."""
-        for part in (self.R, self.D, self.statistics):
+        for part in (self.R, self.D, self.statistics, self.localizer):
             if part is not None:
                 part.to(device)
         return self
@@ -201,6 +283,8 @@ class Detector:
         tensors |= {f"D.{name}": value for name, value in self.D.state_dict().items()}
         if self.statistics is not None:
             tensors |= {f"statistics.{name}": value for name, value in self.statistics.state_dict().items()}
+        if self.localizer is not None:
+            tensors |= {f"localizer.{name}": value for name, value in self.localizer.state_dict().items()}
         tensors["held_out_scores"] = torch.from_numpy(self.held_out_scores)
         tensors["seen"] = torch.from_numpy(self.seen)
         metadata = {
@@ -247,12 +331,17 @@ class Detector:
             n_memory = len(tensors["statistics.memory"])
             statistics = Statistics(image_format.channels, image_format.size, n_memory)
             statistics.load_state_dict(_below("statistics.", tensors))
+        parts = map_parts(bool(config.statistics_parts), has_d(config))
+        n_held_out = len(tensors["localizer.held_out_maxima"])
+        localizer = Localizer(image_format.channels, image_format.size, parts, n_held_out)
+        localizer.load_state_dict(_below("localizer.", tensors))
         return cls(
             config,
             image_format,
             R.eval(),
             D.eval(),
             statistics,
+            localizer,
             Fusion(**metadata["fusion"]),
             tensors["held_out_scores"].numpy(),
             metadata["alpha"],
@@ -311,26 +400,43 @@ def compute_parts(
     images: Tensor,
     progress: Progress | None = None,
 ) -> dict[str, Tensor]:
-    """All parts of the score for images of any number, in constant memory.
+    """All parts of the score for images of any number, (n,) float64 each."""
+    names = list(config.weights)
+
+    def compute(x: Tensor) -> dict[str, Tensor]:
+        x_input = _with_noise(x, config) if config.corruption.at_scoring else x
+        return {name: part.double() for name, part in score_parts(R, D, statistics, x, x_input, names).items()}
+
+    parts = in_batches(compute, images, next(R.parameters()).device, progress)
+    return {name: parts.get(name, torch.empty(0, dtype=torch.float64)) for name in names}
+
+
+def in_batches(
+    compute: Callable[[Tensor], Mapping[str, Tensor]],
+    images: Tensor,
+    device: torch.device,
+    progress: Progress | None = None,
+) -> dict[str, Tensor]:
+    """What ``compute`` makes of images of any number, in constant memory, on the CPU; nothing of no images.
 
     Batches are filled up to one fixed size, so that the same arithmetic meets an image whatever it is scored with:
     numerical libraries pick another order of summation for another batch size.
     """
-    device = next(R.parameters()).device
-    names = list(config.weights)
-    batches = [{part: torch.empty(0, dtype=torch.float64) for part in names}]
+    batches: list[dict[str, Tensor]] = []
     with torch.inference_mode():
-        for start in range(0, len(images), SCORING_BATCH):
-            chunk = images[start : start + SCORING_BATCH]
+        for chunk in torch.split(images, SCORING_BATCH) if len(images) else ():
             x = to_unit_range(chunk).to(device)
             filler = x[-1:].expand(SCORING_BATCH - len(x), -1, -1, -1)
             x = torch.cat([x, filler]).contiguous(memory_format=torch.channels_last)
-            x_input = _with_noise(x, config) if config.corruption.at_scoring else x
-            parts = score_parts(R, D, statistics, x, x_input, names)
-            batches.append({name: part[: len(chunk)].cpu().double() for name, part in parts.items()})
+            batches.append({name: value[: len(chunk)].cpu() for name, value in compute(x).items()})
             if progress:
                 progress(len(chunk))
-    return {part: torch.cat([batch[part] for batch in batches]) for part in names}
+    return {name: torch.cat([batch[name] for batch in batches]) for name in (batches[0] if batches else ())}
+
+
+def has_d(config: Config) -> bool:
+    """Whether D has a part in the score."""
+    return any(part in config.scoring for part in D_PARTS)
 
 
 def _with_noise(x: Tensor, config: Config) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 
 from alocc.config import ImagesConfig
 from alocc.data.images import ImageFormat
-from alocc.data.sources import ArraySource, FolderSource, ImageSet, Skipped, open_source
+from alocc.data.sources import ArraySource, ImageSet, Skipped, open_source
 from alocc.errors import DataError
 
 OPEN = ImagesConfig()
@@ -108,7 +108,7 @@ def test_unknown_data_gets_the_nearest_name(tmp_path):
 def test_format_is_the_median_size(save_image, tmp_path):
     for i, (height, width) in enumerate([(20, 30), (24, 36), (64, 17)]):
         save_image(np.zeros((height, width), np.uint8), f"{i}.png")
-    assert FolderSource(tmp_path).infer_format(OPEN) == ImageFormat(24, 30, 1)
+    assert open_source(tmp_path, "train").infer_format(OPEN) == ImageFormat(24, 30, 1)
 
 
 @pytest.mark.parametrize(
@@ -131,16 +131,16 @@ def test_grey_pixels_in_rgb_files_give_one_channel(save_image, tmp_path):
     grey = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
     for i in range(3):
         save_image(grey, f"{i}.png")
-    assert FolderSource(tmp_path).infer_format(OPEN).channels == 1
+    assert open_source(tmp_path, "train").infer_format(OPEN).channels == 1
     grey[3, 4, 0] += 1
     save_image(grey, "2.png")
-    assert FolderSource(tmp_path).infer_format(OPEN).channels == 3
+    assert open_source(tmp_path, "train").infer_format(OPEN).channels == 3
 
 
 def test_wanted_size_and_channels_win(save_image, tmp_path):
     save_image(np.zeros((20, 20), np.uint8), "1.png")
     wanted = ImagesConfig(size=(32, 40), channels=3)
-    assert FolderSource(tmp_path).infer_format(wanted) == ImageFormat(32, 40, 3)
+    assert open_source(tmp_path, "train").infer_format(wanted) == ImageFormat(32, 40, 3)
     assert open_source(np.zeros((2, 20, 20)), "train").infer_format(wanted) == ImageFormat(32, 40, 3)
 
 

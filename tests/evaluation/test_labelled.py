@@ -40,7 +40,7 @@ def detector_of(name, *settings):
     R, D = build_networks(config.networks, 1, FORMAT.size, generator(0, "weights"))
     images = torch.rand((40, 1, 16, 16), generator=generator(0, "images"))
     return Detector.calibrate(
-        config, FORMAT, R, D, fit_statistics(config, FORMAT, images), images, image_hashes(images), {}
+        config, FORMAT, R, D, fit_statistics(config, FORMAT, images), None, images, image_hashes(images), {}
     )
 
 

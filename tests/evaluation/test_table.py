@@ -7,9 +7,8 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
-from alocc.data.sources import ImageSet, Skipped
+from alocc.data.sources import Skipped
 from alocc.detector import Scores
 from alocc.errors import ArtefactError, ConfigError
 from alocc.evaluation.table import ScoreTable, check_table_path
@@ -19,12 +18,7 @@ AWKWARD = 'b/a "quoted", Größe\n2.png'
 
 @pytest.fixture
 def table():
-    images = ImageSet(
-        torch.zeros(3, 1, 2, 2),
-        ["a/1.png", AWKWARD, "c.png"],
-        np.array(["a", "b", ""]),
-        (Skipped("a/broken.png", "a/broken.png cannot be read (truncated)"),),
-    )
+    skipped = (Skipped("a/broken.png", "a/broken.png cannot be read (truncated)"),)
     scores = Scores(
         np.array([-0.1, 0.1 + 0.2, 12.0]),
         np.array([1.0, 1 / 3, 0.01]),
@@ -33,7 +27,7 @@ def table():
         None,
         0.01,
     )
-    return ScoreTable(images, scores)
+    return ScoreTable(["a/1.png", AWKWARD, "c.png"], scores, skipped)
 
 
 ROWS = [
@@ -81,8 +75,7 @@ def test_parquet_has_types_and_nulls(table, tmp_path):
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
 def test_no_images_give_an_empty_table(tmp_path, suffix):
     nothing = np.zeros(0)
-    images = ImageSet(torch.zeros(0, 1, 2, 2), [], np.array([], dtype=np.str_))
-    empty = ScoreTable(images, Scores(nothing, nothing, nothing > 0, {}, None, 0.01))
+    empty = ScoreTable([], Scores(nothing, nothing, nothing > 0, {}, None, 0.01))
     empty.write(tmp_path / f"s.{suffix}")
     if suffix == "csv":
         assert (tmp_path / "s.csv").read_text() == "path,anomaly_score,p_value,is_anomaly,error\n"

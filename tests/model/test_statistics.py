@@ -6,7 +6,7 @@ import torch
 from sklearn.covariance import ledoit_wolf
 from sklearn.neighbors import NearestNeighbors
 
-from alocc.model.statistics import PARTS, Statistics, _gaussian, _robust_distance, _thinned, shrunk_covariance
+from alocc.model.statistics import PARTS, Statistics, _robust_distance, gaussian, shrunk_covariance, thinned
 
 STREAM = torch.Generator().manual_seed(0)
 
@@ -112,14 +112,14 @@ def test_rows_far_out_of_line_hardly_move_what_they_are_measured_by():
     distance = _robust_distance(spoiled)
     assert distance[:50].min() > distance[50:].max()
     clean = _robust_distance(rows[50:])
-    plain_mean, plain_whitening = _gaussian(spoiled)
+    plain_mean, plain_whitening = gaussian(spoiled)
     plain = ((spoiled - plain_mean) @ plain_whitening).square().mean(1)
     ratio = distance[50:].mean() / distance[:50].mean(), plain[50:].mean() / plain[:50].mean()
     assert ratio[0] < ratio[1] / 5
     assert clean.isfinite().all()
 
 
-def test_many_images_are_thinned_out_evenly():
+def test_many_images_arethinned_out_evenly():
     images = torch.arange(10.0)
-    assert torch.equal(_thinned(images, 12), images)
-    assert _thinned(images, 4).tolist() == [0.0, 2.0, 5.0, 7.0]
+    assert torch.equal(thinned(images, 12), images)
+    assert thinned(images, 4).tolist() == [0.0, 2.0, 5.0, 7.0]

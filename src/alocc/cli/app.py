@@ -9,7 +9,19 @@ import typer
 
 from alocc.cli import console
 from alocc.cli.benchmark import benchmark
-from alocc.cli.options import Alpha, Anomalous, ClassListCommand, Data, Device, Json, Model, Normal, class_names
+from alocc.cli.options import (
+    Alpha,
+    Anomalous,
+    ClassListCommand,
+    Data,
+    Device,
+    Json,
+    Model,
+    Normal,
+    Strict,
+    Stride,
+    class_names,
+)
 
 if TYPE_CHECKING:
     from alocc.detector import Detector
@@ -97,43 +109,54 @@ def score(
         Path | None, typer.Option(help="File to write: .csv, .jsonl or .parquet. Default: CSV to standard output.")
     ] = None,
     alpha: Alpha = None,
+    fdr: Annotated[
+        float | None,
+        typer.Option(
+            help="False-discovery rate: of the images of DATA that are called anomalies, at most this share is normal."
+        ),
+    ] = None,
+    maps: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for a picture of each image, with where it is unusual.")
+    ] = None,
+    stride: Stride = 1,
+    strict: Strict = False,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Score every image: path, anomaly_score, p_value, is_anomaly, and error for an image that cannot be read."""
-    from alocc.cli.running import load_detector
-    from alocc.data.sources import open_source
-    from alocc.evaluation.table import ScoreTable, check_table_path
+    """Score every image: path, anomaly_score, p_value, is_anomaly, and error for an image that cannot be read.
+
+    Images are read, scored and let go, so that their number has no limit but time.
+    """
+    from alocc.cli.running import load_detector, score_in_terminal
+    from alocc.evaluation.table import check_table_path
 
     if out:
         check_table_path(out)
     detector = load_detector(model, alpha, device)
-    images = open_source(data, "test").load(detector.image_format)
-    with console.image_progress("scoring", len(images)) as progress:
-        scores = detector.score(images.images, progress)
-    table = ScoreTable(images, scores)
+    table = score_in_terminal(detector, data, fdr=fdr, maps=maps, stride=stride, strict=strict)
     if out:
         table.write(out)
     elif not json:
         print(table.as_csv(), end="")
-    console.print_skipped(images.skipped)
-    n_anomalies = int(scores.is_anomaly.sum())
+    console.print_skipped(table.skipped)
+    n_images, n_anomalies = len(table.names), int(table.scores.is_anomaly.sum())
     if json:
         console.print_json(
             {
-                "n_images": len(images),
+                "n_images": n_images,
                 "n_anomalies": n_anomalies,
                 "alpha": detector.alpha,
+                "fdr": fdr,
                 "threshold": detector.threshold,
-                "skipped": [item._asdict() for item in images.skipped],
+                "skipped": [item._asdict() for item in table.skipped],
                 "out": str(out) if out else None,
+                "maps": str(maps) if maps else None,
                 "images": [] if out else table.rows(),
             }
         )
-    console.print_note(
-        f"{n_anomalies:,} of {len(images):,} images are anomalies at alpha {detector.alpha:g}"
-        + (f"; {out} written" if out else "")
-    )
+    rule = f"at a false-discovery rate of {fdr:g}" if fdr else f"at alpha {detector.alpha:g}"
+    written = "".join(f"; {path} written" for path in (out, maps) if path)
+    console.print_note(f"{n_anomalies:,} of {n_images:,} images are anomalies {rule}{written}")
 
 
 @app.command(cls=ClassListCommand)
@@ -284,3 +307,99 @@ def _facts(detector: Detector) -> dict[str, Any]:
         "seed": detector.config.seed,
         **training,
     }
+
+
+@app.command()
+def inspect(
+    data: Data,
+    sheet: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Write a contact sheet of up to 200 images, evenly spread.")
+    ] = None,
+    stride: Stride = 1,
+    json: Json = False,
+) -> None:
+    """Look at images before training: counts, sizes, doubles, broken files, and what to be wary of."""
+    from alocc.data.inspection import inspect as look
+    from alocc.data.sources import open_source
+    from alocc.errors import ConfigError
+    from alocc.storage import replacing
+
+    if sheet and sheet.suffix.lower() != ".png":
+        raise ConfigError(f"--sheet {sheet}: the file must end in .png")
+    source = open_source(data, "train", stride=stride)
+    with console.image_progress("reading", len(source) or None) as progress:
+        found, picture = look(source, progress)
+    if sheet and picture:
+        with replacing(sheet) as temporary:
+            picture.save(temporary, "PNG")
+    if json:
+        console.print_json(found.as_json() | {"sheet": str(sheet) if sheet and picture else None})
+    else:
+        console.out.print(console.inspection_table(found))
+    console.print_skipped(found.skipped)
+    console.print_warnings(found.warnings)
+    if sheet and picture:
+        console.print_note(f"{sheet} written")
+
+
+@app.command()
+def calibrate(
+    model: Model,
+    data: Data,
+    normal: Normal = None,
+    alpha: Alpha = None,
+    out: Annotated[Path | None, typer.Option(help="Detector file to write. Default: the one that was read.")] = None,
+) -> None:
+    """Set the threshold anew, from newer normal images, without training."""
+    from alocc.cli.running import load_normals
+    from alocc.detector import Detector, artefact_path
+
+    detector = Detector.load(model)
+    images = load_normals(detector, data, normal)
+    again = detector.recalibrated(images.images, alpha, str(data))
+    written = out or artefact_path(model)
+    again.save(written)
+    console.print_skipped(images.skipped)
+    console.print_note(
+        f"threshold {again.threshold:.3f} at alpha {again.alpha:.4g}, from {len(images):,} normal images "
+        f"(before: {detector.threshold:.3f} at alpha {detector.alpha:.4g}); {written} written"
+    )
+
+
+@app.command()
+def monitor(
+    model: Model,
+    data: Data,
+    window: Annotated[int, typer.Option(min=10, help="Images of a window.")] = 100,
+    chart: Annotated[Path | None, typer.Option(metavar="SVG", help="Draw the drift.")] = None,
+    alpha: Alpha = None,
+    stride: Stride = 1,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Tell whether incoming images still look like those that the threshold came from; exit code 3 if not.
+
+    Images are taken in the order of their names, a hundred at a time; their scores are compared with the held-out ones.
+    """
+    from alocc.cli.running import load_detector, score_in_terminal
+    from alocc.errors import ConfigError
+    from alocc.evaluation.monitoring import monitor as compare
+    from alocc.storage import write_text
+
+    if chart and chart.suffix.lower() != ".svg":
+        raise ConfigError(f"--chart {chart}: the file must end in .svg")
+    detector = load_detector(model, alpha, device)
+    table = score_in_terminal(detector, data, fdr=None, maps=None, stride=stride, strict=False)
+    drift = compare(detector, table.names, table.scores, window)
+    if chart:
+        from alocc.report.figures import drift_figure
+
+        write_text(chart, drift_figure(drift))
+    if json:
+        console.print_json(drift.as_json() | {"skipped": [item._asdict() for item in table.skipped]})
+    else:
+        console.out.print(console.drift_table(drift))
+    console.print_skipped(table.skipped)
+    console.print_drift(drift)
+    if drift.has_drifted:
+        raise typer.Exit(3)

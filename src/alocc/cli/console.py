@@ -28,10 +28,12 @@ if TYPE_CHECKING:
 
     from alocc.benchmark.protocols import Table as ResultsTable
     from alocc.benchmark.running import Result
+    from alocc.data.inspection import Inspection
     from alocc.data.sources import Skipped
     from alocc.detector import Detector
     from alocc.evaluation.health import Health
     from alocc.evaluation.metrics import Evaluation
+    from alocc.evaluation.monitoring import Drift
     from alocc.evaluation.reproduction import Comparison
     from alocc.training.loop import Moment
     from alocc.training.run import TrainingImages
@@ -42,6 +44,7 @@ err = Console(stderr=True, highlight=False)
 
 PLAIN_LINE_EVERY = 10.0
 SKIPPED_SHOWN = 10
+SIZES_SHOWN = 5
 FIGURE_NAMES = {
     "accuracy": "accuracy",
     "precision": "precision",
@@ -51,6 +54,9 @@ FIGURE_NAMES = {
     "aupr": "AUPR",
     "eer": "EER",
     "fpr95": "FPR at 95 % TPR",
+    "pixel_auroc": "pixel AUROC",
+    "pro": "per-region overlap",
+    "pixel_f1": "pixel F1",
 }
 
 
@@ -183,7 +189,7 @@ def training_progress() -> Iterator[Callable[[Moment], None]]:
 
 
 @contextmanager
-def image_progress(description: str, n_images: int) -> Iterator[Callable[[int], None]]:
+def image_progress(description: str, n_images: int | None) -> Iterator[Callable[[int], None]]:
     """A bar over images."""
     with _bar() as bar:
         task = bar.add_task(description, total=n_images, note="")
@@ -274,6 +280,10 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         table.add_row(Text(title, style="bold"))
         for name in names:
             add(f"  {FIGURE_NAMES[name]}", evaluation.figures[name], evaluation.intervals.get(name))
+    if evaluation.pixels:
+        table.add_row(Text("maps against masks", style="bold"))
+    for name, value in evaluation.pixels.items():
+        add(f"  {FIGURE_NAMES[name]}", value)
     table.add_row(Text("with normal as the positive class", style="bold"))
     for name, value in evaluation.normal_as_positive.items():
         add(f"  {FIGURE_NAMES[name]}", value, evaluation.intervals.get(f"normal_as_positive.{name}"))
@@ -302,3 +312,51 @@ def comparison_table(comparison: Comparison) -> Table:
     for row in comparison.rows:
         table.add_row(row.label, *("" if value is None else f"{value:.3f}" for value in row.values))
     return table
+
+
+def inspection_table(found: Inspection) -> Table:
+    """What a look at images found."""
+    table = facts_table()
+    table.add_row("images", f"{found.n_images:,}")
+    table.add_row("brought to", str(found.image_format))
+    if any(found.classes):
+        table.add_row("classes", ", ".join(f"{name or '(none)'} {n:,}" for name, n in sorted(found.classes.items())))
+    shown = list(found.sizes.items())[:SIZES_SHOWN]
+    more = len(found.sizes) - len(shown)
+    table.add_row("sizes", ", ".join(f"{size} ({n:,})" for size, n in shown) + (f", {more} more" if more else ""))
+    table.add_row("kinds", ", ".join(f"{kind} {n:,}" for kind, n in found.kinds.items()))
+    for group in found.doubles[:SKIPPED_SHOWN]:
+        table.add_row("doubles", ", ".join(group))
+    if found.flat:
+        table.add_row("flat", ", ".join(found.flat[:SKIPPED_SHOWN]))
+    return table
+
+
+def print_warnings(warnings: Sequence[str]) -> None:
+    """What to be wary of, or that there is nothing."""
+    for warning in warnings:
+        err.print(Text("warning: ", style="bold yellow") + Text(warning), soft_wrap=True)
+    if not warnings:
+        print_note("nothing to be wary of")
+
+
+def drift_table(drift: Drift) -> Table:
+    """Window by window."""
+    table = Table()
+    for column in ("from", "to", "images", "mean p-value", f"share of p ≤ {drift.alpha:g}", "p of no change"):
+        table.add_column(column, justify="left" if column in ("from", "to") else "right", overflow="fold")
+    for window in drift.windows:
+        shown = (f"{window.mean_p_value:.2f}", f"{window.share_of_anomalies:.3f}", f"{window.p_same:.2g}")
+        table.add_row(window.first, window.last, str(window.n_images), *shown)
+    return table
+
+
+def print_drift(drift: Drift) -> None:
+    """The verdict on a stream."""
+    if drift.has_drifted:
+        print_note(
+            "the images have changed: their scores are not those of the held-out images. If these are normal, "
+            "calibrate or train again; if not, look at the most anomalous ones"
+        )
+    else:
+        print_note("no sign of a change")

@@ -14,8 +14,14 @@ USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[
 ]  # the parser's own error, of which Typer exports only this child
 
 Data = Annotated[
-    str, typer.Argument(metavar="DATA", help="A folder of images, an image file, or a built-in data set: mnist.")
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="Images: a folder, a pattern, a table of paths, an archive, a video, an array file, an address, or mnist.",
+    ),
 ]
+Strict = Annotated[bool, typer.Option(help="Stop at the first image that cannot be used, instead of naming it.")]
+Stride = Annotated[int, typer.Option(min=1, help="Of a video, take every so many frames.")]
 Model = Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="A run folder, or a detector's .safetensors file.")]
 Normal = Annotated[
     list[str] | None,

@@ -11,7 +11,9 @@ from alocc.config import Config, load_config, preset, with_settings
 from alocc.errors import ConfigError
 
 if TYPE_CHECKING:
+    from alocc.data.sources import ImageSet
     from alocc.detector import Detector
+    from alocc.evaluation.table import ScoreTable
     from alocc.training.run import Device
 
 WATCH_LIMIT = 250
@@ -88,3 +90,37 @@ def train_in_terminal(
     health = check_trained(detector, trained[0], RunFolder(out))
     console.print_training_end(detector, out, health)
     return detector
+
+
+def score_in_terminal(
+    detector: Detector, data: str, *, fdr: float | None, maps: Path | None, stride: int, strict: bool
+) -> ScoreTable:
+    """Score a source with a progress bar; Ctrl-C loses nothing but time."""
+    from alocc.data.sources import open_source
+    from alocc.evaluation.table import score_source
+
+    if fdr is not None and not 0 < fdr < 1:
+        raise ConfigError(f"--fdr must be above 0 and below 1, got {fdr:g}")
+    source = open_source(data, "test", stride=stride)
+    each = None
+    if maps:
+        from alocc.report.overlays import overlay_writer
+
+        each = overlay_writer(detector, maps)
+    with console.image_progress("scoring", len(source) or None) as progress:
+        table = score_source(detector, source, strict=strict, progress=progress, each=each)
+    return table if fdr is None else table.with_false_discovery_rate(fdr)
+
+
+def load_normals(detector: Detector, data: str, normal: list[str] | None) -> ImageSet:
+    """Fresh normal images for a detector: none that it was trained or calibrated on."""
+    from alocc.data.sources import open_source
+    from alocc.errors import DataError
+
+    if normal is None and open_source(data, "train").class_names:
+        normal = detector.training["normal_classes"] or None
+    images = open_source(data, "train", normal).load(detector.image_format)
+    fresh = images[~detector.was_seen(images.images)]
+    if not len(fresh):
+        raise DataError(f"the detector was trained or calibrated on all images of {data}; give newer ones")
+    return fresh

@@ -7,10 +7,11 @@ uint8 stays uint8 until a network sees it (:func:`to_unit_range`), which is four
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +25,12 @@ from alocc.errors import DataError
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 MAX_PIXELS = 80_000_000  # below the limit at which Pillow warns
+MAX_ASPECT = 50
+"""How many times longer than wide an image may be: more is a strip, which no resizing makes comparable."""
 BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+DAMAGE = (OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, IndexError, OverflowError, MemoryError,
+          struct.error, zlib.error, *BOMBS)  # fmt: skip
+"""All that Pillow's decoders are known to raise on files that are not what they say."""
 DEFAULT_MAX_SIDE = 64
 GREY_MODES = frozenset({"1", "L", "LA", "I;16", "I;16B", "I;16L", "I", "F"})
 
@@ -53,13 +59,21 @@ class Header(NamedTuple):
     grey: bool
 
 
-def read_header(path: Path) -> Header:
+Content = Path | Callable[[], BinaryIO]
+"""Where the bytes of an image are: a file, or a function that opens something like one."""
+
+
+def read_header(content: Content, name: str | None = None) -> Header:
     """Size and mode of an image file, without decoding its pixels.
+
+    Args:
+        content: where the bytes are.
+        name: what to call it in errors, where it is no file.
 
     Raises:
         DataError: if the file cannot be opened as an image.
     """
-    with _opened(path) as image:
+    with _opened(content, name) as image:
         width, height = image.size
         # EXIF orientations 5 to 8 swap height and width. A PNG without one would be decoded in search of it
         may_turn = image.format != "PNG" or "exif" in image.info
@@ -68,14 +82,33 @@ def read_header(path: Path) -> Header:
         return Header(height, width, image.mode in GREY_MODES)
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
+def read_image(content: Content, name: str | None = None, page: int = 0) -> NDArray[np.uint8]:
     """Decode an image file, upright as its EXIF orientation says: uint8, (H, W) if grey, (H, W, 3) if colour.
 
+    Transparency is ignored: the colour below it counts.
+
     Raises:
-        DataError: if the file is not an image, damaged, or has more than ``MAX_PIXELS`` pixels.
+        DataError: if the file is not an image, damaged, animated, more than 50 times longer than wide, or has more than
+            ``MAX_PIXELS`` pixels.
     """
-    with _opened(path) as image:
+    with _opened(content, name) as image:
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1 and image.format != "TIFF":
+            raise ValueError(f"an animation of {frames} frames; save the frames that matter as images of their own")
+        if page:
+            image.seek(page)
+        if max(image.size) > MAX_ASPECT * min(image.size):
+            raise ValueError(f"{image.width}×{image.height} pixels are more than {MAX_ASPECT} times longer than wide")
         return _as_uint8(ImageOps.exif_transpose(image))
+
+
+def count_pages(path: Path) -> int:
+    """Pages of a TIFF; 1 for one that cannot be read, whose error shows when it is loaded."""
+    try:
+        with _opened(path, None) as image:
+            return int(getattr(image, "n_frames", 1))
+    except DataError:
+        return 1
 
 
 def prepare(image: NDArray[np.generic] | Tensor, to: ImageFormat) -> Tensor:
@@ -111,17 +144,18 @@ def is_grey(image: NDArray[np.generic]) -> bool:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(content: Content, name: str | None) -> Iterator[Image.Image]:
     """An image file for as long as it is read; whatever goes wrong meanwhile becomes a DataError with its name."""
+    called = name or str(content)
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(content if isinstance(content, Path) else content(), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width}×{image.height} pixels; {MAX_PIXELS:,} are allowed")
             yield image
     except UnidentifiedImageError:
-        raise DataError(f"{path} is not a {', '.join(FORMATS)} image") from None
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, *BOMBS) as error:
-        raise DataError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        raise DataError(f"{called} is not a {', '.join(FORMATS)} image") from None
+    except DAMAGE as error:
+        raise DataError(f"{called} cannot be read ({getattr(error, 'strerror', None) or error})") from None
 
 
 def _as_uint8(image: Image.Image) -> NDArray[np.uint8]:

@@ -1,4 +1,16 @@
-"""What the user calls DATA → images of one format: a folder or file, a built-in data set, or an array.
+"""What the user calls DATA → images of one format.
+
+| DATA                                        | class of an image                | opened as     |
+|---------------------------------------------|----------------------------------|---------------|
+| a folder                                    | the first sub-folder on the way  | `EntrySource` |
+| a folder with train/ and test/ in it        | the sub-folder below that        | `EntrySource` |
+| a pattern: `parts/**/*.png`                 | the first folder below its start | `EntrySource` |
+| a table: `.csv`, `.tsv`, `.parquet`         | its column `label`               | `EntrySource` |
+| a `.zip` or `.tar` file                     | the first folder inside          | `EntrySource` |
+| an address: `https://…`, `s3://…`, `gs://…` | as for the file or folder there  | `EntrySource` |
+| one image, or a TIFF of several pages       | none                             | `EntrySource` |
+| a video                                     | none                             | `VideoSource` |
+| `.npy`, `.npz`, IDX files; an array; `mnist` | their labels, if they have any  | `ArraySource` |
 
 Every command opens its data with :func:`open_source`, so a data argument means the same everywhere. A new kind of
 source is a class with the members of :class:`Source` and a line in :func:`open_source`.
@@ -7,13 +19,16 @@ source is a class with the members of :class:`Source` and a line in :func:`open_
 from __future__ import annotations
 
 import difflib
+import glob
 import itertools
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +36,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alocc.config import ImagesConfig
+from alocc.data import arrays, remote, video
+from alocc.data.entries import (
+    ARCHIVES,
+    MANIFESTS,
+    Entry,
+    Skipped,
+    archive_entries,
+    file_entries,
+    folder_entries,
+    glob_entries,
+    has_suffix,
+    industrial_entries,
+    manifest_entries,
+)
 from alocc.data.images import (
     DEFAULT_MAX_SIDE,
     SUFFIXES,
@@ -36,17 +65,18 @@ from alocc.data.mnist import CLASSES as MNIST_CLASSES
 from alocc.data.mnist import Split, load_mnist
 from alocc.errors import DataError
 
+__all__ = ["Data", "ImageSet", "Skipped", "Source", "open_source"]
+
 BUILT_IN = ("mnist",)
 MIN_SIDE = 16
+BATCH = 256
+"""Images that are decoded, and then wait, together; a second batch is decoded meanwhile."""
+LOOKED_AT = 1_000
+"""Images, evenly spread, whose headers decide the format, and that are looked at for colour."""
+MOST_IN_MEMORY = 2 << 30
+"""Bytes of prepared images that are kept in memory; more lie in a temporary file that vanishes with the process."""
 
 Data = str | os.PathLike[str] | NDArray[np.generic]
-
-
-class Skipped(NamedTuple):
-    """An image that could not be used, and why."""
-
-    name: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -61,6 +91,8 @@ class ImageSet:
     """Class name of each image, "" where it has none."""
     skipped: tuple[Skipped, ...] = ()
     """Images of the source that could not be used."""
+    masks: Sequence[Path | None] = ()
+    """Where each image's mask is; empty if the source has no masks."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -73,31 +105,62 @@ class ImageSet:
             [self.names[i] for i in indices],
             self.classes[indices],
             self.skipped,
+            [self.masks[i] for i in indices] if self.masks else (),
         )
 
 
-class Source(Protocol):
+class Source(ABC):
     """Images that are not loaded yet."""
 
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...] = ()
 
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many images there are, at most; 0 if that is not known before they are read."""
+
+    @abstractmethod
+    def headers(self) -> list[Header]:
+        """Size and kind of each image that can be read, as far as that is known without decoding."""
+
+    @abstractmethod
     def infer_format(self, wanted: ImagesConfig) -> ImageFormat:
         """The format that suits these images, where the config leaves it open."""
 
+    @abstractmethod
+    def batches(self, to: ImageFormat) -> Iterator[ImageSet]:
+        """Decode and resize, some images at a time; those that cannot be used are named in ``skipped``."""
+
     def load(self, to: ImageFormat) -> ImageSet:
-        """Decode, resize and gather all images; those that cannot be used are named in ``skipped``."""
+        """All images together.
+
+        Raises:
+            DataError: if not one can be used.
+        """
+        kept, parts = _Buffer(to), []
+        for part in self.batches(to):
+            kept.add(part.images)
+            parts.append(part)
+        skipped = tuple(itertools.chain.from_iterable(part.skipped for part in parts))
+        if not kept.n:
+            first = f"; the first: {skipped[0].reason}" if skipped else ""
+            raise DataError(f"none of the {len(skipped)} images can be used{first}")
+        names = list(itertools.chain.from_iterable(part.names for part in parts))
+        masks = list(itertools.chain.from_iterable(part.masks for part in parts))
+        return ImageSet(kept.images(), names, np.concatenate([part.classes for part in parts]), skipped, masks)
 
 
-def open_source(data: Data, split: Split, classes: Collection[str] | None = None) -> Source:
+def open_source(data: Data, split: Split, classes: Collection[str] | None = None, stride: int = 1) -> Source:
     """Find out what ``data`` is.
 
     Args:
-        data: a folder, an image file, the name of a built-in data set, or an array of images.
-        split: which part of a built-in data set; other sources have no parts.
+        data: see the table above.
+        split: which part of a source that has parts.
         classes: keep only images of these classes; none for all.
+        stride: of a video, take every so many frames.
 
     Raises:
         DataError: if there is no such thing, or no such class in it.
+        ConfigError: if a library is missing that this kind of source needs.
     """
     if isinstance(data, np.ndarray):
         if data.ndim not in (3, 4) or 0 in data.shape:
@@ -109,83 +172,239 @@ def open_source(data: Data, split: Split, classes: Collection[str] | None = None
         _check_classes(classes, MNIST_CLASSES, "mnist")
         images, names = load_mnist(split, classes)
         return ArraySource(images, names, _numbered(f"mnist/{split}", names))
-    path = Path(data)
+    if remote.is_address(data):
+        found = remote.open_address(str(data))
+        if isinstance(found, Path):
+            return _open_path(found, str(data), split, classes, stride)
+        return EntrySource(*found, str(data), classes)
+    return _open_path(Path(data), str(data), split, classes, stride)
+
+
+def _open_path(path: Path, where: str, split: Split, classes: Collection[str] | None, stride: int) -> Source:
+    if path.is_file() and has_suffix(path, video.SUFFIXES):
+        _check_classes(classes, (), where)
+        return VideoSource(path, stride)
+    if path.is_file() and arrays.is_array_file(path):
+        images, labels = arrays.read_arrays(path)
+        return ArraySource(images, labels, [f"{path}#{i}" for i in range(len(images))]).of_classes(classes, where)
+    return EntrySource(*_find_entries(path, where, split), where, classes)
+
+
+def _find_entries(path: Path, where: str, split: Split) -> tuple[list[Entry], list[Skipped]]:
     if not path.exists():
-        near = difflib.get_close_matches(str(data), BUILT_IN, n=1)
+        if glob.has_magic(str(path)):
+            return glob_entries(str(path)), []
+        near = difflib.get_close_matches(where, BUILT_IN, n=1)
         hint = (
             f'did you mean "{near[0]}"?' if near else f"give a folder, an image file or one of: {', '.join(BUILT_IN)}"
         )
-        raise DataError(f"{data} does not exist; {hint}")
-    return FolderSource(path, classes)
+        raise DataError(f"{where} does not exist; {hint}")
+    if path.is_dir():
+        return industrial_entries(path, split) or folder_entries(path)
+    if has_suffix(path, ARCHIVES):
+        return archive_entries(path), []
+    if has_suffix(path, MANIFESTS):
+        entries, skipped = manifest_entries(path)
+        return [entry for entry in entries if entry.split in (split, "")], skipped
+    return file_entries(path), []
 
 
-class ArraySource:
-    """Images of one size in memory."""
+class ArraySource(Source):
+    """Images of one size in memory, or in a file that looks like it."""
 
     def __init__(self, images: NDArray[np.generic], classes: NDArray[np.str_], names: Sequence[str]) -> None:
         self.images, self.classes, self.names = images, classes, names
         self.class_names = tuple(sorted(set(classes.tolist()) - {""}))
 
-    def infer_format(self, wanted: ImagesConfig) -> ImageFormat:
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def of_classes(self, classes: Collection[str] | None, where: str) -> ArraySource:
+        """The images of some classes."""
+        _check_classes(classes, self.class_names, where)
+        if classes is None:
+            return self
+        kept = np.flatnonzero(np.isin(self.classes, list(classes)))
+        return ArraySource(self.images[kept], self.classes[kept], [self.names[i] for i in kept.tolist()])
+
+    def headers(self) -> list[Header]:
         colour = self.images.ndim == 4 and not all(is_grey(image) for image in self.images)
-        height, width = self.images.shape[1:3]
-        return _format(wanted, [Header(height, width, grey=not colour)], lambda: colour)
-
-    def load(self, to: ImageFormat) -> ImageSet:
-        return ImageSet(prepare_batch(self.images, to), self.names, self.classes)
-
-
-class FolderSource:
-    """Image files below a folder; the class of an image is the first sub-folder on its way, if there is any."""
-
-    def __init__(self, root: Path, classes: Collection[str] | None = None) -> None:
-        found = [root] if root.is_file() else list(_image_files(root))
-        if not found:
-            raise DataError(f"{root} holds no image files ({', '.join(sorted(SUFFIXES))})")
-        self.root = root
-        self.class_names = tuple(sorted({self._class_of(path) for path in found} - {""}))
-        _check_classes(classes, self.class_names, str(root))
-        self.paths = [path for path in found if classes is None or self._class_of(path) in classes]
+        return [Header(self.images.shape[1], self.images.shape[2], grey=not colour)] * len(self)
 
     def infer_format(self, wanted: ImagesConfig) -> ImageFormat:
-        headers = [header for header in map(self._header, self.paths) if header]
+        header = self.headers()[0]
+        return _format(wanted, [header], lambda: not header.grey)
+
+    def batches(self, to: ImageFormat) -> Iterator[ImageSet]:
+        for start in range(0, len(self), BATCH):
+            part = slice(start, start + BATCH)
+            yield ImageSet(prepare_batch(self.images[part], to), self.names[part], self.classes[part])
+
+
+class EntrySource(Source):
+    """Encoded images, wherever they are; decoded by several threads, a batch ahead of whoever takes them."""
+
+    def __init__(
+        self, entries: Sequence[Entry], skipped: Sequence[Skipped], where: str, classes: Collection[str] | None = None
+    ) -> None:
+        if not entries:
+            reason = f"; {skipped[0].reason}" if skipped else ""
+            raise DataError(f"{where} holds no image files ({', '.join(sorted(SUFFIXES))}){reason}")
+        self.where, self.unusable = where, tuple(skipped)
+        self.class_names = tuple(sorted({entry.class_name for entry in entries} - {""}))
+        _check_classes(classes, self.class_names, where)
+        self.entries = [entry for entry in entries if classes is None or entry.class_name in classes]
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def headers(self) -> list[Header]:
+        return [header for header in map(_header, self.entries) if header]
+
+    def infer_format(self, wanted: ImagesConfig) -> ImageFormat:
+        looked_at = self._some()
+        headers = [header for header in map(_header, looked_at) if header]
         if not headers:
-            raise DataError(f"none of the {len(self.paths)} files of {self.root} can be read as an image")
-        return _format(wanted, headers, self._any_colour)
+            raise DataError(f"none of the {len(looked_at)} files of {self.where} can be read as an image")
+        return _format(wanted, headers, lambda: any(map(_has_colour, looked_at)))
 
-    def load(self, to: ImageFormat) -> ImageSet:
-        def load_one(path: Path) -> Tensor | Skipped:
+    def batches(self, to: ImageFormat) -> Iterator[ImageSet]:
+        def read(entry: Entry) -> Tensor | Skipped:
             try:
-                return prepare(read_image(path), to)
+                return prepare(read_image(entry.content, entry.name, entry.page), to)
             except DataError as error:
-                return Skipped(str(path), str(error))
+                return Skipped(entry.name, str(error))
 
+        has_masks = any(entry.mask for entry in self.entries)
         with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
-            loaded = list(pool.map(load_one, self.paths))
-        good = [(path, image) for path, image in zip(self.paths, loaded, strict=True) if isinstance(image, Tensor)]
-        skipped = tuple(item for item in loaded if isinstance(item, Skipped))
-        if not good:
-            raise DataError(f"none of the {len(skipped)} images can be used; the first: {skipped[0].reason}")
-        classes = np.array([self._class_of(path) for path, _ in good])
-        return ImageSet(torch.stack([image for _, image in good]), [str(path) for path, _ in good], classes, skipped)
+            for entries, results in _ahead(pool, read, self.entries):
+                good = [
+                    (entry, image) for entry, image in zip(entries, results, strict=True) if isinstance(image, Tensor)
+                ]
+                bad = tuple(result for result in results if isinstance(result, Skipped))
+                images = torch.stack([image for _, image in good]) if good else torch.empty((0, to.channels, *to.size))
+                classes = np.array([entry.class_name for entry, _ in good], dtype=np.str_)
+                has_masks = any(entry.mask for entry in self.entries)
+                masks = [entry.mask for entry, _ in good] if has_masks else ()
+                yield ImageSet(images, [entry.name for entry, _ in good], classes, bad, masks)
+        if self.unusable:
+            yield ImageSet(torch.empty((0, to.channels, *to.size)), [], np.array([], np.str_), self.unusable)
 
-    def _class_of(self, path: Path) -> str:
-        inside = path.relative_to(self.root).parts
-        return inside[0] if len(inside) > 1 else ""
+    def _some(self) -> list[Entry]:
+        n = len(self.entries)
+        return self.entries if n <= LOOKED_AT else [self.entries[i * n // LOOKED_AT] for i in range(LOOKED_AT)]
 
-    def _header(self, path: Path) -> Header | None:
-        try:
-            return read_header(path)
-        except DataError:
-            return None  # named when it is loaded
 
-    def _any_colour(self) -> bool:
-        for path in self.paths:
+class VideoSource(Source):
+    """Frames of a video, named by their time."""
+
+    def __init__(self, path: Path, stride: int) -> None:
+        self.path, self.stride = path, stride
+
+    def __len__(self) -> int:
+        return 0
+
+    def headers(self) -> list[Header]:
+        first = next((image for _, image in video.frames(self.path)), None)
+        if first is None:
+            raise DataError(f"{self.path} has no frames")
+        return [Header(first.shape[0], first.shape[1], is_grey(first))]
+
+    def infer_format(self, wanted: ImagesConfig) -> ImageFormat:
+        return _format(wanted, self.headers(), lambda: True)
+
+    def batches(self, to: ImageFormat) -> Iterator[ImageSet]:
+        frames = video.frames(self.path, self.stride)
+        damage: tuple[Skipped, ...] = ()
+        while not damage:
+            images, names = [], []
             try:
-                if not is_grey(read_image(path)):
-                    return True
-            except DataError:
-                continue
+                for seconds, frame in itertools.islice(frames, BATCH):
+                    images.append(prepare(frame, to))
+                    names.append(f"{self.path}#t={video.time_stamp(seconds)}")
+            except DataError as error:
+                damage = (Skipped(str(self.path), str(error)),)
+            if images or damage:
+                yield ImageSet(_stacked(images, to), names, np.full(len(images), ""), damage)
+            if not images:
+                return
+
+
+class _Buffer:
+    """Images put one behind the other; in memory, or in a nameless file where they are too many."""
+
+    def __init__(self, to: ImageFormat) -> None:
+        self.shape = (to.channels, *to.size)
+        self.parts: list[Tensor] = []
+        self.file: Any = None
+        self.n = self.bytes = 0
+
+    def add(self, images: Tensor) -> None:
+        if not len(images):
+            return
+        self.n += len(images)
+        self.bytes += images.numel() * images.element_size()
+        self.dtype = images.dtype
+        if self.file is None and self.bytes > MOST_IN_MEMORY:
+            self.file = tempfile.TemporaryFile(prefix="alocc-")  # noqa: SIM115  (lives as long as its mapping)
+            for part in self.parts:
+                self.file.write(part.numpy().data)
+            self.parts = []
+        if self.file is None:
+            self.parts.append(images)
+        else:
+            self.file.write(np.ascontiguousarray(images.numpy()).data)
+
+    def images(self) -> Tensor:
+        if self.file is None:
+            return torch.cat(self.parts)
+        kind = np.uint8 if self.dtype == torch.uint8 else np.float32
+        with self.file as file:  # closed, the pages stay as long as they are mapped
+            file.flush()
+            return torch.from_numpy(np.memmap(file, kind, "r+", shape=(self.n, *self.shape)))
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, read: Callable[[Entry], Tensor | Skipped], entries: Sequence[Entry]
+) -> Iterator[tuple[Sequence[Entry], list[Tensor | Skipped]]]:
+    """Batches in order, the next one under way while the caller works on the last."""
+    under_way: list[tuple[Sequence[Entry], list[Future[Tensor | Skipped]]]] = []
+    try:
+        for start in range(0, len(entries), BATCH):
+            batch = entries[start : start + BATCH]
+            under_way.append((batch, [pool.submit(read, entry) for entry in batch]))
+            if len(under_way) > 1:
+                yield _finished(under_way.pop(0))
+        while under_way:
+            yield _finished(under_way.pop(0))
+    finally:
+        for _, futures in under_way:
+            for future in futures:
+                future.cancel()
+
+
+def _finished(
+    batch: tuple[Sequence[Entry], Iterable[Future[Tensor | Skipped]]],
+) -> tuple[Sequence[Entry], list[Tensor | Skipped]]:
+    entries, futures = batch
+    return entries, [future.result() for future in futures]
+
+
+def _stacked(images: Sequence[Tensor], to: ImageFormat) -> Tensor:
+    return torch.stack(list(images)) if images else torch.empty((0, to.channels, *to.size), dtype=torch.uint8)
+
+
+def _header(entry: Entry) -> Header | None:
+    try:
+        return read_header(entry.content, entry.name)
+    except DataError:
+        return None  # named when it is loaded
+
+
+def _has_colour(entry: Entry) -> bool:
+    try:
+        return not is_grey(read_image(entry.content, entry.name, entry.page))
+    except DataError:
         return False
 
 
@@ -193,16 +412,6 @@ def _numbered(prefix: str, classes: NDArray[np.str_]) -> list[str]:
     """prefix/class/number, counted within each class, so that a choice of classes renames no image."""
     counters = {name: itertools.count() for name in set(classes.tolist())}
     return [f"{prefix}/{name}/{next(counters[name])}" for name in classes.tolist()]
-
-
-def _image_files(root: Path) -> Iterator[Path]:
-    """Image files below ``root`` by suffix, sorted; hidden files and folders are passed over."""
-    for folder, sub_folders, files in os.walk(root):
-        sub_folders[:] = sorted(name for name in sub_folders if not name.startswith("."))
-        for name in sorted(files):
-            path = Path(folder, name)
-            if path.suffix.lower() in SUFFIXES and not name.startswith("."):
-                yield path
 
 
 def _check_classes(asked: Collection[str] | None, known: Sequence[str], where: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from alocc.data.sources import Data, ImageSet, open_source
 from alocc.detector import Detector, Scores
 from alocc.errors import DataError
 from alocc.evaluation.metrics import RESAMPLES, Evaluation, at_threshold, auroc, evaluate_scores
+from alocc.evaluation.pixels import load_masks, pixel_figures
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,9 @@ def load_labelled(
 def evaluate(
     detector: Detector, labelled: Labelled, scores: Scores | None = None, resamples: int = RESAMPLES
 ) -> Evaluation:
-    """Score labelled images, unless that is done, and compare with the labels."""
+    """Score labelled images, unless that is done, and compare with the labels, and maps with masks if there are any."""
     scores = scores or detector.score(labelled.images.images)
-    return evaluate_scores(
+    evaluation = evaluate_scores(
         scores.anomaly_score,
         labelled.is_anomalous,
         threshold=detector.threshold,
@@ -76,6 +77,13 @@ def evaluate(
         parts=scores.parts,
         resamples=resamples,
     )
+    if not any(labelled.images.masks):
+        return evaluation
+    has_mask = np.array([mask is not None for mask in labelled.images.masks])
+    known = labelled.images[has_mask | ~labelled.is_anomalous]  # an anomaly without a mask may be anywhere
+    masks = load_masks(known.masks, detector.image_format)
+    maps = detector.anomaly_map(known.images)
+    return replace(evaluation, pixels=pixel_figures(maps, masks, detector.map_threshold))
 
 
 def watch_on(labelled: Labelled) -> Callable[[Detector], Mapping[str, float]]:

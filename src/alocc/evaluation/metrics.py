@@ -7,7 +7,7 @@ threshold, which no label has seen; anything tuned on the labels says so in its 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -40,11 +40,14 @@ class Evaluation:
     threshold: float
     n_normal: int
     n_anomalous: int
+    pixels: Mapping[str, float] = field(default_factory=dict)
+    """pixel_auroc, pro and pixel_f1, where there are masks."""
 
     def as_json(self) -> dict[str, Any]:
         """One flat object, with the intervals and the rest in objects of their own."""
         return {
             **self.figures,
+            **self.pixels,
             "alpha": self.alpha,
             "threshold": self.threshold,
             "n_normal": self.n_normal,

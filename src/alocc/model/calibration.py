@@ -77,3 +77,20 @@ def threshold_at(alpha: float, held_out: FloatArray) -> float:
     if k == 0:
         return float("inf")
     return float(held_out[n - k]) if k <= n else float("-inf")
+
+
+def discoveries(p_values: FloatArray, false_discovery_rate: float) -> NDArray[np.bool_]:
+    """Which of a batch of images to call anomalies so that at most this share of them is normal, on average.
+
+    Benjamini & Hochberg 1995; with conformal p-values of one held-out set it holds too (Bates et al. 2023).
+
+    Args:
+        p_values: of all images of the batch, (n,).
+        false_discovery_rate: the share, in (0, 1).
+    """
+    order = np.argsort(p_values)
+    ranks = np.arange(1, len(p_values) + 1)
+    below = np.flatnonzero(p_values[order] <= false_discovery_rate * ranks / len(p_values))
+    called = np.zeros(len(p_values), dtype=bool)
+    called[order[: below[-1] + 1 if len(below) else 0]] = True
+    return called

@@ -79,9 +79,7 @@ class Statistics(nn.Module):
     def __init__(self, channels: int, image_size: tuple[int, int], n_memory: int = NEIGHBOURS) -> None:
         super().__init__()
         self.image_size = image_size
-        filters = torch.randn((FILTERS, channels, FILTER_SIZE, FILTER_SIZE), generator=generator(0, "filters"))
-        filters = filters - filters.mean((1, 2, 3), keepdim=True)
-        self.register_buffer("filters", filters / filters.flatten(1).norm(dim=1).view(-1, 1, 1, 1))
+        self.register_buffer("filters", random_filters(channels))
         for name, matrix in _fourier(image_size).items():
             self.register_buffer(name, matrix, persistent=False)
         length = self.describe(torch.zeros((1, channels, *image_size)))
@@ -98,13 +96,13 @@ class Statistics(nn.Module):
         Args:
             images: normal images, (n, C, H, W), uint8 or float32 in [0, 1].
         """
-        images = to_unit_range(_thinned(images, MOST_IMAGES))
-        batches = [self.describe(batch) for batch in torch.split(images, BATCH)]
+        images = thinned(images, MOST_IMAGES)
+        batches = [self.describe(to_unit_range(batch)) for batch in torch.split(images, BATCH)]
         for part in GRIDS:
-            mean, whitening = _gaussian(torch.cat([batch[part] for batch in batches]).double())
+            mean, whitening = gaussian(torch.cat([batch[part] for batch in batches]).double())
             getattr(self, f"{part}_mean").copy_(mean)
             getattr(self, f"{part}_whitening").copy_(whitening)
-        self.memory = _small(_thinned(images, MOST_REMEMBERED))
+        self.memory = _small(to_unit_range(thinned(images, MOST_REMEMBERED)))
         return self
 
     def most_unusual(self, images: Tensor, share: float) -> Tensor:
@@ -152,9 +150,7 @@ class Statistics(nn.Module):
     def describe(self, x: Tensor) -> dict[str, Tensor]:
         """φ(x) of each part, (N, length of φ)."""
         whole = torch.cat([self._spectrum(x), _levels(x)], 1)
-        answers = [
-            F.conv2d(F.pad(image, (FILTER_SIZE // 2,) * 4, mode="reflect"), self.filters) for image in _scales(x)
-        ]
+        answers = [F.conv2d(F.pad(image, (FILTER_SIZE // 2,) * 4, mode="reflect"), self.filters) for image in scales(x)]
         descriptions = {}
         for part, (grids, n_filters) in GRIDS.items():
             pooled = [_pooled(answer[:, :n_filters], grid) for grid in grids for answer in answers]
@@ -176,7 +172,7 @@ class Statistics(nn.Module):
         return (power + FLOOR).log()
 
 
-def _gaussian(description: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def gaussian(description: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Mean (p,) and whitening matrix (p, p) of rows (n, p), each with its weight."""
     weight = torch.ones(len(description)).to(description) if weight is None else weight
     weight = weight[:, None] / weight.mean()
@@ -200,9 +196,17 @@ def _robust_distance(description: Tensor) -> Tensor:
         weight = (distance.median() / distance.clamp(min=1e-12)).clamp(max=1).square()
         distance = torch.empty_like(distance)
         for own in (fold == k for k in range(ROBUST_FOLDS)):
-            mean, whitening = _gaussian(description[~own], weight[~own])
+            mean, whitening = gaussian(description[~own], weight[~own])
             distance[own] = ((description[own] - mean) @ whitening).square().mean(1)
     return distance
+
+
+def random_filters(channels: int) -> Tensor:
+    """The same fixed filters everywhere, (24, C, 5, 5): mean 0, length 1."""
+    filters = torch.randn((FILTERS, channels, FILTER_SIZE, FILTER_SIZE), generator=generator(0, "filters"))
+    filters = filters - filters.mean((1, 2, 3), keepdim=True)
+    unit: Tensor = filters / filters.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    return unit
 
 
 def shrunk_covariance(x: Tensor) -> Tensor:
@@ -220,7 +224,7 @@ def shrunk_covariance(x: Tensor) -> Tensor:
     return shrunk
 
 
-def _thinned(images: Tensor, most: int) -> Tensor:
+def thinned(images: Tensor, most: int) -> Tensor:
     """All images, or ``most`` of them, evenly spread."""
     n = len(images)
     return images if n <= most else images[torch.arange(most) * n // most]
@@ -230,7 +234,7 @@ def _small(x: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(x, SMALL_SIDE).flatten(1)
 
 
-def _scales(x: Tensor) -> list[Tensor]:
+def scales(x: Tensor) -> list[Tensor]:
     """The image, smaller and smaller, as long as the filters fit in."""
     images = [F.avg_pool2d(x, scale) if scale > 1 else x for scale in SCALES]
     return [image for image in images if min(image.shape[2:]) > FILTER_SIZE]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from alocc.evaluation.metrics import Curves
+from alocc.evaluation.monitoring import Drift
 
 NORMAL, ANOMALOUS, THRESHOLD = "#2b6cb0", "#c05621", "#1a202c"
 COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#b7791f", "#97266d", "#2c7a7b", "#4a5568")
@@ -43,6 +44,22 @@ def lines(x: Sequence[float], series: Mapping[str, Sequence[float | None]], y_la
         axes.plot(*zip(*known, strict=True), label=name, color=colour, linewidth=1.4, marker=marker, markersize=3)
     if len(series) > 1:
         axes.legend(loc="best", fontsize=9)
+    return _svg(figure)
+
+
+def drift_figure(drift: Drift) -> str:
+    """Mean p-value and share of anomalies, window by window, with what they should be."""
+    figure, axes = _axes("Do new images look like the held-out ones?", "window", "")
+    x = range(1, len(drift.windows) + 1)
+    axes.plot(
+        x, [one.mean_p_value for one in drift.windows], color=NORMAL, marker="o", markersize=3, label="mean p-value"
+    )
+    axes.axhline(0.5, color=NORMAL, linestyle=":", linewidth=1)
+    shares = [one.share_of_anomalies for one in drift.windows]
+    axes.plot(x, shares, color=ANOMALOUS, marker="o", markersize=3, label=f"share with p ≤ {drift.alpha:g}")
+    axes.axhline(drift.alpha, color=ANOMALOUS, linestyle=":", linewidth=1)
+    axes.set_ylim(-0.02, 1.02)
+    axes.legend(loc="best", fontsize=9)
     return _svg(figure)
 
 

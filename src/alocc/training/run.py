@@ -19,8 +19,9 @@ from alocc.data.images import ImageFormat, to_unit_range
 from alocc.data.negatives import NEGATIVES, make_negatives
 from alocc.data.sources import BUILT_IN, Data, ImageSet, open_source
 from alocc.data.splits import split_normals
-from alocc.detector import Detector, compute_parts, fingerprint, image_hashes, library_versions
+from alocc.detector import Detector, compute_parts, fingerprint, has_d, image_hashes, library_versions
 from alocc.errors import ArtefactError, ConfigError, DataError
+from alocc.model.localization import Localizer, map_parts
 from alocc.model.networks import Discriminator, Reconstructor, build_networks
 from alocc.model.scoring import D_PARTS
 from alocc.model.statistics import Statistics
@@ -159,11 +160,9 @@ def train(
     kinds = choose_kinds(config, statistics, held_out)
     summary = {**images.summary, **({"negatives": kinds} if kinds else {})}
 
-    def detector_with(config: Config, summary: Mapping[str, Any]) -> Detector:
-        return Detector.calibrate(config, images.image_format, R, D, statistics, held_out, seen, summary)
-
-    def detector_now() -> Detector:  # weighing the parts takes longer than a look
-        return detector_with(_with_fixed_weights(config), summary)
+    def detector_now() -> Detector:  # weighing the parts, and maps, take longer than a look
+        fixed = _with_fixed_weights(config)
+        return Detector.calibrate(fixed, images.image_format, R, D, statistics, None, held_out, seen, summary)
 
     state = train_networks(
         config, R, D, pixels[images.fit], held_out, fabric,
@@ -174,7 +173,12 @@ def train(
         hooks=replace(hooks or Hooks(), watch=(lambda: watch(detector_now())) if watch else None),
     )  # fmt: skip
     looks = [row["polarity"] for row in state.history if "polarity" in row]
-    detector = detector_with(config, {**summary, "polarity": looks} if looks else summary).to("cpu")
+    if looks:
+        summary["polarity"] = looks
+    localizer = fit_localizer(config, images.image_format, pixels[images.fit]).to(fabric.device)
+    detector = Detector.calibrate(config, images.image_format, R, D, statistics, localizer, held_out, seen, summary).to(
+        "cpu"
+    )
     if folder:
         detector.save(folder.model)
         write_text(folder.history, history_csv(state.history))
@@ -214,6 +218,13 @@ def fit_statistics(config: Config, image_format: ImageFormat, fit: Tensor) -> St
         return None
     with torch.inference_mode():
         return Statistics(image_format.channels, image_format.size).fit(fit)
+
+
+def fit_localizer(config: Config, image_format: ImageFormat, fit: Tensor) -> Localizer:
+    """What says where an image is unusual."""
+    parts = map_parts(bool(config.statistics_parts), has_d(config))
+    with torch.inference_mode():
+        return Localizer(image_format.channels, image_format.size, parts).fit(fit)
 
 
 def _suspects(images: Tensor, image_format: ImageFormat, contamination: float) -> Tensor:

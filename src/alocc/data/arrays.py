@@ -1,0 +1,70 @@
+"""Files of arrays: NumPy's .npy and .npz, and IDX (MNIST's format), gzipped or not."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alocc.data.mnist import read_idx
+from alocc.errors import DataError
+
+IMAGE_KEYS = ("images", "x", "X", "x_train", "data", "arr_0")
+LABEL_KEYS = ("labels", "y", "Y", "y_train", "targets", "arr_1")
+IDX_NAME = re.compile(r"idx\d-ubyte(\.gz)?$|\.idx(\.gz)?$")
+
+
+def is_array_file(path: Path) -> bool:
+    """Whether a file holds arrays, by its name."""
+    return path.suffix.lower() in (".npy", ".npz") or bool(IDX_NAME.search(path.name.lower()))
+
+
+def read_arrays(path: Path) -> tuple[NDArray[np.generic], NDArray[np.str_]]:
+    """Images (n, H, W[, C]), uint8 or float in [0, 1], and the class of each, "" where there are no labels.
+
+    An .npy file is read where it lies, piece by piece. Labels stand in the same .npz file, or, for IDX, in the file
+    whose name has "labels" for "images". Nothing is unpickled.
+
+    Raises:
+        DataError: if there are no such arrays in the file.
+    """
+    try:
+        if path.suffix.lower() == ".npy":
+            images, labels = np.load(path, mmap_mode="r", allow_pickle=False), None
+        elif path.suffix.lower() == ".npz":
+            images, labels = _from_npz(path)
+        else:
+            images = _read_idx(path)
+            beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
+            labels = _read_idx(beside) if beside != path and beside.exists() else None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} cannot be read as arrays ({error})") from None
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    if images.ndim not in (3, 4) or 0 in images.shape:
+        raise DataError(f"{path} holds an array {images.shape}; images are (n, H, W) or (n, H, W, C)")
+    if labels is None:
+        return images, np.full(len(images), "")
+    if labels.shape != images.shape[:1]:
+        raise DataError(f"{path} has {len(images)} images, but labels of shape {labels.shape}")
+    return images, labels.astype(np.str_)
+
+
+def _from_npz(path: Path) -> tuple[NDArray[np.generic], NDArray[np.generic] | None]:
+    with np.load(path, allow_pickle=False) as arrays:
+        names = list(arrays)
+        image_key = next((key for key in IMAGE_KEYS if key in names), names[0] if len(names) == 1 else None)
+        if image_key is None:
+            raise DataError(f"which of its arrays are the images? Name them images; there are: {', '.join(names)}")
+        label_key = next((key for key in LABEL_KEYS if key in names and key != image_key), None)
+        return arrays[image_key], arrays[label_key] if label_key else None
+
+
+def _read_idx(path: Path) -> NDArray[np.generic]:
+    content = path.read_bytes()
+    return read_idx(gzip.decompress(content) if path.suffix == ".gz" else content)

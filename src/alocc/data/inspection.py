@@ -1,0 +1,147 @@
+"""A look at images before anything is trained on them: counts, sizes, doubles, broken files, and what to be wary of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from alocc.config import ImagesConfig
+from alocc.data.entries import Skipped
+from alocc.data.images import ImageFormat, to_unit_range
+from alocc.data.sources import Source
+
+FEW = 100
+"""Fewer normal images than this: expect a coarse threshold."""
+THUMBNAIL, ALIKE = 16, 1.5
+"""Side of a grey thumbnail, and root mean square difference of two, in grey levels, up to which they are doubles."""
+FLAT = 0.01
+"""An image whose pixels deviate less than this from their mean shows nothing."""
+SHOWN = 200
+"""Images on the contact sheet, at most, evenly spread."""
+SHEET_COLUMNS, SHEET_SIDE = 20, 64
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found."""
+
+    n_images: int
+    image_format: ImageFormat
+    """What training would bring the images to."""
+    classes: dict[str, int]
+    sizes: dict[str, int]
+    """height×width → how many, the most frequent first."""
+    kinds: dict[str, int]
+    """grey or colour, as the files say."""
+    doubles: Sequence[Sequence[str]]
+    """Groups of images that are the same but for noise and compression."""
+    flat: Sequence[str]
+    """Images of a single grey or colour."""
+    skipped: Sequence[Skipped]
+    warnings: Sequence[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return asdict(self) | {
+            "image_format": self.image_format._asdict(),
+            "skipped": [item._asdict() for item in self.skipped],
+        }
+
+
+def inspect(source: Source, progress: Callable[[int], None] | None = None) -> tuple[Inspection, Image.Image | None]:
+    """Read all images once, in bounded memory.
+
+    Returns:
+        What was found, and a contact sheet; no sheet if no image can be used.
+
+    Raises:
+        DataError: if not one file can be read as an image.
+    """
+    headers = source.headers()
+    image_format = source.infer_format(ImagesConfig())
+    names: list[str] = []
+    classes: Counter[str] = Counter()
+    skipped: list[Skipped] = []
+    flat: list[str] = []
+    thumbnails: list[Tensor] = []
+    tiles: list[Tensor] = []
+    every = max(1, len(source) // SHOWN)
+    for batch in source.batches(image_format):
+        skipped += batch.skipped
+        if not len(batch):
+            continue
+        x = to_unit_range(batch.images)
+        flat += [name for name, deviation in zip(batch.names, x.flatten(1).std(1), strict=True) if deviation < FLAT]
+        thumbnails.append(_thumbnails(x))
+        tiles += [x[i] for i in range(len(x)) if (len(names) + i) % every == 0 and len(tiles) < SHOWN]
+        names += batch.names
+        classes.update(batch.classes.tolist())
+        if progress:
+            progress(len(batch))
+    doubles = _doubles(names, torch.cat(thumbnails), set(flat)) if thumbnails else []
+    sizes = Counter(f"{header.height}×{header.width}" for header in headers)
+    kinds = Counter("grey" if header.grey else "colour" for header in headers)
+    found = Inspection(
+        len(names), image_format, dict(classes), dict(sizes.most_common()), dict(kinds), doubles, flat, skipped, ()
+    )
+    warnings = _warnings(found)
+    sheet = _contact_sheet(tiles) if tiles else None
+    return Inspection(**{**found.__dict__, "warnings": warnings}), sheet
+
+
+def _warnings(found: Inspection) -> list[str]:
+    n_doubles = sum(len(group) - 1 for group in found.doubles)
+    named = [name for name in found.classes if name]
+    said = [
+        (found.n_images < FEW, f"only {found.n_images} images: alpha can be about 3 / {found.n_images} at best"),
+        (len(named) > 1, f"{len(named)} classes: say which are normal (--normal {named[0] if named else ''})"),
+        (len(named) >= 1 and "" in found.classes, f"{found.classes.get('', 0)} images lie beside the class folders"),
+        (len(found.kinds) > 1, "grey and colour images are mixed: whether an image has colour will tell them apart"),
+        (len(found.sizes) > 1, f"{len(found.sizes)} sizes: all are stretched to {found.image_format}"),
+        (n_doubles > 0, f"{n_doubles} images are doubles: a threshold from images that also trained is too low"),
+        (len(found.flat) > 0, f"{len(found.flat)} images show nothing but one grey or colour"),
+        (len(found.skipped) > 0, f"{len(found.skipped)} images cannot be used"),
+    ]  # fmt: skip
+    return [warning for holds, warning in said if holds]
+
+
+def _thumbnails(x: Tensor) -> Tensor:
+    """Grey, 16×16, uint8: (n, 256)."""
+    small = F.interpolate(x.mean(1, keepdim=True), size=(THUMBNAIL, THUMBNAIL), mode="bilinear", antialias=True)
+    return (small.flatten(1) * 255).round().to(torch.uint8)
+
+
+def _doubles(names: Sequence[str], thumbnails: Tensor, left_out: set[str]) -> list[list[str]]:
+    """Groups of images whose thumbnails are alike, directly or from one to the next."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+    from scipy.spatial import cKDTree
+
+    kept = np.array([i for i, name in enumerate(names) if name not in left_out], dtype=np.int64)
+    if len(kept) < 2:
+        return []
+    points = thumbnails.numpy()[kept].astype(np.float32)
+    pairs = cKDTree(points).query_pairs(ALIKE * THUMBNAIL, output_type="ndarray")
+    graph = coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(kept), len(kept)))
+    groups: dict[int, list[str]] = {}
+    for i, label in zip(kept, connected_components(graph, directed=False)[1], strict=True):
+        groups.setdefault(int(label), []).append(names[i])
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _contact_sheet(tiles: Sequence[Tensor]) -> Image.Image:
+    rows = -(-len(tiles) // SHEET_COLUMNS)
+    sheet = Image.new("RGB", (SHEET_COLUMNS * (SHEET_SIDE + 4), rows * (SHEET_SIDE + 4)), "white")
+    for i, tile in enumerate(tiles):
+        pixels = (tile.expand(3, -1, -1).permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+        place = (i % SHEET_COLUMNS * (SHEET_SIDE + 4), i // SHEET_COLUMNS * (SHEET_SIDE + 4))
+        sheet.paste(Image.fromarray(pixels).resize((SHEET_SIDE, SHEET_SIDE)), place)
+    return sheet

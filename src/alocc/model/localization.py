@@ -1,0 +1,162 @@
+"""Where an image is unusual: a grid of numbers an image, each on a scale of its own place.
+
+| part             | what, at each place of a 16×16 grid                                              |
+|------------------|----------------------------------------------------------------------------------|
+| `statistics`     | how unusual the answers of random filters are there, and the grey or colours      |
+| `reconstruction` | mean squared difference of x and R(x) there                                       |
+| `d`              | −logit of D at the deepest feature maps' places, brought to the grid             |
+
+Each part is standardised at each place on held-out normal images: an edge that R never draws well is no news. The map
+is the signed root of the weighted mean of the signed squares, as in :class:`alocc.model.calibration.Fusion`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from alocc.data.images import to_unit_range
+from alocc.model.networks import Discriminator, Reconstructor
+from alocc.model.statistics import FILTER_SIZE, FLOOR, gaussian, random_filters, scales, thinned
+
+GRID = 16
+MOST_IMAGES = 1_000
+"""As many training images, evenly spread, have 256,000 places: enough."""
+BATCH = 128
+OWN_PLACE_FROM = 10
+"""So many images weigh as much as the mean over all places, when a place's own mean is taken."""
+OWN_SCALE_FROM = 20
+"""The same for a place's own mean and deviation of a part."""
+SMALLEST_SCALE = 1e-3
+MOST_PLACES = 50_000
+"""As many places are enough for a covariance."""
+WEIGHTS = {"statistics": 4.0, "reconstruction": 1.0, "d": 1.0}
+
+
+class Localizer(nn.Module):
+    """Images → a grid of numbers each, saying where they are unusual; saved and moved like a network.
+
+    Args:
+        channels: 1 or 3.
+        image_size: height and width.
+        parts: those of the table above that make the map.
+        n_held_out: how many normal images calibrated it; calibration sets it.
+    """
+
+    mean: Tensor
+    whitening: Tensor
+    filters: Tensor
+    held_out_maxima: Tensor
+
+    def __init__(self, channels: int, image_size: tuple[int, int], parts: Sequence[str], n_held_out: int = 0) -> None:
+        super().__init__()
+        self.image_size, self.parts = image_size, tuple(parts)
+        self.register_buffer("filters", random_filters(channels), persistent=False)
+        length = self.describe(torch.zeros((1, channels, *image_size))).shape[1]
+        self.register_buffer("mean", torch.zeros((length, GRID, GRID)))
+        self.register_buffer("whitening", torch.eye(length))
+        for part in self.parts:
+            self.register_buffer(f"{part}_mean", torch.zeros((GRID, GRID)))
+            self.register_buffer(f"{part}_deviation", torch.ones((GRID, GRID)))
+        self.register_buffer("held_out_maxima", torch.zeros(n_held_out))
+
+    def fit(self, images: Tensor) -> Localizer:
+        """Learn a Gaussian of the filters' answers at each place: a mean of its own, one covariance for all places.
+
+        Args:
+            images: normal images, (n, C, H, W), uint8 or float32 in [0, 1].
+        """
+        few = thinned(images, MOST_IMAGES)
+        described = torch.cat([self.describe(to_unit_range(batch)) for batch in torch.split(few, BATCH)])
+        n = len(described)
+        everywhere = described.mean((0, 2, 3), keepdim=True)[0]
+        self.mean.copy_((n * described.mean(0) + OWN_PLACE_FROM * everywhere) / (n + OWN_PLACE_FROM))
+        rest = (described - self.mean).permute(0, 2, 3, 1).flatten(0, 2)
+        self.whitening.copy_(gaussian(thinned(rest, MOST_PLACES).double())[1])
+        return self
+
+    def calibrate(self, R: Reconstructor, D: Discriminator, held_out: Tensor) -> Localizer:
+        """Measure each part at each place on normal images that did not train.
+
+        Args:
+            R, D: in evaluation mode.
+            held_out: (n, C, H, W), uint8 or float32 in [0, 1].
+        """
+        batches = [self.compute_parts(R, D, x) for x in self._some(held_out)]
+        for part in self.parts:
+            value = torch.cat([batch[part] for batch in batches])
+            n = len(value)
+            mean = (n * value.mean(0) + OWN_SCALE_FROM * value.mean()) / (n + OWN_SCALE_FROM)
+            square = (value - mean).square()
+            variance = (n * square.mean(0) + OWN_SCALE_FROM * square.mean()) / (n + OWN_SCALE_FROM)
+            getattr(self, f"{part}_mean").copy_(mean)
+            getattr(self, f"{part}_deviation").copy_(variance.sqrt() + SMALLEST_SCALE)
+        return self.remember_maxima(R, D, held_out)
+
+    def remember_maxima(self, R: Reconstructor, D: Discriminator, held_out: Tensor) -> Localizer:
+        """Keep the highest value of each normal image's map, from which the map's threshold is taken."""
+        maxima = [self(R, D, x).flatten(1).amax(1) for x in self._some(held_out)]
+        self.held_out_maxima = torch.cat(maxima).sort().values
+        return self
+
+    def _some(self, images: Tensor) -> list[Tensor]:
+        few = torch.split(thinned(images, MOST_IMAGES), BATCH)
+        return [to_unit_range(batch).to(self.mean.device) for batch in few]
+
+    def forward(self, R: Reconstructor, D: Discriminator, x: Tensor) -> Tensor:
+        """The map of each image on the grid, (N, 16, 16): about standard deviations of normal images at that place."""
+        return self.fused(self.compute_parts(R, D, x))
+
+    def fused(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """Signed root of the weighted mean of the signed squares of the standardised parts."""
+        total = torch.zeros_like(parts[self.parts[0]])
+        for part in self.parts:
+            z = (parts[part] - getattr(self, f"{part}_mean")) / getattr(self, f"{part}_deviation")
+            total = total + WEIGHTS[part] * z * z.abs()
+        mean = total / sum(WEIGHTS[part] for part in self.parts)
+        return mean.sign() * mean.abs().sqrt()
+
+    def compute_parts(self, R: Reconstructor, D: Discriminator, x: Tensor) -> dict[str, Tensor]:
+        """Each part at each place, (N, 16, 16), of images (N, C, H, W) in [0, 1]."""
+        parts = {}
+        if "statistics" in self.parts:
+            rest = (self.describe(x) - self.mean).permute(0, 2, 3, 1)
+            parts["statistics"] = ((rest @ self.whitening).square().mean(3) + FLOOR).log()
+        x_hat = R(x)
+        if "reconstruction" in self.parts:
+            error = (x - x_hat).square().mean(1, keepdim=True)
+            parts["reconstruction"] = (_on_grid(error)[:, 0] + FLOOR).log()
+        if "d" in self.parts:
+            logits = D.logit_map(torch.cat([x, x_hat], 1) if D.input == "pair" else x_hat)[:, None]
+            parts["d"] = -F.interpolate(logits, size=(GRID, GRID), mode="bilinear", align_corners=False)[:, 0]
+        return parts
+
+    def describe(self, x: Tensor) -> Tensor:
+        """Strength and mean positive answer of each filter at each scale, and the mean colour, (N, p, 16, 16)."""
+        described = []
+        for image in scales(x):
+            answer = F.conv2d(F.pad(image, (FILTER_SIZE // 2,) * 4, mode="reflect"), self.filters)
+            described += [0.5 * (_on_grid(answer.square()) + FLOOR).log(), _on_grid(answer.relu())]
+        return torch.cat([*described, _on_grid(x)], 1)
+
+
+def map_parts(has_statistics: bool, has_d: bool) -> tuple[str, ...]:
+    """Parts of the map of a detector whose score has these."""
+    return ("reconstruction", *["statistics"] * has_statistics, *["d"] * has_d)
+
+
+def at_full_size(grid: Tensor, size: tuple[int, int]) -> Tensor:
+    """A map on the grid → at the size of the images, (N, H, W)."""
+    return F.interpolate(grid[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def _on_grid(x: Tensor) -> Tensor:
+    """Mean around each place of the grid, over three places each way, (N, C, 16, 16)."""
+    height, width = x.shape[2:]
+    if min(height, width) < GRID:
+        x = F.interpolate(x, size=(max(height, GRID), max(width, GRID)), mode="bilinear", align_corners=False)
+    grid = F.adaptive_avg_pool2d(x, GRID)
+    return F.avg_pool2d(F.pad(grid, (1,) * 4, mode="replicate"), 3, 1)

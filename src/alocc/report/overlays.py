@@ -1,0 +1,81 @@
+"""Pictures of where images are unusual: the image, and the same with what stands out in colour."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from alocc.data.images import to_unit_range
+from alocc.data.sources import ImageSet
+from alocc.detector import Detector, Scores
+from alocc.storage import replacing
+
+SIDE = 256
+"""Shorter side of a picture, at least."""
+HOT = np.array([[255, 220, 40], [235, 70, 20]])
+"""Colours at the threshold of the map and at twice that."""
+FROM = 0.5
+"""Share of the threshold at which the colour begins to show."""
+
+
+def overlay(image: NDArray[np.float32], anomaly_map: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
+    """Lay a map over its image: colour begins at half of the threshold; what is above it has a dark edge.
+
+    Args:
+        image: (C, H, W) in [0, 1].
+        anomaly_map: (H, W).
+        threshold: value that a normal image's map hardly ever exceeds.
+
+    Returns:
+        (H', W', 3), uint8, at least 256 pixels a side.
+    """
+    height, width = anomaly_map.shape
+    scale = -(-SIDE // min(height, width))
+    size = (width * scale, height * scale)
+    grey = np.repeat(image, 3, 0) if image.shape[0] == 1 else image
+    pixels = Image.fromarray((grey.transpose(1, 2, 0) * 255).round().astype(np.uint8))
+    base = np.asarray(pixels.resize(size, Image.Resampling.NEAREST), dtype=np.float32)
+    large = np.asarray(Image.fromarray(anomaly_map).resize(size, Image.Resampling.BILINEAR))
+    relative = (large / threshold)[..., None]
+    heat, how_hot = np.clip((relative - FROM) / (1 - FROM), 0, 1), np.clip(relative - 1, 0, 1)
+    colour = HOT[0] * (1 - how_hot) + HOT[1] * how_hot
+    shown = base * (1 - 0.6 * heat) + colour * 0.6 * heat
+    above = large > threshold
+    edge = above & ~(np.roll(above, 2, 0) & np.roll(above, -2, 0) & np.roll(above, 2, 1) & np.roll(above, -2, 1))
+    shown[edge] = (40, 0, 0)
+    drawn: NDArray[np.uint8] = shown.round().astype(np.uint8)
+    return drawn
+
+
+def overlay_writer(detector: Detector, folder: Path) -> Callable[[ImageSet, Scores], None]:
+    """A function that writes a picture of each image it is given: left the image, right the overlay.
+
+    Args:
+        detector: makes the maps.
+        folder: where the pictures go, named like their images.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    threshold = detector.map_threshold
+
+    def write(images: ImageSet, scores: Scores) -> None:
+        maps = detector.anomaly_map(images.images)
+        pixels = to_unit_range(images.images).numpy()
+        for name, image, anomaly_map in zip(images.names, pixels, maps, strict=True):
+            plain = overlay(image, np.zeros_like(anomaly_map), threshold)
+            picture = Image.fromarray(np.concatenate([plain, overlay(image, anomaly_map, threshold)], 1))
+            with replacing(folder / picture_name(name)) as temporary:
+                picture.save(temporary, "PNG")
+
+    return write
+
+
+def picture_name(name: str) -> str:
+    """A flat file name for an image's picture: its last three parts, what file systems refuse replaced."""
+    last = "_".join(part for part in re.split(r"[/\\]", os.fspath(name))[-3:] if part)
+    return re.sub(r'[<>:"|?*#\x00-\x1f]', "_", last) + ".png"

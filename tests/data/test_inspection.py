@@ -1,0 +1,54 @@
+"""A look before training, on folders with something wrong."""
+
+import numpy as np
+import pytest
+
+from alocc.data.images import ImageFormat
+from alocc.data.inspection import inspect
+from alocc.data.sources import open_source
+from alocc.errors import DataError
+
+
+def texture(seed, side=24):
+    return np.random.default_rng(seed).integers(0, 255, (side, side), dtype=np.uint8)
+
+
+def test_what_is_wrong_is_named(tmp_path, save_image):
+    for i in range(6):
+        save_image(texture(i), f"good/{i}.png")
+    save_image(np.clip(texture(2).astype(int) + 1, 0, 255).astype(np.uint8), "good/again.png")
+    save_image(np.full((24, 24), 7, np.uint8), "good/flat.png")
+    save_image(np.stack([texture(7, 30)] * 2 + [texture(8, 30)], -1), "bent/colour.png")
+    (tmp_path / "bent" / "broken.png").write_bytes(b"nothing")
+    found, sheet = inspect(open_source(tmp_path, "train"))
+    assert found.n_images == 9
+    assert found.classes == {"good": 8, "bent": 1}
+    assert found.sizes == {"24×24": 8, "30×30": 1} and found.kinds == {"grey": 8, "colour": 1}
+    assert found.image_format == ImageFormat(24, 24, 3)
+    assert found.doubles == [[f"{tmp_path}/good/2.png", f"{tmp_path}/good/again.png"]]
+    assert found.flat == [f"{tmp_path}/good/flat.png"]
+    assert [item.name for item in found.skipped] == [f"{tmp_path}/bent/broken.png"]
+    told = " ".join(found.warnings)
+    for word in (
+        "only 9 images",
+        "2 classes",
+        "mixed",
+        "2 sizes",
+        "1 images are doubles",
+        "1 images show",
+        "1 images cannot",
+    ):
+        assert word in told
+    assert sheet.size == (20 * 68, 68)
+
+
+def test_good_images_raise_no_warning(tmp_path):
+    np.save(tmp_path / "x.npy", np.stack([texture(i) for i in range(120)]))
+    found, _ = inspect(open_source(tmp_path / "x.npy", "train"))
+    assert (found.warnings, found.doubles, found.n_images) == ([], [], 120)
+
+
+def test_nothing_that_can_be_read_is_refused(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no")
+    with pytest.raises(DataError, match="none of the 1 files"):
+        inspect(open_source(tmp_path, "train"))

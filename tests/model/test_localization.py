@@ -1,0 +1,92 @@
+"""Where an image is unusual: maps of real detectors, and their arithmetic by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+import alocc
+from alocc.config import preset, with_settings
+from alocc.model.localization import GRID, Localizer, at_full_size, map_parts
+
+SMALL = ["networks.width=4", "training.batch_size=16"]
+
+
+def weave(n, seed=0, side=32):
+    """Stripes in two directions that start anywhere, with noise, uint8."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:side, 0:side]
+    start = rng.uniform(0, 6, (2, n, 1, 1))
+    images = 0.5 + 0.2 * np.sin(y + start[0]) + 0.2 * np.sin(x + start[1]) + rng.normal(0, 0.03, (n, side, side))
+    return (np.clip(images, 0, 1) * 255).astype(np.uint8)
+
+
+def stained(images, place=(20, 10), radius=4):
+    y, x = np.mgrid[0:32, 0:32]
+    mask = np.hypot(y - place[0], x - place[1]) < radius
+    spoiled = images.copy()
+    spoiled[:, mask] = 128
+    return spoiled, mask
+
+
+@pytest.fixture(scope="module", params=["robust", "article"])
+def detector(request):
+    return alocc.train(weave(150), config=with_settings(preset(request.param), SMALL), iterations=20)
+
+
+@pytest.fixture(scope="module")
+def robust():
+    return alocc.train(weave(150), config=with_settings(preset("robust"), SMALL), iterations=20)
+
+
+def test_the_spot_stands_out(robust):
+    spoiled, mask = stained(weave(20, seed=1))
+    maps = robust.anomaly_map(spoiled)
+    assert maps.shape == (20, 32, 32) and maps.dtype == np.float32
+    assert maps[:, mask].mean() > maps[:, ~mask].mean() + 2
+    peak = np.unravel_index(maps.mean(0).argmax(), (32, 32))
+    assert np.hypot(peak[0] - 20, peak[1] - 10) < 5
+    assert (maps.max((1, 2)) > robust.map_threshold).all()
+
+
+def test_normal_images_stay_below_the_threshold_and_near_nothing(robust):
+    maps = robust.anomaly_map(weave(100, seed=2))
+    assert abs(np.median(maps)) < 1
+    assert (maps.max((1, 2)) > robust.map_threshold).mean() < 0.1
+
+
+def test_a_map_depends_on_its_image_alone(detector):
+    images = weave(70, seed=3)
+    together = detector.anomaly_map(images)
+    assert np.array_equal(together[[5]], detector.anomaly_map(images[[5]]))
+    assert np.array_equal(together[60:], detector.anomaly_map(images[60:]))
+    assert detector.anomaly_map(images[:0]).shape == (0, 32, 32)
+
+
+def test_a_saved_detector_draws_the_same_maps(detector, tmp_path):
+    detector.save(tmp_path / "d.safetensors")
+    again = alocc.Detector.load(tmp_path / "d.safetensors")
+    assert np.array_equal(again.anomaly_map(weave(5)), detector.anomaly_map(weave(5)))
+    assert again.map_threshold == detector.map_threshold
+
+
+def test_parts_follow_the_score():
+    assert map_parts(has_statistics=False, has_d=True) == ("reconstruction", "d")
+    assert map_parts(has_statistics=True, has_d=False) == ("reconstruction", "statistics")
+
+
+def test_fusion_by_hand():
+    localizer = Localizer(1, (20, 20), ("statistics", "d"))
+    grid = torch.ones(1, GRID, GRID)
+    fused = localizer.fused({"statistics": 2 * grid, "d": -1 * grid})
+    torch.testing.assert_close(fused, ((4 * 4 - 1) / 5) ** 0.5 * grid)
+    torch.testing.assert_close(localizer.fused({"statistics": 0 * grid, "d": -3 * grid}), -((9 / 5) ** 0.5) * grid)
+    assert at_full_size(fused, (20, 31)).shape == (1, 20, 31)
+
+
+@pytest.mark.parametrize(("channels", "size"), [(1, (16, 16)), (3, (17, 33)), (1, (64, 48))])
+def test_any_size(channels, size):
+    images = torch.rand((30, channels, *size), generator=torch.Generator().manual_seed(0))
+    localizer = Localizer(channels, size, ("statistics",)).fit(images)
+    assert localizer.describe(images[:3]).shape[2:] == (GRID, GRID)
+    described = localizer.describe(images).mean(0)
+    assert (localizer.mean - described).abs().max() < 0.5
