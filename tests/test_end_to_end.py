@@ -134,6 +134,81 @@ def test_class_lists_are_taken_apart_in_all_their_spellings(trained):
     assert several == counts("--normal", "1", "--anomalous", "0", "--anomalous", "2")
 
 
+def test_maps_are_drawn_for_every_image_that_can_be_read(parts, trained, tmp_path):
+    done = run("score", trained, parts / "bad", "--maps", tmp_path / "maps", "--out", tmp_path / "s.csv")
+    drawn = sorted(path.name for path in (tmp_path / "maps").iterdir())
+    assert len(drawn) == 20 and all(name.endswith(f"_bad_{i:02}.png.png") for i, name in enumerate(drawn))
+    with Image.open(tmp_path / "maps" / drawn[0]) as picture:
+        assert picture.mode == "RGB" and picture.width == 2 * (picture.height * 18 // 20)
+    assert "maps written" in done.stderr
+
+
+def test_a_false_discovery_rate_calls_by_the_batch(parts, trained):
+    rows = json.loads(run("score", trained, parts, "--fdr", 0.2, "--json").stdout)["images"]
+    p_values = np.array([row["p_value"] for row in rows if row["error"] is None])
+    below = [p for k, p in enumerate(np.sort(p_values), 1) if p <= 0.2 * k / len(p_values)]
+    limit = max(below, default=0.0)
+    assert [row["is_anomaly"] for row in rows if row["error"] is None] == (p_values <= limit).tolist()
+    assert "--fdr must be above 0" in run("score", trained, parts, "--fdr", 2, code=2).stderr
+
+
+def test_strict_stops_at_the_first_bad_image(parts, trained, tmp_path):
+    done = run("score", trained, parts, "--strict", "--out", tmp_path / "s.csv", code=2)
+    assert "broken.png" in done.stderr and not (tmp_path / "s.csv").exists()
+
+
+def test_inspect_names_what_is_wrong(parts, tmp_path):
+    found = json.loads(run("inspect", parts, "--json", "--sheet", tmp_path / "sheet.png").stdout)
+    assert (found["n_images"], found["classes"]) == (80, {"bad": 20, "good": 60})
+    assert found["skipped"][0]["name"].endswith("broken.png")
+    assert any("2 classes" in warning for warning in found["warnings"])
+    assert (tmp_path / "sheet.png").exists()
+    shown = run("inspect", parts)
+    assert "20×18 grey" in shown.stdout and "warning: 2 classes" in shown.stderr
+
+
+@pytest.fixture(scope="module")
+def newer(tmp_path_factory):
+    """120 newer good parts in a little more light."""
+    root = tmp_path_factory.mktemp("newer")
+    rng = np.random.default_rng(5)
+    for i in range(120):
+        Image.fromarray(disc(rng, square=False) // 2 + 100).save(root / f"{i:03}.png")
+    return root
+
+
+def test_drift_is_told_and_calibrated_away(trained, newer, tmp_path):
+    done = run("monitor", trained, newer, "--window", 40, "--chart", tmp_path / "drift.svg", "--json", code=3)
+    assert json.loads(done.stdout)["has_drifted"] and "the images have changed" in done.stderr
+    assert (tmp_path / "drift.svg").read_text().startswith("<svg")
+    again = tmp_path / "again.safetensors"
+    for i in range(60):
+        (tmp_path / "calm").mkdir(exist_ok=True)
+        (tmp_path / "calm" / f"{i}.png").write_bytes((newer / f"{i:03}.png").read_bytes())
+    assert "from 60 normal images" in run("calibrate", trained, tmp_path / "calm", "--out", again).stderr
+    assert not json.loads(run("monitor", again, newer, "--json").stdout)["has_drifted"]
+    assert "trained or calibrated on all" in run("calibrate", again, tmp_path / "calm", code=2).stderr
+
+
+def test_the_layout_of_industrial_sets_from_training_to_pixels(tmp_path):
+    rng = np.random.default_rng(2)
+    for folder, count in (("ground_truth/stain", 0), ("train/good", 60), ("test/good", 15), ("test/stain", 15)):
+        (tmp_path / folder).mkdir(parents=True)
+        for i in range(count):
+            picture = disc(rng, square=False)
+            if folder == "test/stain":
+                mask = np.zeros_like(picture)
+                mask[2:6, 3:7] = 255
+                picture[2:6, 3:7] = 150
+                Image.fromarray(mask).save(tmp_path / "ground_truth/stain" / f"{i:02}_mask.png")
+            Image.fromarray(picture).save(tmp_path / folder / f"{i:02}.png")
+    run("train", tmp_path, "--out", tmp_path / "run", *TINY)
+    figures = json.loads(run("evaluate", tmp_path / "run", tmp_path, "--json", "--bootstrap", 0).stdout)
+    assert (figures["n_normal"], figures["n_anomalous"]) == (15, 15)
+    assert figures["auroc"] > 0.9 and figures["pixel_auroc"] > 0.9 and figures["pro"] > 0.7
+    assert 0 <= figures["pixel_f1"] <= 1
+
+
 def test_report_is_one_file_without_links_outside(parts, trained, tmp_path):
     run("report", trained, parts, "--out", tmp_path / "r.html")
     page = (tmp_path / "r.html").read_text()

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alocc.model.calibration import Fusion, conformal_p_values, threshold_at
+from alocc.model.calibration import Fusion, conformal_p_values, discoveries, threshold_at
 from alocc.model.scoring import FLOOR
 
 HELD_OUT = np.array([1.0, 2.0, 2.0, 3.0])
@@ -138,3 +138,18 @@ def test_part_that_is_the_same_for_all_divides_by_no_zero():
     score = fusion(parts(d_image=[2.0, 3.0]))
     assert score[0] == 0
     assert score[1] > 1 and score.isfinite().all()
+
+
+def test_discoveries_are_benjamini_and_hochbergs_and_their_share_of_normals_is_kept():
+    p_values = np.array([0.01, 0.2, 0.03, 0.02, 0.9])
+    assert discoveries(p_values, 0.1).tolist() == [True, False, True, True, False]  # 0.03 ≤ 0.1 · 3 / 5
+    assert not discoveries(p_values, 0.01).any()
+    assert discoveries(np.full(3, 0.4), 0.5).all() and discoveries(np.zeros(0), 0.5).shape == (0,)
+    rng = np.random.default_rng(0)
+    shares = []
+    for _ in range(300):
+        held_out = np.sort(rng.normal(0, 1, 500))
+        scores = np.concatenate([rng.normal(0, 1, 80), rng.normal(4, 1, 20)])
+        called = discoveries(conformal_p_values(scores, held_out), 0.1)
+        shares.append(called[:80].sum() / max(1, called.sum()))
+    assert np.mean(shares) < 0.1
