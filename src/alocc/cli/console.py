@@ -326,7 +326,8 @@ def inspection_table(found: Inspection) -> Table:
     table.add_row("sizes", ", ".join(f"{size} ({n:,})" for size, n in shown) + (f", {more} more" if more else ""))
     table.add_row("kinds", ", ".join(f"{kind} {n:,}" for kind, n in found.kinds.items()))
     for group in found.doubles[:SKIPPED_SHOWN]:
-        table.add_row("doubles", ", ".join(group))
+        more = len(group) - SKIPPED_SHOWN
+        table.add_row("doubles", ", ".join(group[:SKIPPED_SHOWN]) + (f", {more} more" if more > 0 else ""))
     if found.flat:
         table.add_row("flat", ", ".join(found.flat[:SKIPPED_SHOWN]))
     return table

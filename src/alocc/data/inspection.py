@@ -20,7 +20,7 @@ from alocc.data.sources import Source
 
 FEW = 100
 """Fewer normal images than this: expect a coarse threshold."""
-THUMBNAIL, ALIKE = 16, 1.5
+THUMBNAIL, ALIKE = 16, 0.7
 """Side of a grey thumbnail, and root mean square difference of two, in grey levels, up to which they are doubles."""
 FLAT = 0.01
 """An image whose pixels deviate less than this from their mean shows nothing."""
