@@ -237,7 +237,7 @@ def main() -> None:
     for name, title in (
         ("normals100", "100 normal images"),
         ("dirty5", "5 % anomalies among the training images"),
-        ("dirty5told", "the same, with `--contamination 0.05`"),
+        ("dirty5told", "5 % anomalies among the training images, told with `--contamination 0.05`"),
     ):
         if not (results / name).exists():
             continue
