@@ -176,14 +176,25 @@ class TrainingConfig(_Model):
 
 
 class CalibrationConfig(_Model):
-    """The threshold, from normal images that training never saw."""
+    """The threshold, from normal images that the networks which judge them never saw."""
 
     held_out: Fraction = 0.1
     """Share of the normal images kept for calibration."""
+    folds: Annotated[int, Field(ge=0, le=5)] = 0
+    """Where that share is less than ``enough`` images: cut them into so many folds, train one R and D without each, in
+    as many iterations together, and let every image calibrate those that it did not train; 0: never."""
+    enough: PositiveInt = 200
+    """So many held-out images set a threshold that hardly depends on chance."""
     alpha: Fraction | None = None
     """False-positive rate to keep; none: 0.01, or the smallest that the held-out images support."""
     weights: Literal["fixed", "validated"] = "fixed"
     """Whether parts of the score that miss pseudo-anomalies of kinds which D never met count less than their weight."""
+
+    @pydantic.model_validator(mode="after")
+    def _one_fold_is_none(self) -> CalibrationConfig:
+        if self.folds == 1:
+            raise ValueError("folds must be 0 (never) or at least 2: the one fold would train nothing")
+        return self
 
 
 class Config(_Model):
@@ -294,7 +305,7 @@ PRESETS: dict[str, Config] = {
             "quarters": 1.0,
             "sixteenths": 0.5,
         },
-        calibration=CalibrationConfig(weights="validated"),
+        calibration=CalibrationConfig(folds=2, weights="validated"),
     ),
 }
 

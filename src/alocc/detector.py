@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -21,14 +22,14 @@ from alocc.data.splits import DEFAULT_ALPHA, images_needed, shown_alpha, smalles
 from alocc.errors import ArtefactError, ConfigError, DataError
 from alocc.model.calibration import Fusion, conformal_p_values, threshold_at
 from alocc.model.localization import Localizer, at_full_size, map_parts
-from alocc.model.networks import Discriminator, Reconstructor, build_networks
+from alocc.model.networks import Networks, build_networks
 from alocc.model.scoring import D_PARTS, score_parts
 from alocc.model.statistics import Statistics
 from alocc.model.validation import validated_weights
 from alocc.seeding import generator
 from alocc.storage import load_tensors, save_tensors
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 SCORING_BATCH = 64
 
 FloatArray = NDArray[np.float64]
@@ -69,14 +70,24 @@ class Scores:
         )
 
 
+class Fold(NamedTuple):
+    """Networks, and normal images that they were not trained on."""
+
+    networks: Networks
+    statistics: Statistics | None
+    """Of the images that the networks were trained on; none if no part of the score needs them."""
+    held_out: Tensor
+    """(n, C, H, W), uint8 or float32 in [0, 1]."""
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Detector:
     """R and D with all that turns their outputs into a verdict. Immutable: make another with :meth:`with_alpha`."""
 
     config: Config
     image_format: ImageFormat
-    R: Reconstructor
-    D: Discriminator
+    networks: Sequence[Networks]
+    """One R and D; or several, each trained without a fold of the images, whose judgements are averaged."""
     statistics: Statistics | None
     """Of the images that trained; none if no part of the score needs them."""
     localizer: Localizer | None
@@ -96,42 +107,47 @@ class Detector:
         cls,
         config: Config,
         image_format: ImageFormat,
-        R: Reconstructor,
-        D: Discriminator,
+        folds: Sequence[Fold],
         statistics: Statistics | None,
         localizer: Localizer | None,
-        held_out: Tensor,
         seen: NDArray[np.int64],
         training: Mapping[str, Any],
+        unusual: Mapping[str, Tensor] | None = None,
     ) -> Detector:
-        """Turn trained networks into a detector with the help of normal images that training never saw.
+        """Turn trained networks into a detector with the help of normal images that they were not trained on.
 
         Args:
-            statistics, localizer: fitted to the images that trained; no localizer, no maps.
-            held_out: normal images, (n, C, H, W), uint8 or float32 in [0, 1].
+            folds: all networks, each with its own held-out images.
+            statistics, localizer: fitted to all images that trained; no localizer, no maps.
             seen: :func:`image_hashes` of all images used.
             training: notes to keep.
+            unusual: the statistics' parts of all held-out images, fold after fold, where ``statistics`` was fitted to
+                them; none: it was not.
         """
-        alpha = config.calibration.alpha or max(DEFAULT_ALPHA, smallest_alpha(len(held_out)))
-        R, D = R.eval(), D.eval()  # running statistics: a score must not depend on its batch
+        for network in (network for fold in folds for network in fold.networks):
+            network.eval()  # running statistics: a score must not depend on its batch
         if not config.statistics_parts:
             statistics = None
-        weights = config.weights
+        weights, first = config.weights, folds[0]
         if config.calibration.weights == "validated":
             weights = validated_weights(
                 weights,
-                lambda x: compute_parts(config, R, D, statistics, x),
-                held_out,
+                lambda x: compute_parts(config, [first.networks], first.statistics, x),
+                first.held_out,
                 training.get("negatives", ()),
                 generator(config.seed, "validation"),
             )
-        parts = compute_parts(config, R, D, statistics, held_out)
+        by_fold = [compute_parts(config, [fold.networks], fold.statistics, fold.held_out) for fold in folds]
+        parts = {name: torch.cat([one[name] for one in by_fold]) for name in weights}
+        parts |= {name: values for name, values in (unusual or {}).items() if name in weights}
         fusion = Fusion.fit(weights, parts)
         scores = np.sort(fusion(parts).numpy())
+        alpha = config.calibration.alpha or max(DEFAULT_ALPHA, smallest_alpha(len(scores)))
         if localizer is not None:
             with torch.inference_mode():
-                localizer.calibrate(R, D, held_out)
-        return cls(config, image_format, R, D, statistics, localizer, fusion, scores, alpha, seen, training)
+                localizer.calibrate([(fold.networks, fold.held_out) for fold in folds])
+        networks = [fold.networks for fold in folds]
+        return cls(config, image_format, networks, statistics, localizer, fusion, scores, alpha, seen, training)
 
     def __repr__(self) -> str:
         return f"Detector({self.config.preset}, {self.image_format}, alpha {self.alpha:g})"
@@ -171,14 +187,14 @@ class Detector:
         """
         if not len(images):
             raise DataError("no normal images to calibrate with")
-        parts = compute_parts(self.config, self.R, self.D, self.statistics, images)
+        parts = compute_parts(self.config, self.networks, self.statistics, images)
         scores = np.sort(self.fusion(parts).numpy())
         seen = np.union1d(self.seen, image_hashes(images))
         notes = {**self.training, "n_held_out": len(images), "recalibrated_on": data}
         localizer = copy.deepcopy(self.localizer)
         if localizer is not None:
             with torch.inference_mode():
-                localizer.remember_maxima(self.R, self.D, images)
+                localizer.recalibrate(self.networks, images)
         again = replace(self, localizer=localizer, held_out_scores=scores, seen=seen, training=notes)
         return again.with_alpha(alpha or max(DEFAULT_ALPHA, smallest_alpha(len(images))))
 
@@ -196,7 +212,7 @@ class Detector:
             DataError: if the images have a wrong shape, type or value range.
         """
         x = images if isinstance(images, Tensor) else self._prepared(images)
-        parts = compute_parts(self.config, self.R, self.D, self.statistics, x, progress)
+        parts = compute_parts(self.config, self.networks, self.statistics, x, progress)
         anomaly_score = self.fusion(parts).numpy()
         p_value = conformal_p_values(anomaly_score, self.held_out_scores)
         logits = next((-parts[name] for name in D_PARTS if name in parts), None)
@@ -242,9 +258,9 @@ class Detector:
         x = images if isinstance(images, Tensor) else self._prepared(images)
 
         def compute(batch: Tensor) -> dict[str, Tensor]:
-            return {"map": at_full_size(localizer(self.R, self.D, batch), self.image_format.size)}
+            return {"map": at_full_size(localizer(self.networks, batch), self.image_format.size)}
 
-        maps = in_batches(compute, x, next(self.R.parameters()).device, progress)
+        maps = in_batches(compute, x, self._device, progress)
         return maps["map"].numpy() if maps else np.zeros((0, *self.image_format.size), np.float32)
 
     def _localizer(self) -> Localizer:
@@ -258,20 +274,23 @@ class Detector:
 
     def to(self, device: str | torch.device) -> Detector:
         """Move the networks, in place, to where scoring shall run; scores come back as arrays all the same."""
-        for part in (self.R, self.D, self.statistics, self.localizer):
+        for part in (*itertools.chain(*self.networks), self.statistics, self.localizer):
             if part is not None:
                 part.to(device)
         return self
 
+    @property
+    def _device(self) -> torch.device:
+        return next(self.networks[0].R.parameters()).device
+
     def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """What R is given and what it makes of it, for pictures: (n, C, H, W) each, float32 in [0, 1].
+        """What R is given and makes of it (the mean, of several), for pictures: (n, C, H, W) each, float32 in [0, 1].
 
         The input carries the noise of the preset, whether or not the preset adds it when it scores.
         """
         with torch.inference_mode():
-            x = to_unit_range(images).to(next(self.R.parameters()).device)
-            x_noisy = _with_noise(x, self.config)
-            return x_noisy.cpu(), self.R(x_noisy).cpu()
+            x_noisy = _with_noise(to_unit_range(images).to(self._device), self.config)
+            return x_noisy.cpu(), torch.stack([R(x_noisy) for R, _ in self.networks]).mean(0).cpu()
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file: weights, and everything else as JSON. It is the same file for the same detector.
@@ -279,8 +298,10 @@ class Detector:
         Raises:
             ArtefactError: if the file cannot be written.
         """
-        tensors = {f"R.{name}": value for name, value in self.R.state_dict().items()}
-        tensors |= {f"D.{name}": value for name, value in self.D.state_dict().items()}
+        tensors: dict[str, Tensor] = {}
+        for index, (R, D) in enumerate(self.networks):
+            tensors |= {f"{index}.R.{name}": value for name, value in R.state_dict().items()}
+            tensors |= {f"{index}.D.{name}": value for name, value in D.state_dict().items()}
         if self.statistics is not None:
             tensors |= {f"statistics.{name}": value for name, value in self.statistics.state_dict().items()}
         if self.localizer is not None:
@@ -292,6 +313,7 @@ class Detector:
             "format_version": FORMAT_VERSION,
             "config": self.config.model_dump(mode="json"),
             "image_format": self.image_format._asdict(),
+            "n_networks": len(self.networks),
             "fusion": {"weights": self.fusion.weights, "means": self.fusion.means, "scales": self.fusion.scales},
             "alpha": self.alpha,
             "training": self.training,
@@ -322,10 +344,13 @@ class Detector:
     def _restored(cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Detector:
         config = Config.model_validate(metadata["config"])
         image_format = ImageFormat(**metadata["image_format"])
-        weights = generator(config.seed, "weights")
-        R, D = build_networks(config.networks, image_format.channels, image_format.size, weights)
-        R.load_state_dict(_below("R.", tensors))
-        D.load_state_dict(_below("D.", tensors))
+        networks = []
+        for index in range(metadata["n_networks"]):
+            blank = generator(config.seed, "weights")
+            R, D = build_networks(config.networks, image_format.channels, image_format.size, blank)
+            R.load_state_dict(_below(f"{index}.R.", tensors))
+            D.load_state_dict(_below(f"{index}.D.", tensors))
+            networks.append(Networks(R.eval(), D.eval()))
         statistics = None
         if config.statistics_parts:
             n_memory = len(tensors["statistics.memory"])
@@ -338,8 +363,7 @@ class Detector:
         return cls(
             config,
             image_format,
-            R.eval(),
-            D.eval(),
+            networks,
             statistics,
             localizer,
             Fusion(**metadata["fusion"]),
@@ -394,8 +418,7 @@ def library_versions() -> dict[str, str]:
 
 def compute_parts(
     config: Config,
-    R: Reconstructor,
-    D: Discriminator,
+    networks: Sequence[Networks],
     statistics: Statistics | None,
     images: Tensor,
     progress: Progress | None = None,
@@ -405,9 +428,9 @@ def compute_parts(
 
     def compute(x: Tensor) -> dict[str, Tensor]:
         x_input = _with_noise(x, config) if config.corruption.at_scoring else x
-        return {name: part.double() for name, part in score_parts(R, D, statistics, x, x_input, names).items()}
+        return {name: part.double() for name, part in score_parts(networks, statistics, x, x_input, names).items()}
 
-    parts = in_batches(compute, images, next(R.parameters()).device, progress)
+    parts = in_batches(compute, images, next(networks[0].R.parameters()).device, progress)
     return {name: parts.get(name, torch.empty(0, dtype=torch.float64)) for name in names}
 
 

@@ -7,7 +7,7 @@ import torch
 from alocc.config import preset, with_settings
 from alocc.data.images import ImageFormat
 from alocc.data.mnist import load_mnist
-from alocc.detector import Detector, image_hashes
+from alocc.detector import Detector, Fold, image_hashes
 from alocc.errors import DataError
 from alocc.evaluation.labelled import evaluate, load_labelled, watch_on
 from alocc.evaluation.metrics import auroc, evaluate_scores
@@ -37,11 +37,11 @@ def shades(labelled, *, anomalous):
 def detector_of(name, *settings):
     """Networks as they were born, calibrated on noise: enough to score with."""
     config = with_settings(preset(name), ["networks.width=4", *settings])
-    R, D = build_networks(config.networks, 1, FORMAT.size, generator(0, "weights"))
+    networks = build_networks(config.networks, 1, FORMAT.size, generator(0, "weights"))
     images = torch.rand((40, 1, 16, 16), generator=generator(0, "images"))
-    return Detector.calibrate(
-        config, FORMAT, R, D, fit_statistics(config, FORMAT, images), None, images, image_hashes(images), {}
-    )
+    statistics = fit_statistics(config, FORMAT, images)
+    fold = Fold(networks, statistics, images)
+    return Detector.calibrate(config, FORMAT, [fold], statistics, None, image_hashes(images), {})
 
 
 @pytest.fixture(scope="module", params=["robust", "article"])

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from alocc.config import NetworksConfig
-from alocc.model.networks import build_networks
+from alocc.model.networks import Networks, build_networks
 from alocc.model.scoring import FLOOR, score_parts, ssim, transformed
 from alocc.seeding import generator
 
@@ -44,7 +44,7 @@ def test_parts_are_what_their_names_say():
     R.eval(), D.eval()
     x = torch.rand(5, 1, 16, 16)
     with torch.inference_mode():
-        parts = score_parts(R, D, None, x, x, ["d_image", "d_reconstruction", "mse", "ssim", "features"])
+        parts = score_parts([Networks(R, D)], None, x, x, ["d_image", "d_reconstruction", "mse", "ssim", "features"])
         torch.testing.assert_close(parts["d_image"], -D(x))
         torch.testing.assert_close(parts["d_reconstruction"], -D(R(x)))
         torch.testing.assert_close(parts["mse"], ((x - R(x)) ** 2).flatten(1).mean(1))

@@ -123,3 +123,34 @@ def test_many_images_arethinned_out_evenly():
     images = torch.arange(10.0)
     assert torch.equal(thinned(images, 12), images)
     assert thinned(images, 4).tolist() == [0.0, 2.0, 5.0, 7.0]
+
+
+def noise_images(n, seed):
+    return torch.rand((n, 1, 16, 16), generator=torch.Generator().manual_seed(seed)) ** 2
+
+
+def test_images_that_were_fitted_look_like_fresh_ones_out_of_their_fold():
+    images, fresh = noise_images(150, 0), noise_images(150, 1)
+    statistics = Statistics(1, (16, 16)).fit(images)
+    out_of_fold = statistics.out_of_fold(images, torch.arange(150), torch.Generator().manual_seed(2))
+    own, others = statistics(images), statistics(fresh)
+    for part, unusual in out_of_fold.items():
+        ratio = float(unusual.median() / others[part].median())
+        assert 0.8 < ratio < 1.25, part
+        assert float(own[part].median()) < 0.95 * float(others[part].median()), part
+
+
+def test_an_image_is_left_out_of_its_tenth_by_hand():
+    images = noise_images(40, 0)
+    fit = torch.arange(5, 40)  # the first five calibrate only
+    statistics = Statistics(1, (16, 16)).fit(images[fit])
+    unusual = statistics.out_of_fold(images, fit, torch.Generator().manual_seed(2))
+    tenth = torch.randperm(40, generator=torch.Generator().manual_seed(2)) % 10
+    for i in (2, 20):
+        others = [j for j in fit.tolist() if tenth[j] != tenth[i]]
+        mean, whitening = gaussian(statistics.describe(images[others])["texture"].double())
+        row = statistics.describe(images[[i]])["texture"].double()
+        torch.testing.assert_close(unusual["texture"][i], ((row - mean) @ whitening).square().mean(), rtol=1e-3, atol=0)
+        small = torch.nn.functional.adaptive_avg_pool2d(images, 14).flatten(1)
+        away = [float((small[i] - small[j]).norm()) for j in fit.tolist() if j != i]
+        assert float(unusual["neighbours"][i]) == pytest.approx(np.mean(sorted(away)[:5]), rel=1e-4)

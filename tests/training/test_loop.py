@@ -104,9 +104,9 @@ def test_every_phase_changes_what_it_trains_and_nothing_else(tmp_path):
     without_d = train(
         IMAGES, config=config("robust", "training.discrimination=none", "scoring={mse=1.0}"), iterations=10
     )
-    same_R = zip(detector.R.state_dict().values(), without_d.R.state_dict().values(), strict=True)
-    assert all(torch.equal(*pair) for pair in same_R)
-    assert not torch.equal(detector.D.head.weight, without_d.D.head.weight)
+    for (R, D), (R_alone, D_alone) in zip(detector.networks, without_d.networks, strict=True):
+        assert all(map(torch.equal, R.state_dict().values(), R_alone.state_dict().values()))
+        assert not torch.equal(D.head.weight, D_alone.head.weight)
     assert [phase.name for phase in phases_of(detector.config)] == ["reconstruction", "discrimination"]
 
 
@@ -141,7 +141,7 @@ def test_ognet_keeps_r_as_it_was_and_trains_d_against_it(tmp_path):
     tensors, _ = load_tensors(tmp_path / "whole" / "checkpoints" / "last.safetensors")
     young = train(IMAGES, config=config("ognet"), iterations=20, hooks=Hooks(stop_requested=None))
     old, new = tensors["R_old.decoder.to_image.weight"], tensors["R.decoder.to_image.weight"]
-    assert not torch.equal(old, new) and torch.equal(new, young.R.decoder.to_image.weight.detach())
+    assert not torch.equal(old, new) and torch.equal(new, young.networks[0].R.decoder.to_image.weight.detach())
     start, _ = build_networks(detector.config.networks, 1, detector.image_format.size, generator(0, "weights"))
     assert not torch.equal(old, start.decoder.to_image.weight)
 
@@ -170,7 +170,7 @@ def test_suspects_do_not_train_where_the_user_says_that_there_are_some():
         train(spoiled, config=config("robust"), iterations=10, contamination=share) for share in (None, 0.1)
     )
     assert plain.training["n_left_out"] == 0
-    assert cautious.training["n_left_out"] == round(0.2 * plain.training["n_fit"])
+    assert cautious.training["n_left_out"] == round(0.2 * len(spoiled)) and plain.training["n_folds"] == 2
     assert cautious.training["n_fit"] == plain.training["n_fit"] - cautious.training["n_left_out"]
     assert cautious.training["n_held_out"] == plain.training["n_held_out"]  # the promise needs them as they came
     unusual = {name: one.score(others).parts["texture"].mean() for name, one in (("p", plain), ("c", cautious))}

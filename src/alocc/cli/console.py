@@ -92,8 +92,12 @@ def print_training_start(images: TrainingImages, again: bool) -> None:
         print_note("this training is finished already; training it again")
     facts = images.summary
     print_note(
-        f"{len(images.normals):,} normal images, {images.image_format}: {facts['n_fit']:,} train, "
-        f"{facts['n_held_out']:,} are held out for the threshold"
+        f"{len(images.normals):,} normal images, {images.image_format}: "
+        + (
+            f"all set the threshold, {facts['n_fit']:,} train, in {facts['n_folds']} folds by turns"
+            if facts["n_folds"]
+            else f"{facts['n_fit']:,} train, {facts['n_held_out']:,} are held out for the threshold"
+        )
         + (f", {facts['n_left_out']:,} are left out as unusual" if facts["n_left_out"] else "")
     )
     print_skipped(images.normals.skipped)

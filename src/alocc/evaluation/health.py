@@ -129,11 +129,12 @@ def measure(detector: Detector, normals: Tensor, *, fresh: bool, second: Detecto
         raise DataError("no normal images to check with: the detector was trained or calibrated on all of them")
     normals = to_unit_range(normals[:: max(1, len(normals) // MOST_IMAGES)])
     stream = generator(detector.config.seed, "health")
-    own = detector.score(normals)
+    # of the held-out images themselves the detector keeps what it said before it had seen them
+    own = detector.score(normals).anomaly_score if fresh else detector.held_out_scores
 
     def against_normals(probes: Mapping[str, Tensor]) -> dict[str, float]:
         return {
-            name: auroc(np.concatenate([own.anomaly_score, score]), np.arange(len(own) + len(score)) >= len(own))
+            name: auroc(np.concatenate([own, score]), np.arange(len(own) + len(score)) >= len(own))
             for name, score in ((name, detector.score(x).anomaly_score) for name, x in probes.items())
         }
 
@@ -159,7 +160,7 @@ def measure(detector: Detector, normals: Tensor, *, fresh: bool, second: Detecto
         d_weight,
         len(detector.held_out_scores),
         len(own) if fresh else 0,
-        float(ks_2samp(own.anomaly_score, detector.held_out_scores).pvalue) if fresh else None,
+        float(ks_2samp(own, detector.held_out_scores).pvalue) if fresh else None,
         shift,
         stability,
     )
@@ -241,7 +242,7 @@ def _findings(measures: Measures) -> list[Finding]:
 
 def check_trained(detector: Detector, images: TrainingImages, folder: RunFolder | None = None) -> Health:
     """Examine a detector on the images that its training held out, and keep the result in its run folder."""
-    health = check(detector, images.normals.images[images.held_out], fresh=False)
+    health = check(detector, images.normals.images[images.split.held_out], fresh=False)
     if folder:
         write_text(folder.health, json.dumps(health.as_json(), indent=2))
     return health
@@ -267,7 +268,7 @@ def check_run(
     skipped: Sequence[Skipped] = ()
     if data is None:
         images = _images_of(detector)
-        normals = images.normals.images[images.held_out]
+        normals = images.normals.images[images.split.held_out]
     else:
         loaded = _open_normals(data, normal, detector).load(detector.image_format)
         normals = loaded.images[torch.from_numpy(~detector.was_seen(loaded.images))]

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alocc.data.images import to_unit_range
-from alocc.model.networks import Discriminator, Reconstructor
+from alocc.model.networks import Discriminator, Networks, Reconstructor
 from alocc.model.statistics import FILTER_SIZE, FLOOR, gaussian, random_filters, scales, thinned
 
 GRID = 16
@@ -78,14 +78,14 @@ class Localizer(nn.Module):
         self.whitening.copy_(gaussian(thinned(rest, MOST_PLACES).double())[1])
         return self
 
-    def calibrate(self, R: Reconstructor, D: Discriminator, held_out: Tensor) -> Localizer:
+    def calibrate(self, held_out: Sequence[tuple[Networks, Tensor]]) -> Localizer:
         """Measure each part at each place on normal images that did not train.
 
         Args:
-            R, D: in evaluation mode.
-            held_out: (n, C, H, W), uint8 or float32 in [0, 1].
+            held_out: networks in evaluation mode, and images (n, C, H, W), uint8 or float32 in [0, 1], that they were
+                not trained on.
         """
-        batches = [self.compute_parts(R, D, x) for x in self._some(held_out)]
+        batches = [self.compute_parts([networks], x) for networks, images in held_out for x in self._some(images)]
         for part in self.parts:
             value = torch.cat([batch[part] for batch in batches])
             n = len(value)
@@ -94,11 +94,15 @@ class Localizer(nn.Module):
             variance = (n * square.mean(0) + OWN_SCALE_FROM * square.mean()) / (n + OWN_SCALE_FROM)
             getattr(self, f"{part}_mean").copy_(mean)
             getattr(self, f"{part}_deviation").copy_(variance.sqrt() + SMALLEST_SCALE)
-        return self.remember_maxima(R, D, held_out)
+        return self._remember_maxima([self.fused(batch) for batch in batches])
 
-    def remember_maxima(self, R: Reconstructor, D: Discriminator, held_out: Tensor) -> Localizer:
+    def recalibrate(self, networks: Sequence[Networks], images: Tensor) -> Localizer:
+        """Take the map's threshold from other normal images, that nothing was trained on."""
+        return self._remember_maxima([self(networks, x) for x in self._some(images)])
+
+    def _remember_maxima(self, maps: Sequence[Tensor]) -> Localizer:
         """Keep the highest value of each normal image's map, from which the map's threshold is taken."""
-        maxima = [self(R, D, x).flatten(1).amax(1) for x in self._some(held_out)]
+        maxima = [one.flatten(1).amax(1) for one in maps]
         self.held_out_maxima = torch.cat(maxima).sort().values
         return self
 
@@ -106,9 +110,9 @@ class Localizer(nn.Module):
         few = torch.split(thinned(images, MOST_IMAGES), BATCH)
         return [to_unit_range(batch).to(self.mean.device) for batch in few]
 
-    def forward(self, R: Reconstructor, D: Discriminator, x: Tensor) -> Tensor:
+    def forward(self, networks: Sequence[Networks], x: Tensor) -> Tensor:
         """The map of each image on the grid, (N, 16, 16): about standard deviations of normal images at that place."""
-        return self.fused(self.compute_parts(R, D, x))
+        return self.fused(self.compute_parts(networks, x))
 
     def fused(self, parts: Mapping[str, Tensor]) -> Tensor:
         """Signed root of the weighted mean of the signed squares of the standardised parts."""
@@ -119,12 +123,17 @@ class Localizer(nn.Module):
         mean = total / sum(WEIGHTS[part] for part in self.parts)
         return mean.sign() * mean.abs().sqrt()
 
-    def compute_parts(self, R: Reconstructor, D: Discriminator, x: Tensor) -> dict[str, Tensor]:
-        """Each part at each place, (N, 16, 16), of images (N, C, H, W) in [0, 1]."""
+    def compute_parts(self, networks: Sequence[Networks], x: Tensor) -> dict[str, Tensor]:
+        """Each part at each place, (N, 16, 16), of images (N, C, H, W) in [0, 1]; the mean of what all networks say."""
         parts = {}
         if "statistics" in self.parts:
             rest = (self.describe(x) - self.mean).permute(0, 2, 3, 1)
             parts["statistics"] = ((rest @ self.whitening).square().mean(3) + FLOOR).log()
+        judged = [self._network_parts(R, D, x) for R, D in networks]
+        return parts | {part: torch.stack([one[part] for one in judged]).mean(0) for part in judged[0]}
+
+    def _network_parts(self, R: Reconstructor, D: Discriminator, x: Tensor) -> dict[str, Tensor]:
+        parts = {}
         x_hat = R(x)
         if "reconstruction" in self.parts:
             error = (x - x_hat).square().mean(1, keepdim=True)

@@ -143,6 +143,13 @@ class Discriminator(nn.Module):
         return self.logit_map(x).mean((1, 2))  # (N,)
 
 
+class Networks(NamedTuple):
+    """R and D that were trained together."""
+
+    R: Reconstructor
+    D: Discriminator
+
+
 def feature_sizes(specs: Sequence[ConvSpec], image_size: tuple[int, int]) -> list[tuple[int, int]]:
     """Height and width before the first and after each convolution.
 
@@ -164,7 +171,7 @@ def feature_sizes(specs: Sequence[ConvSpec], image_size: tuple[int, int]) -> lis
 
 def build_networks(
     networks: NetworksConfig, channels: int, image_size: tuple[int, int], generator: torch.Generator
-) -> tuple[Reconstructor, Discriminator]:
+) -> Networks:
     """Make R and D with fresh weights drawn from ``generator``.
 
     Weights are LeCun normal, ``N(0, 1 / fan_in)``, Chainer's default; biases 0; batch normalisation starts as the
@@ -181,7 +188,7 @@ def build_networks(
                 nn.init.zeros_(module.bias)
     for network in (R, D):
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # PyTorch's stubs lack it
-    return R, D
+    return Networks(R, D)
 
 
 def _normalised(conv: nn.Module, maps: int) -> nn.Sequential:

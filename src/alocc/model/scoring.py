@@ -17,14 +17,14 @@ The last five are described in :mod:`alocc.model.statistics`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from alocc.data.deformation import fixed_jitters
-from alocc.model.networks import Discriminator, Reconstructor
+from alocc.model.networks import Discriminator, Networks, Reconstructor
 from alocc.model.statistics import PARTS as STATISTICS_PARTS
 from alocc.model.statistics import Statistics
 
@@ -36,8 +36,7 @@ FLOOR = 1e-4
 
 
 def score_parts(
-    R: Reconstructor,
-    D: Discriminator,
+    networks: Sequence[Networks],
     statistics: Statistics | None,
     x: Tensor,
     x_input: Tensor,
@@ -46,7 +45,7 @@ def score_parts(
     """Compute the named parts; R and D must be in evaluation mode.
 
     Args:
-        R, D: the networks.
+        networks: one or several; a part is the mean of what each says.
         statistics: of normal images; none if no part needs them.
         x: images, (N, C, H, W), float32 in [0, 1].
         x_input: what R is given: x, or x with the preset's noise.
@@ -55,6 +54,17 @@ def score_parts(
     Returns:
         For each part, (N,) float32.
     """
+    unusual = statistics(x) if statistics is not None and not set(STATISTICS_PARTS).isdisjoint(parts) else {}
+    judged = [network_parts(R, D, x, x_input, set(parts) - set(unusual)) for R, D in networks]
+    return {
+        part: unusual[part] if part in unusual else torch.stack([one[part] for one in judged]).mean(0) for part in parts
+    }
+
+
+def network_parts(
+    R: Reconstructor, D: Discriminator, x: Tensor, x_input: Tensor, parts: Collection[str]
+) -> dict[str, Tensor]:
+    """The named parts, as far as R and D have a say in them: see :func:`score_parts`."""
     x_hat = R(x_input)
     compute: dict[str, Callable[[], Tensor]] = {
         "d_image": lambda: -D(x),
@@ -65,8 +75,7 @@ def score_parts(
         "ssim_half": lambda: 1 - ssim(F.avg_pool2d(x, 2), F.avg_pool2d(x_hat, 2), window=7),
         "features": lambda: _feature_distance(R, x, x_hat),
     }
-    unusual = statistics(x) if statistics is not None and not set(STATISTICS_PARTS).isdisjoint(parts) else {}
-    return {part: unusual[part] if part in unusual else compute[part]() for part in parts}
+    return {part: compute[part]() for part in parts}
 
 
 def transformed(part: str, values: Tensor) -> Tensor:

@@ -52,6 +52,8 @@ GRIDS: dict[str, tuple[tuple[int, ...], int]] = {
 }
 """Part → the grids over which the filters' answers are averaged, and how many filters."""
 PARTS = (*GRIDS, "neighbours")
+FOLDS = 10
+"""Tenths of the images that are measured by the other nine tenths, where all were fitted."""
 ROBUST_PARTS, ROBUST_ROUNDS, ROBUST_FOLDS = ("spectrum", "texture", "quarters"), 4, 5
 """What images of another kind are looked for by, among the training images."""
 
@@ -104,6 +106,34 @@ class Statistics(nn.Module):
             getattr(self, f"{part}_whitening").copy_(whitening)
         self.memory = _small(to_unit_range(thinned(images, MOST_REMEMBERED)))
         return self
+
+    def out_of_fold(self, images: Tensor, fit: Tensor, stream: torch.Generator) -> dict[str, Tensor]:
+        """How unusual images are that were fitted themselves, (n,) for each part, as if they had not been.
+
+        Each is measured by Gaussians of the images of the nine tenths that it is not in, and by its distance to other
+        images than itself.
+
+        Args:
+            images: (n, C, H, W), uint8 or float32 in [0, 1].
+            fit: which of them were fitted, indices; at most ``MOST_REMEMBERED``.
+            stream: decides the tenths.
+        """
+        n, fits = len(images), torch.zeros(len(images), dtype=torch.bool)
+        fits[fit] = True
+        tenth = torch.randperm(n, generator=stream) % FOLDS
+        batches = [self.describe(to_unit_range(batch)) for batch in torch.split(images, BATCH)]
+        unusual = {}
+        for part in GRIDS:
+            described = torch.cat([batch[part] for batch in batches]).double()
+            unusual[part] = torch.empty(n).double()
+            for own in (tenth == k for k in range(FOLDS)):
+                mean, whitening = gaussian(described[fits & ~own])
+                unusual[part][own] = ((described[own] - mean) @ whitening).square().mean(1)
+        small = _small(to_unit_range(images))
+        distances = torch.cdist(small, small[fit])
+        distances[fit, torch.arange(len(fit))] = torch.inf
+        nearest = distances.topk(min(NEIGHBOURS, len(fit) - 1), largest=False).values
+        return unusual | {"neighbours": nearest.mean(1).double()}
 
     def most_unusual(self, images: Tensor, share: float) -> Tensor:
         """Which images of a set are least like the others of the same set, (n,) bool.

@@ -28,6 +28,17 @@ class History:
         self._losses.clear()
 
 
+def later(rows: Sequence[Row], before: Sequence[Row]) -> list[Row]:
+    """The rows of a training that came after another one: iterations and seconds go on from there."""
+    if not before:
+        return list(rows)
+    last = before[-1]
+    return [
+        row | {name: round(float(last[name]) + float(row[name]), 2) for name in ("iteration", "seconds")}
+        for row in rows
+    ]
+
+
 def history_csv(rows: Sequence[Row]) -> str:
     """Rows as CSV, one column for each name that any row has."""
     columns = list(dict.fromkeys(name for row in rows for name in row))

@@ -70,6 +70,7 @@ def train_networks(
     kinds: Sequence[str] = (),
     polarity: Callable[[], float] | None = None,
     identity: Mapping[str, Any],
+    streams: str = "",
     checkpoint: Path | None = None,
     hooks: Hooks | None = None,
 ) -> TrainingState:
@@ -81,6 +82,7 @@ def train_networks(
         kinds: kinds of pseudo-anomaly that D meets in its own phase.
         polarity: measures whether D means what it should, eight times in each phase that trains it; for the history.
         identity: what makes this training this one; a checkpoint of another is refused.
+        streams: put before the names of the random streams, so that two trainings of one seed differ.
         checkpoint: where to keep the state; if the file is there, the training goes on from it.
 
     Raises:
@@ -89,7 +91,7 @@ def train_networks(
     """
     hooks = hooks or Hooks()
     phases = phases_of(config)
-    state = _initial_state(config, phases, {"R": R, "D": D}, len(images), fabric, identity)
+    state = _initial_state(config, phases, {"R": R, "D": D}, len(images), fabric, identity, streams)
     if checkpoint and checkpoint.exists():
         state.restore(checkpoint)
     elif checkpoint:
@@ -150,12 +152,13 @@ def _initial_state(
     n_images: int,
     fabric: Fabric,
     identity: Mapping[str, Any],
+    prefix: str,
 ) -> TrainingState:
     if config.training.old_is_gold:
         networks = {**networks, "R_old": copy.deepcopy(networks["R"]).eval()}
     for network in networks.values():
         network.to(fabric.device)
-    streams = {name: generator(config.seed, name) for name in STREAMS}
+    streams = {name: generator(config.seed, prefix + name) for name in STREAMS}
     assert config.training.batch_size is not None  # settled by the size of the images before training starts
     batches = Batches(n_images, config.training.batch_size, streams["batches"])
     return TrainingState(networks, make_optimizers(phases, networks), streams, batches, identity)

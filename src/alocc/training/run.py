@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from alocc.config import Config, dump_config, preset, with_iterations, with_values
@@ -18,18 +22,18 @@ from alocc.data.deformation import jitter
 from alocc.data.images import ImageFormat, to_unit_range
 from alocc.data.negatives import NEGATIVES, make_negatives
 from alocc.data.sources import BUILT_IN, Data, ImageSet, open_source
-from alocc.data.splits import split_normals
-from alocc.detector import Detector, compute_parts, fingerprint, has_d, image_hashes, library_versions
+from alocc.data.splits import Split, split_normals
+from alocc.detector import Detector, Fold, compute_parts, fingerprint, has_d, image_hashes, library_versions
 from alocc.errors import ArtefactError, ConfigError, DataError
 from alocc.model.localization import Localizer, map_parts
-from alocc.model.networks import Discriminator, Reconstructor, build_networks
+from alocc.model.networks import Networks, build_networks
 from alocc.model.scoring import D_PARTS
 from alocc.model.statistics import Statistics
 from alocc.model.validation import auroc, useful_kinds
 from alocc.seeding import generator
 from alocc.storage import write_text
-from alocc.training.history import history_csv
-from alocc.training.loop import Hooks, train_networks
+from alocc.training.history import Row, history_csv, later
+from alocc.training.loop import Hooks, Moment, train_networks
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -46,10 +50,8 @@ class TrainingImages:
 
     normals: ImageSet
     image_format: ImageFormat
-    fit: Tensor
-    """Indices of the images that train."""
-    held_out: Tensor
-    """Indices of the images that calibrate."""
+    split: Split
+    """Which of them train and which calibrate."""
     summary: Mapping[str, Any]
     """What the detector will remember of them."""
 
@@ -75,10 +77,9 @@ class RunFolder:
         """Losses and watched figures through training."""
         return self.root / "history.csv"
 
-    @property
-    def checkpoint(self) -> Path:
-        """The state of an unfinished training."""
-        return self.root / "checkpoints" / "last.safetensors"
+    def checkpoint(self, fold: int = 0) -> Path:
+        """The state of an unfinished training; each fold has its own."""
+        return self.root / "checkpoints" / (f"fold{fold + 1}.safetensors" if fold else "last.safetensors")
 
     @property
     def summary(self) -> Path:
@@ -143,46 +144,56 @@ def train(
     fabric = make_fabric(device, config.training.precision)
     images = load_training_images(data, normal, config)
     config = _with_batch_size(config, images.image_format)
-    config = _with_length(config, iterations, epochs, len(images.fit))
+    config = _with_length(config, iterations, epochs, len(images.split.fit))
     watch = open_watch(images) if open_watch else None
     identity = {"config": config.model_dump(mode="json"), "images": images.summary["images_sha256"]}
     if folder:
         _claim(folder, config, identity, overwrite)
     if started:
         started(images, folder is not None and folder.model.exists())
-    R, D = build_networks(
-        config.networks, images.image_format.channels, images.image_format.size, generator(config.seed, "weights")
-    )
-    pixels = images.normals.images
-    held_out = pixels[images.held_out]
+    pixels, image_format, parts = images.normals.images, images.image_format, images.split.parts
     seen = image_hashes(pixels)
-    statistics = fit_statistics(config, images.image_format, pixels[images.fit])
-    kinds = choose_kinds(config, statistics, held_out)
-    summary = {**images.summary, **({"negatives": kinds} if kinds else {})}
-
-    def detector_now() -> Detector:  # weighing the parts, and maps, take longer than a look
-        fixed = _with_fixed_weights(config)
-        return Detector.calibrate(fixed, images.image_format, R, D, statistics, None, held_out, seen, summary)
-
-    state = train_networks(
-        config, R, D, pixels[images.fit], held_out, fabric,
-        kinds=kinds,
-        polarity=polarity_of(config, R, D, kinds, held_out),
-        identity=identity,
-        checkpoint=folder.checkpoint if folder else None,
-        hooks=replace(hooks or Hooks(), watch=(lambda: watch(detector_now())) if watch else None),
-    )  # fmt: skip
-    looks = [row["polarity"] for row in state.history if "polarity" in row]
-    if looks:
-        summary["polarity"] = looks
-    localizer = fit_localizer(config, images.image_format, pixels[images.fit]).to(fabric.device)
-    detector = Detector.calibrate(config, images.image_format, R, D, statistics, localizer, held_out, seen, summary).to(
-        "cpu"
-    )
+    summary = dict(images.summary)
+    folds: list[Fold] = []
+    history: list[Row] = []
+    looks: list[list[float]] = []
+    seconds = 0.0
+    for index, part in enumerate(parts):
+        stream = f"fold{index + 1}/" if index else ""
+        networks = build_networks(
+            config.networks, image_format.channels, image_format.size, generator(config.seed, stream + "weights")
+        )
+        fold = Fold(networks, fit_statistics(config, image_format, pixels[part.fit]), pixels[part.held_out])
+        if not folds and (kinds := choose_kinds(config, fold)):
+            summary["negatives"] = kinds
+        state = train_networks(
+            _shared(config, len(parts)), *networks, pixels[part.fit], fold.held_out, fabric,
+            kinds=summary.get("negatives", ()),
+            polarity=polarity_of(config, fold, summary.get("negatives", ())),
+            identity={**identity, "fold": index},
+            streams=stream,
+            checkpoint=folder.checkpoint(index) if folder else None,
+            hooks=_hooks_of_fold(
+                hooks or Hooks(), index, len(parts),
+                partial(_watch_now, watch, config, image_format, fold, seen, summary) if watch else None,
+            ),
+        )  # fmt: skip
+        folds.append(Fold(Networks(networks.R.cpu(), networks.D.cpu()), fold.statistics, fold.held_out))
+        history += later(state.history, history)
+        looks.append([float(row["polarity"]) for row in state.history if "polarity" in row])
+        seconds += state.seconds
+    if looks[0]:
+        summary["polarity"] = [min(of_all_folds) for of_all_folds in zip(*looks, strict=True)]
+    statistics, unusual = folds[0].statistics, None
+    if images.split.crosses and config.statistics_parts:
+        statistics = fit_statistics(config, image_format, pixels[images.split.fit])
+        unusual = out_of_fold(config, statistics, pixels, images.split)
+    localizer = fit_localizer(config, image_format, pixels[images.split.fit])
+    detector = Detector.calibrate(config, image_format, folds, statistics, localizer, seen, summary, unusual)
     if folder:
         detector.save(folder.model)
-        write_text(folder.history, history_csv(state.history))
-        write_text(folder.summary, json.dumps(_run_notes(images, state.seconds, fabric, notes), indent=2))
+        write_text(folder.history, history_csv(history))
+        write_text(folder.summary, json.dumps(_run_notes(images, seconds, fabric, notes), indent=2))
     return detector
 
 
@@ -238,23 +249,32 @@ def _suspects(images: Tensor, image_format: ImageFormat, contamination: float) -
         return Statistics(image_format.channels, image_format.size).most_unusual(images, 2 * contamination)
 
 
-def choose_kinds(config: Config, statistics: Statistics | None, held_out: Tensor) -> list[str]:
+def out_of_fold(
+    config: Config, statistics: Statistics | None, images: Tensor, split: Split
+) -> dict[str, Tensor] | None:
+    """The statistics' parts of all held-out images, fold after fold, where they were fitted themselves."""
+    if statistics is None:
+        return None
+    with torch.inference_mode():
+        unusual = statistics.out_of_fold(images, split.fit, generator(config.seed, "tenths"))
+    return {part: values[split.held_out] for part, values in unusual.items()}
+
+
+def choose_kinds(config: Config, fold: Fold) -> list[str]:
     """The kinds of pseudo-anomaly that D meets: those of the config that do not look normal in this data."""
     discrimination = config.training.discrimination
-    if discrimination is None or statistics is None:
+    if discrimination is None or fold.statistics is None:
         return []
-    return useful_kinds(statistics, held_out, discrimination.kinds, generator(config.seed, "validation"))
+    return useful_kinds(fold.statistics, fold.held_out, discrimination.kinds, generator(config.seed, "validation"))
 
 
-def polarity_of(
-    config: Config, R: Reconstructor, D: Discriminator, kinds: Sequence[str], held_out: Tensor
-) -> Callable[[], float] | None:
+def polarity_of(config: Config, fold: Fold, kinds: Sequence[str]) -> Callable[[], float] | None:
     """A function that measures D's AUROC on kinds of pseudo-anomaly that it does not meet; none if D scores nothing."""
     part = next((part for part in D_PARTS if part in config.scoring), None)
     if part is None:
         return None
     stream = generator(config.seed, "polarity")
-    images = to_unit_range(held_out[:POLARITY_IMAGES])
+    images = to_unit_range(fold.held_out[:POLARITY_IMAGES])
     normals = jitter(images, stream)
     unseen = [kind for kind in NEGATIVES if kind not in kinds]
     pseudo = make_negatives(images[torch.randperm(len(images), generator=stream)], unseen, stream)
@@ -262,14 +282,47 @@ def polarity_of(
     alone = with_values(config, {"scoring": {part: 1.0}}, source="polarity")
 
     def measure() -> float:
-        normal, anomalous = (compute_parts(alone, R, D, None, x)[part] for x in (normals, pseudo))
+        normal, anomalous = (compute_parts(alone, [fold.networks], None, x)[part] for x in (normals, pseudo))
         return round(auroc(normal, anomalous), 4)
 
     return measure
 
 
-def _with_fixed_weights(config: Config) -> Config:
-    return with_values(config, {"calibration": {"weights": "fixed"}}, source="watch")
+def _watch_now(
+    watch: Watch,
+    config: Config,
+    image_format: ImageFormat,
+    fold: Fold,
+    seen: NDArray[np.int64],
+    summary: Mapping[str, Any],
+) -> Mapping[str, float]:
+    """Look at the networks as they stand; weighing the parts, and maps, would take longer than a look."""
+    fixed = with_values(config, {"calibration": {"weights": "fixed"}}, source="watch")
+    still = Networks(copy.deepcopy(fold.networks.R).cpu(), copy.deepcopy(fold.networks.D).cpu())
+    now = Fold(still, fold.statistics, fold.held_out)
+    return watch(Detector.calibrate(fixed, image_format, [now], fold.statistics, None, seen, summary))
+
+
+def _shared(config: Config, n_folds: int) -> Config:
+    """The length of the training divided among the folds, so that it takes the same time as without them."""
+    if n_folds == 1:
+        return config
+    training = config.training
+    main = training.reconstruction or training.adversarial
+    assert main is not None
+    return with_iterations(config, max(1, round(main.iterations / n_folds)))
+
+
+def _hooks_of_fold(hooks: Hooks, index: int, n_folds: int, watch: Callable[[], Mapping[str, float]] | None) -> Hooks:
+    """The same hooks, told of all folds' iterations as of one training."""
+    tell = hooks.progress
+
+    def progress(moment: Moment) -> None:
+        if tell:
+            done = index * moment.planned + moment.iteration
+            tell(moment._replace(iteration=done, planned=n_folds * moment.planned))
+
+    return replace(hooks, progress=progress, watch=watch)
 
 
 def _with_batch_size(config: Config, image_format: ImageFormat) -> Config:
@@ -303,7 +356,8 @@ def _claim(folder: RunFolder, config: Config, identity: Mapping[str, Any], overw
     elif folder.root.exists() and (not folder.root.is_dir() or any(folder.root.iterdir())):
         raise ArtefactError(f"{folder.root} is there already and holds no run; choose another --out")
     if folder.model.exists():  # finished: the same training again, from the start
-        folder.checkpoint.unlink(missing_ok=True)
+        for checkpoint in folder.checkpoint().parent.glob("*.safetensors"):
+            checkpoint.unlink()
     write_text(folder.config, claim)
 
 
@@ -320,20 +374,21 @@ def load_training_images(data: Data, normal: Sequence[str] | None, config: Confi
         raise DataError(f"say which classes are normal (--normal); the classes are: {', '.join(source.class_names)}")
     image_format = source.infer_format(config.images)
     normals = source.load(image_format)
-    fit, held_out = split_normals(len(normals), config.calibration, config.seed)
-    left_out = _suspects(normals.images[fit], image_format, config.training.contamination)
-    fit = fit[~left_out]
+    split = split_normals(len(normals), config.calibration, config.seed)
+    left_out = split.fit[_suspects(normals.images[split.fit], image_format, config.training.contamination)]
+    split = split.without(left_out)
     summary = {
         "data": str(data) if isinstance(data, str | Path) else "arrays",
         "normal_classes": list(normal or source.class_names),
-        "n_fit": len(fit),
-        "n_held_out": len(held_out),
-        "n_left_out": int(left_out.sum()),
+        "n_fit": len(split.fit),
+        "n_held_out": len(split.held_out),
+        "n_folds": len(split.parts) if split.crosses else 0,
+        "n_left_out": len(left_out),
         "n_skipped": len(normals.skipped),
         "images_sha256": fingerprint(normals.images),
         "versions": library_versions(),
     }  # nothing that differs from one run of a training to the next: the same training is the same file
-    return TrainingImages(normals, image_format, fit, held_out, summary)
+    return TrainingImages(normals, image_format, split, summary)
 
 
 def _run_notes(
