@@ -112,6 +112,9 @@ def test_clouds_are_smooth_and_as_bright_as_the_normal_images():
 def test_flat_images_are_no_probe_where_normal_ones_are_flat():
     flat = torch.full((20, 1, 16, 16), 0.5)
     assert "black, white and grey" not in gross_probes(flat, torch.Generator())
+    rough = torch.rand((180, 1, 16, 16), generator=torch.Generator())
+    assert "black, white and grey" in gross_probes(rough, torch.Generator())
+    assert "black, white and grey" not in gross_probes(torch.cat([rough, flat]), torch.Generator())  # a tenth is flat
 
 
 def test_a_detector_of_discs_is_good_and_fresh_discs_score_alike(detector):
