@@ -152,6 +152,32 @@ class DiscriminationConfig(_Model):
         return self
 
 
+class AugmentationConfig(_Model):
+    """Changed copies of the training images that are normal too; none unless something is set."""
+
+    copies: PositiveInt = 4
+    """Copies of each image, beside the image itself."""
+    shift: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
+    """Largest shift each way, as a fraction of the side."""
+    rotate: Annotated[float, Field(ge=0.0, le=180.0)] = 0.0
+    """Largest rotation each way, in degrees."""
+    flip_horizontal: bool = False
+    """Whether half of the copies are mirrored left to right."""
+    flip_vertical: bool = False
+    """Whether half of the copies are mirrored top to bottom."""
+    brightness: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """Largest brightness added or taken away, in units of the value range [0, 1]."""
+    noise: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """Largest standard deviation of Gaussian noise, in units of the value range [0, 1]."""
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything happens to a copy."""
+        return bool(
+            self.shift or self.rotate or self.flip_horizontal or self.flip_vertical or self.brightness or self.noise
+        )
+
+
 class TrainingConfig(_Model):
     """The phases of training, in this order; one left out does not run."""
 
@@ -159,6 +185,8 @@ class TrainingConfig(_Model):
     """Images of an update; none: as many as have 50,000 pixels, but 16 to 64, so that time hardly grows with size."""
     contamination: Annotated[float, Field(ge=0.0, le=0.25)] = 0.0
     """Share of the training images that may be anomalies: the most unusual images, twice as many, do not train."""
+    augmentation: AugmentationConfig = AugmentationConfig()
+    """What else is normal."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Arithmetic of training; scoring is always in 32-bit."""
     reconstruction: ReconstructionConfig | None = None

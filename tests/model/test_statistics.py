@@ -132,7 +132,7 @@ def noise_images(n, seed):
 def test_images_that_were_fitted_look_like_fresh_ones_out_of_their_fold():
     images, fresh = noise_images(150, 0), noise_images(150, 1)
     statistics = Statistics(1, (16, 16)).fit(images)
-    out_of_fold = statistics.out_of_fold(images, torch.arange(150), torch.Generator().manual_seed(2))
+    out_of_fold = statistics.out_of_fold(images, images, torch.arange(150), torch.Generator().manual_seed(2))
     own, others = statistics(images), statistics(fresh)
     for part, unusual in out_of_fold.items():
         ratio = float(unusual.median() / others[part].median())
@@ -144,7 +144,7 @@ def test_an_image_is_left_out_of_its_tenth_by_hand():
     images = noise_images(40, 0)
     fit = torch.arange(5, 40)  # the first five calibrate only
     statistics = Statistics(1, (16, 16)).fit(images[fit])
-    unusual = statistics.out_of_fold(images, fit, torch.Generator().manual_seed(2))
+    unusual = statistics.out_of_fold(images, images[fit], fit, torch.Generator().manual_seed(2))
     tenth = torch.randperm(40, generator=torch.Generator().manual_seed(2)) % 10
     for i in (2, 20):
         others = [j for j in fit.tolist() if tenth[j] != tenth[i]]

@@ -18,6 +18,7 @@ A fifth part, `neighbours`, is the mean Euclidean distance to the five nearest n
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -99,40 +100,38 @@ class Statistics(nn.Module):
             images: normal images, (n, C, H, W), uint8 or float32 in [0, 1].
         """
         images = thinned(images, MOST_IMAGES)
-        batches = [self.describe(to_unit_range(batch)) for batch in torch.split(images, BATCH)]
+        described = self._described(images)
         for part in GRIDS:
-            mean, whitening = gaussian(torch.cat([batch[part] for batch in batches]).double())
+            mean, whitening = gaussian(described[part])
             getattr(self, f"{part}_mean").copy_(mean)
             getattr(self, f"{part}_whitening").copy_(whitening)
         self.memory = _small(to_unit_range(thinned(images, MOST_REMEMBERED)))
         return self
 
-    def out_of_fold(self, images: Tensor, fit: Tensor, stream: torch.Generator) -> dict[str, Tensor]:
+    def out_of_fold(self, images: Tensor, fitted: Tensor, source: Tensor, stream: torch.Generator) -> dict[str, Tensor]:
         """How unusual images are that were fitted themselves, (n,) for each part, as if they had not been.
 
-        Each is measured by Gaussians of the images of the nine tenths that it is not in, and by its distance to other
-        images than itself.
+        Each is measured by Gaussians of what was made from the nine tenths of the images that it is not in, and by its
+        distance to what was made from other images than itself.
 
         Args:
             images: (n, C, H, W), uint8 or float32 in [0, 1].
-            fit: which of them were fitted, indices; at most ``MOST_REMEMBERED``.
+            fitted: what was fitted, (m, C, H, W): some of the images, and changed copies of them.
+            source: index of the image that each of those is made from, (m,).
             stream: decides the tenths.
         """
-        n, fits = len(images), torch.zeros(len(images), dtype=torch.bool)
-        fits[fit] = True
-        tenth = torch.randperm(n, generator=stream) % FOLDS
-        batches = [self.describe(to_unit_range(batch)) for batch in torch.split(images, BATCH)]
-        unusual = {}
-        for part in GRIDS:
-            described = torch.cat([batch[part] for batch in batches]).double()
-            unusual[part] = torch.empty(n).double()
-            for own in (tenth == k for k in range(FOLDS)):
-                mean, whitening = gaussian(described[fits & ~own])
-                unusual[part][own] = ((described[own] - mean) @ whitening).square().mean(1)
-        small = _small(to_unit_range(images))
-        distances = torch.cdist(small, small[fit])
-        distances[fit, torch.arange(len(fit))] = torch.inf
-        nearest = distances.topk(min(NEIGHBOURS, len(fit) - 1), largest=False).values
+        tenth = torch.randperm(len(images), generator=stream) % FOLDS
+        fitted, source = thinned(fitted, MOST_IMAGES), thinned(source, MOST_IMAGES)
+        judged, learned = self._described(images), self._described(fitted)
+        unusual = {part: torch.empty(len(images)).double() for part in GRIDS}
+        for part, k in itertools.product(GRIDS, range(FOLDS)):
+            own = tenth == k
+            mean, whitening = gaussian(learned[part][~own[source]])
+            unusual[part][own] = ((judged[part][own] - mean) @ whitening).square().mean(1)
+        fitted, source = thinned(fitted, MOST_REMEMBERED), thinned(source, MOST_REMEMBERED)
+        distances = torch.cdist(_small(to_unit_range(images)), _small(to_unit_range(fitted)))
+        distances[torch.arange(len(images))[:, None] == source] = torch.inf
+        nearest = distances.topk(min(NEIGHBOURS, len(set(source.tolist())) - 1), largest=False).values
         return unusual | {"neighbours": nearest.mean(1).double()}
 
     def most_unusual(self, images: Tensor, share: float) -> Tensor:
@@ -145,10 +144,10 @@ class Statistics(nn.Module):
             images: (n, C, H, W), uint8 or float32 in [0, 1].
             share: of the images that are to be found.
         """
-        batches = [self.describe(to_unit_range(batch)) for batch in torch.split(images, BATCH)]
+        described = self._described(images)
         distance = torch.zeros(len(images)).double()
         for part in ROBUST_PARTS:
-            distance += _robust_distance(torch.cat([batch[part] for batch in batches]).double()).log()
+            distance += _robust_distance(described[part]).log()
         found = torch.zeros(len(images), dtype=torch.bool)
         found[distance.topk(round(share * len(images))).indices] = True
         return found
@@ -176,6 +175,11 @@ class Statistics(nn.Module):
         whitened = ((described - self.texture_mean) @ self.texture_whitening).double()
         by_chance = whitened.var(0).sum() / len(images) + whitened.shape[1] / n_fit
         return float(whitened.mean(0).square().sum() - by_chance)
+
+    def _described(self, images: Tensor) -> dict[str, Tensor]:
+        """φ of images of any number, uint8 or float32, in float64."""
+        batches = [self.describe(to_unit_range(batch)) for batch in torch.split(images, BATCH)]
+        return {part: torch.cat([batch[part] for batch in batches]).double() for part in GRIDS}
 
     def describe(self, x: Tensor) -> dict[str, Tensor]:
         """φ(x) of each part, (N, length of φ)."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alocc.config import Config, dump_config, preset, with_iterations, with_values
+from alocc.data.augmentation import augmented
 from alocc.data.deformation import jitter
 from alocc.data.images import ImageFormat, to_unit_range
 from alocc.data.negatives import NEGATIVES, make_negatives
@@ -163,11 +164,12 @@ def train(
         networks = build_networks(
             config.networks, image_format.channels, image_format.size, generator(config.seed, stream + "weights")
         )
-        fold = Fold(networks, fit_statistics(config, image_format, pixels[part.fit]), pixels[part.held_out])
+        fit, _ = more_normals(config, pixels, part.fit)
+        fold = Fold(networks, fit_statistics(config, image_format, fit), pixels[part.held_out])
         if not folds and (kinds := choose_kinds(config, fold)):
             summary["negatives"] = kinds
         state = train_networks(
-            _shared(config, len(parts)), *networks, pixels[part.fit], fold.held_out, fabric,
+            _shared(config, len(parts)), *networks, fit, fold.held_out, fabric,
             kinds=summary.get("negatives", ()),
             polarity=polarity_of(config, fold, summary.get("negatives", ())),
             identity={**identity, "fold": index},
@@ -185,10 +187,11 @@ def train(
     if looks[0]:
         summary["polarity"] = [min(of_all_folds) for of_all_folds in zip(*looks, strict=True)]
     statistics, unusual = folds[0].statistics, None
-    if images.split.crosses and config.statistics_parts:
-        statistics = fit_statistics(config, image_format, pixels[images.split.fit])
-        unusual = out_of_fold(config, statistics, pixels, images.split)
-    localizer = fit_localizer(config, image_format, pixels[images.split.fit])
+    if images.split.crosses:
+        fit, source = more_normals(config, pixels, images.split.fit)
+        statistics = fit_statistics(config, image_format, fit)
+        unusual = out_of_fold(config, statistics, images, fit, source)
+    localizer = fit_localizer(config, image_format, fit)
     detector = Detector.calibrate(config, image_format, folds, statistics, localizer, seen, summary, unusual)
     if folder:
         detector.save(folder.model)
@@ -250,14 +253,21 @@ def _suspects(images: Tensor, image_format: ImageFormat, contamination: float) -
 
 
 def out_of_fold(
-    config: Config, statistics: Statistics | None, images: Tensor, split: Split
+    config: Config, statistics: Statistics | None, images: TrainingImages, fitted: Tensor, source: Tensor
 ) -> dict[str, Tensor] | None:
     """The statistics' parts of all held-out images, fold after fold, where they were fitted themselves."""
     if statistics is None:
         return None
     with torch.inference_mode():
-        unusual = statistics.out_of_fold(images, split.fit, generator(config.seed, "tenths"))
-    return {part: values[split.held_out] for part, values in unusual.items()}
+        stream = generator(config.seed, "tenths")
+        unusual = statistics.out_of_fold(images.normals.images, fitted, source, stream)
+    return {part: values[images.split.held_out] for part, values in unusual.items()}
+
+
+def more_normals(config: Config, images: Tensor, fit: Tensor) -> tuple[Tensor, Tensor]:
+    """The images that train, and copies of them if the config asks for any; and which image each is made from."""
+    trained, source = augmented(images[fit], config.training.augmentation, generator(config.seed, "augmentation"))
+    return trained, fit[source]
 
 
 def choose_kinds(config: Config, fold: Fold) -> list[str]:
