@@ -6,7 +6,7 @@ import base64
 import io
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from markupsafe import escape
@@ -117,7 +117,7 @@ def _axes(title: str, x_label: str, y_label: str, size: tuple[float, float] = (5
     return figure, axes
 
 
-def _legend(axes: Axes, place: str) -> None:
+def _legend(axes: Axes, place: Literal["best", "lower right"]) -> None:
     axes.legend(loc=place, fontsize=9, frameon=False, labelcolor=INK)
 
 

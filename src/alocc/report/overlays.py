@@ -56,8 +56,10 @@ def overlay(
 
 
 def _edge(inside: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
-    neighbours = [np.roll(inside, step, axis) for axis in (0, 1) for step in (-width, width)]
-    return inside & ~np.logical_and.reduce(neighbours)
+    interior = inside.copy()
+    for axis in (0, 1):
+        interior &= np.roll(inside, -width, axis) & np.roll(inside, width, axis)
+    return inside & ~interior
 
 
 def overlay_writer(detector: Detector, folder: Path) -> Callable[[ImageSet, Scores], None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+import itertools
 import re
 from typing import Any
 
@@ -45,5 +45,7 @@ def common_folder(names: list[str]) -> str:
     """What all paths begin with, up to and with a separator; "" if nothing."""
     if len(names) < 2:
         return ""
-    folder = re.match(r".*[/\\]", os.path.commonprefix(names), re.DOTALL)
+    first, last = min(names), max(names)  # what these two share, all share
+    n_shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
+    folder = re.match(r".*[/\\]", first[:n_shared], re.DOTALL)
     return folder[0] if folder else ""
