@@ -80,7 +80,7 @@ def build_report(
         anomalous = anomalous or notes["watch_anomalous"]
     shown = None
     if data != "arrays":
-        shown = look(detector, data, normal or notes["normal_classes"], anomalous)
+        shown = look(detector, data, normal, anomalous)
     script = _asset("report.js")
     page = _environment().get_template("report.html").render(
         title=printable(folder.root.resolve().name),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from alocc.data.sources import ImageSet, Skipped, open_source
 from alocc.detector import Detector, Scores
+from alocc.errors import DataError
 from alocc.evaluation.labelled import Labelled, evaluate
 from alocc.evaluation.metrics import Evaluation
 
@@ -42,24 +43,28 @@ class Shown:
         return {"normal": ~self.is_anomalous, "anomalous": self.is_anomalous}
 
 
-def look(detector: Detector, data: str, normal: Sequence[str], anomalous: Sequence[str] | None) -> Shown:
+def look(
+    detector: Detector, data: str, normal: Sequence[str] | None = None, anomalous: Sequence[str] | None = None
+) -> Shown:
     """Load images and score them.
 
     Args:
         detector: scores.
         data: what to open.
-        normal: names of the normal classes.
+        normal: names of the normal classes; none: those of the training, where the data have them.
         anomalous: names of the anomalous ones; none: all others.
 
     Raises:
-        DataError: if the images cannot be found, or not one can be used.
+        DataError: if the images or a class cannot be found, or not one image can be used.
     """
     everything = open_source(data, "test").load(detector.image_format)
-    names = set(everything.classes.tolist())
-    labelled = set(normal) <= names and (set(anomalous) if anomalous else names - set(normal)) - {""} != set()
+    names = set(everything.classes.tolist()) - {""}
+    _check_classes(data, [*(normal or ()), *(anomalous or ())], names)
+    normal = normal or detector.training["normal_classes"] or ()
+    others = anomalous or names - set(normal)
     images, is_anomalous = everything, None
-    if labelled:
-        asked_for = np.isin(everything.classes, [*normal, *(anomalous or names)])
+    if normal and others and set(normal) <= names:
+        asked_for = np.isin(everything.classes, [*normal, *others])
         images = everything if asked_for.all() else everything[asked_for]
         is_anomalous = ~np.isin(images.classes, list(normal))
     scores = detector.score(images.images)
@@ -67,6 +72,12 @@ def look(detector: Detector, data: str, normal: Sequence[str], anomalous: Sequen
     if is_anomalous is not None:
         evaluation = evaluate(detector, Labelled(images, is_anomalous), scores)
     return Shown(everything, images, is_anomalous, scores, evaluation)
+
+
+def _check_classes(data: str, asked_for: Sequence[str], names: set[str]) -> None:
+    for name in asked_for:
+        if name not in names:
+            raise DataError(f'{data} has no class "{name}"; its classes: {", ".join(sorted(names)) or "none"}')
 
 
 def printable(name: str) -> str:
