@@ -9,6 +9,7 @@ import pytest
 import alocc
 from alocc.data.sources import open_source
 from alocc.evaluation.metrics import at_threshold
+from alocc.report import build_report
 
 pytestmark = pytest.mark.slow
 
@@ -151,6 +152,16 @@ def test_without_labels_the_anomalies_are_counted(visit, plain_page, trained, pa
         type_alpha(page, alpha)
         assert number(page, "#anomaly-0") == detector.with_alpha(alpha).score(images).is_anomaly.sum()
         assert f"{number(page, '#anomaly-0')} images are called anomalies" in page.text_content("#alpha-said")
+
+
+def test_a_run_on_arrays_has_a_report_without_images(visit, trained, tmp_path):
+    page = visit(build_report(trained, out=tmp_path / "arrays.html"))
+    assert (
+        page.locator("#cut").count() == 1
+        and page.locator("#alpha-slider").count() == page.locator("#rows").count() == 0
+    )
+    page.click("#theme")
+    assert page.get_attribute("html", "data-theme") == "dark"
 
 
 def luminance(colour):
