@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +18,22 @@ from numpy.typing import NDArray
 
 from alocc.config import dump_config
 from alocc.data.images import to_unit_range
-from alocc.data.sources import ImageSet, open_source
-from alocc.detector import Detector, Scores
+from alocc.data.sources import ImageSet, Skipped
+from alocc.data.splits import shown_alpha
+from alocc.detector import Detector
 from alocc.errors import ArtefactError
-from alocc.evaluation.labelled import Labelled, evaluate
-from alocc.evaluation.metrics import Evaluation, roc
+from alocc.evaluation.metrics import roc
 from alocc.report import figures
+from alocc.report.pictures import make_sheets, tile_size, triples, webp
+from alocc.report.shown import Shown, look, printable, printable_reasons
+from alocc.report.table import image_table
+from alocc.report.threshold import follow_alpha, histogram
 from alocc.storage import write_text
 from alocc.training.run import RunFolder
 
 GRID_COLUMNS = 8
 GRID_CLASSES = 12
-GALLERY = 16
+GALLERY = 12
 
 LOSS_NAMES = {
     "r_mse": "R: mean squared error",
@@ -44,19 +50,6 @@ READING_NAMES = {
 }
 POLARITY_NAMES = {"polarity": "AUROC of D"}
 P_REAL_NAMES = {"p_real_normal": "normal images", "p_real_anomalous": "anomalous images"}
-
-
-@dataclass(frozen=True)
-class Shown:
-    """The images of a report, with their scores and, where classes are known, their labels."""
-
-    all_classes: ImageSet
-    """For the grid: every class of the data."""
-    images: ImageSet
-    """For figures and galleries: the classes that were asked for."""
-    is_anomalous: NDArray[np.bool_] | None
-    scores: Scores
-    evaluation: Evaluation | None
 
 
 def build_report(
@@ -81,25 +74,35 @@ def build_report(
     """
     folder = RunFolder(Path(run))
     detector = Detector.load(folder.root)
-    notes = _read_notes(folder)
+    notes = _read_notes(folder) | {"recalibrated_on": detector.training.get("recalibrated_on")}
     if data is None:
         data = notes["watch"] or notes["data"]
         anomalous = anomalous or notes["watch_anomalous"]
     shown = None
     if data != "arrays":
-        shown = _look(detector, data, normal or notes["normal_classes"], anomalous)
+        shown = look(detector, data, normal, anomalous)
+    script = _asset("report.js")
     page = _environment().get_template("report.html").render(
-        title=folder.root.resolve().name,
+        title=printable(folder.root.resolve().name),
         detector=detector,
         notes=notes,
         config=dump_config(detector.config),
-        data=data,
+        data=printable(data),
         evaluation=shown.evaluation if shown else None,
+        shown=shown,
+        counts=_counts(shown) if shown else [],
+        smallest_alpha=shown_alpha(len(detector.held_out_scores)),
+        histogram=histogram(detector, shown),
+        page_data=_page_data(detector, shown),
         health=_read_health(folder),
         curves=_curves(folder, detector),
-        operating_figures=_operating_figures(detector, shown),
+        roc=_roc(shown),
         grid=_grid(detector, shown.all_classes) if shown else [],
-        galleries=_galleries(shown) if shown else [],
+        galleries=_galleries(detector, shown) if shown else [],
+        skipped=_skipped(notes, shown),
+        style=_asset("report.css"),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )  # fmt: skip
     written = Path(out) if out else folder.report
     write_text(written, page)
@@ -111,7 +114,14 @@ def _read_notes(folder: RunFolder) -> dict[str, Any]:
         notes: dict[str, Any] = json.loads(folder.summary.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ArtefactError(f"{folder.summary} cannot be read ({error}); give the folder of a finished run") from None
-    return {"watch": None, "watch_anomalous": None} | notes
+    return {"watch": None, "watch_anomalous": None, "n_left_out": 0} | notes
+
+
+def _skipped(notes: dict[str, Any], shown: Shown | None) -> dict[str, list[str]]:
+    """Images that could not be used: one line each."""
+    trained_on = [Skipped(**item) for item in notes["skipped"]]
+    found = {"shown": shown.images.skipped if shown else (), "trained on": trained_on}
+    return {where: printable_reasons(skipped) for where, skipped in found.items() if skipped}
 
 
 def _read_health(folder: RunFolder) -> dict[str, Any] | None:
@@ -128,21 +138,6 @@ def _read_health(folder: RunFolder) -> dict[str, Any] | None:
     return health | {"shown": shown}
 
 
-def _look(detector: Detector, data: str, normal: Sequence[str], anomalous: Sequence[str] | None) -> Shown:
-    everything = open_source(data, "test").load(detector.image_format)
-    names = set(everything.classes.tolist())
-    labelled = set(normal) <= names and (set(anomalous) if anomalous else names - set(normal)) - {""} != set()
-    images, is_anomalous = everything, None
-    if labelled:
-        images = everything[np.isin(everything.classes, [*normal, *(anomalous or names)])]
-        is_anomalous = ~np.isin(images.classes, list(normal))
-    scores = detector.score(images.images)
-    evaluation = None
-    if is_anomalous is not None:
-        evaluation = evaluate(detector, Labelled(images, is_anomalous), scores)
-    return Shown(everything, images, is_anomalous, scores, evaluation)
-
-
 def _curves(folder: RunFolder, detector: Detector) -> list[Markup]:
     """Losses of each phase, then what was watched; only curves that this training has."""
     with folder.history.open(encoding="utf-8", newline="") as file:
@@ -151,7 +146,7 @@ def _curves(folder: RunFolder, detector: Detector) -> list[Markup]:
         _curve([row for row in rows if row["phase"] == phase], LOSS_NAMES, "loss", f"Losses: {phase}")
         for phase in dict.fromkeys(row["phase"] for row in rows)
     ]
-    drawn.append(_curve(rows, POLARITY_NAMES, "AUROC", "D on pseudo-anomalies of kinds that it never met; no labels"))
+    drawn.append(_curve(rows, POLARITY_NAMES, "AUROC", "D on kinds of pseudo-anomaly that it never met"))
     drawn.append(_curve(rows, WATCH_NAMES, "", "Watched: at the detector's threshold"))
     with_d = [row for row in rows if row.get("d_real")]
     if detector.config.networks.discriminator_input == "single":
@@ -166,20 +161,19 @@ def _curve(rows: Sequence[dict[str, str]], names: dict[str, str], y_label: str, 
         for name, label in names.items()
         if any(row.get(name) for row in rows)
     }
-    return figures.lines([float(row["iteration"]) for row in rows], series, y_label, title) if series else ""
+    if not series:
+        return ""
+    return figures.themed(figures.lines([float(row["iteration"]) for row in rows], series, y_label, title), title)
 
 
-def _operating_figures(detector: Detector, shown: Shown | None) -> list[Markup]:
+def _roc(shown: Shown | None) -> Markup | None:
     if shown is None or shown.evaluation is None or shown.is_anomalous is None:
-        groups = {"held-out normal images": detector.held_out_scores}
-        if shown is not None:
-            groups["the images shown"] = shown.scores.anomaly_score
-        return [Markup(figures.histogram(groups, detector.threshold))]
-    score, anomalous, called = shown.scores.anomaly_score, shown.is_anomalous, shown.scores.is_anomaly
-    groups = {"normal": score[~anomalous], "anomalous": score[anomalous]}
+        return None
+    anomalous, called = shown.is_anomalous, shown.scores.is_anomaly
     rates = float(called[~anomalous].mean()), float(called[anomalous].mean())
-    curve = figures.roc_figure(roc(score, anomalous), shown.evaluation.figures["auroc"], *rates)
-    return [Markup(figures.histogram(groups, detector.threshold)), Markup(curve)]
+    area = shown.evaluation.figures["auroc"]
+    curve = figures.roc_figure(roc(shown.scores.anomaly_score, anomalous), area, *rates)
+    return Markup(figures.themed(curve, f"ROC curve, AUROC {area:.4f}"))
 
 
 def _grid(detector: Detector, images: ImageSet) -> list[dict[str, str]]:
@@ -193,27 +187,52 @@ def _grid(detector: Detector, images: ImageSet) -> list[dict[str, str]]:
     return rows
 
 
-def _galleries(shown: Shown) -> list[dict[str, Any]]:
-    order = np.argsort(shown.scores.anomaly_score)
+def _galleries(detector: Detector, shown: Shown) -> list[dict[str, Any]]:
+    order = shown.by_score
     return [
-        {"title": "Most anomalous", "tiles": [_tile(shown, index) for index in order[::-1][:GALLERY]]},
-        {"title": "Most normal", "tiles": [_tile(shown, index) for index in order[:GALLERY]]},
+        {"title": "Most anomalous", "tiles": _tiles(detector, shown, order[:GALLERY])},
+        {"title": "Most normal", "tiles": _tiles(detector, shown, order[::-1][:GALLERY])},
     ]
 
 
-def _tile(shown: Shown, index: int) -> dict[str, Any]:
+def _tiles(detector: Detector, shown: Shown, indices: NDArray[np.int64]) -> list[dict[str, Any]]:
+    drawn = triples(detector, shown, indices, tile_size(detector.image_format))
+    return [_tile(shown, index, three) for index, three in zip(indices.tolist(), drawn, strict=True)]
+
+
+def _tile(shown: Shown, index: int, three: Sequence[NDArray[np.uint8]]) -> dict[str, Any]:
+    addresses = ["data:image/webp;base64," + base64.b64encode(webp(pixels)).decode() for pixels in three]
     return {
-        "picture": figures.png(to_unit_range(shown.images.images[index]).numpy()),
-        "name": shown.images.names[index],
-        "image_class": shown.images.classes[index],
+        "pictures": list(zip(("input", "reconstruction", "anomaly map"), addresses, strict=True)),
+        "name": printable(shown.images.names[index]),
+        "image_class": printable(shown.images.classes[index]),
         "anomaly_score": shown.scores.anomaly_score[index],
         "p_value": shown.scores.p_value[index],
         "is_anomaly": bool(shown.scores.is_anomaly[index]),
     }
 
 
+def _counts(shown: Shown) -> list[dict[str, Any]]:
+    """How many images of each group are called anomalies: what the page shows before anybody moves alpha."""
+    called = shown.scores.is_anomaly
+    groups = shown.groups().items()
+    return [{"name": name, "n": int(of.sum()), "called": int((called & of).sum())} for name, of in groups]
+
+
+def _page_data(detector: Detector, shown: Shown | None) -> dict[str, Any] | None:
+    if shown is None:
+        return None
+    return follow_alpha(detector, shown) | {"table": image_table(detector, shown, make_sheets(detector, shown))}
+
+
+def _asset(name: str) -> Markup:
+    return Markup((resources.files("alocc.report") / "templates" / name).read_text(encoding="utf-8"))
+
+
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("alocc.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    return environment

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from markupsafe import escape
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,16 +19,26 @@ from PIL import Image
 from alocc.evaluation.metrics import Curves
 from alocc.evaluation.monitoring import Drift
 
-NORMAL, ANOMALOUS, THRESHOLD = "#2b6cb0", "#c05621", "#1a202c"
-COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#b7791f", "#97266d", "#2c7a7b", "#4a5568")
+NORMAL, ANOMALOUS, INK, SOFT, LINE = "#24619f", "#a8480f", "#1c2024", "#565e68", "#b9bec6"
+COLOURS = (NORMAL, ANOMALOUS, "#2f7d4f", "#6b46c1")
+IN_THE_PAGE = {NORMAL: "normal", ANOMALOUS: "anomaly", INK: "ink", SOFT: "soft", LINE: "axis", COLOURS[2]: "third",
+               COLOURS[3]: "fourth"}  # fmt: skip
+"""Colours of figures, and the page's own, which are others in the dark."""
 STYLE: Any = {
     "font.family": "sans-serif",
+    "text.color": INK,
+    "axes.labelcolor": SOFT,
+    "axes.edgecolor": LINE,
+    "xtick.color": LINE,
+    "ytick.color": LINE,
+    "xtick.labelcolor": SOFT,
+    "ytick.labelcolor": SOFT,
+    "grid.color": LINE,
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.alpha": 0.3,
-    "legend.frameon": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "alocc",  # the same picture is the same text
 }
@@ -43,7 +55,7 @@ def lines(x: Sequence[float], series: Mapping[str, Sequence[float | None]], y_la
         marker = "o" if len(known) < 30 else None
         axes.plot(*zip(*known, strict=True), label=name, color=colour, linewidth=1.4, marker=marker, markersize=3)
     if len(series) > 1:
-        axes.legend(loc="best", fontsize=9)
+        _legend(axes, "best")
     return _svg(figure)
 
 
@@ -59,47 +71,37 @@ def drift_figure(drift: Drift) -> str:
     axes.plot(x, shares, color=ANOMALOUS, marker="o", markersize=3, label=f"share with p ≤ {drift.alpha:g}")
     axes.axhline(drift.alpha, color=ANOMALOUS, linestyle=":", linewidth=1)
     axes.set_ylim(-0.02, 1.02)
-    axes.legend(loc="best", fontsize=9)
+    _legend(axes, "best")
     return _svg(figure)
 
 
 def roc_figure(curves: Curves, auroc: float, false_positive_rate: float, true_positive_rate: float) -> str:
     """ROC with the detector's operating point."""
     figure, axes = _axes(f"ROC, AUROC {auroc:.4f}", "false-positive rate", "true-positive rate", size=(4.6, 4))
-    axes.plot([0, 1], [0, 1], color="#a0aec0", linestyle="--", linewidth=1)
+    axes.plot([0, 1], [0, 1], color=SOFT, linestyle="--", linewidth=1)
     axes.plot(curves.false_positive_rate, curves.true_positive_rate, color=NORMAL, linewidth=1.8)
-    axes.plot([false_positive_rate], [true_positive_rate], "o", color=THRESHOLD, label="the detector's threshold")
-    axes.legend(loc="lower right")
+    axes.plot([false_positive_rate], [true_positive_rate], "o", color=INK, label="the detector's threshold")
+    _legend(axes, "lower right")
     axes.set_xlim(-0.01, 1.01)
     axes.set_ylim(-0.01, 1.01)
     return _svg(figure)
 
 
-def histogram(groups: Mapping[str, FloatArray], threshold: float) -> str:
-    """Anomaly scores of groups of images, with the threshold."""
-    figure, axes = _axes("Anomaly scores", "anomaly score (higher = more anomalous)", "images", size=(6.4, 4))
-    values = np.concatenate(list(groups.values()))
-    low, high = np.percentile(values, [0.1, 99.9]) if len(values) else (0.0, 1.0)
-    n_bins = int(np.clip(2 * np.sqrt(len(values)), 15, 60))
-    bins = np.linspace(min(low, threshold), max(high, threshold, low + 1e-6), n_bins)
-    for (name, scores), colour in zip(groups.items(), (NORMAL, ANOMALOUS), strict=False):
-        axes.hist(np.clip(scores, bins[0], bins[-1]), bins=bins.tolist(), alpha=0.65, color=colour, label=name)
-    if np.isfinite(threshold):
-        axes.axvline(threshold, color=THRESHOLD, linewidth=1.4, label="threshold")
-    axes.legend(loc="upper right")
-    return _svg(figure)
+def themed(svg: str, title: str) -> str:
+    """A figure for the page: in the page's colours and type, named for those who do not see it."""
+    for colour, name in IN_THE_PAGE.items():
+        svg = svg.replace(colour, f"var(--{name})")
+    svg = re.sub(r'<g id="[^"]*">', "<g>", svg)  # every figure has the same ones, and nothing refers to them
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)
 
 
 def strip(images: FloatArray) -> str:
-    """Images side by side, (n, C, H, W) in [0, 1], as one PNG data address."""
-    padded = np.pad(images, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=1.0)
-    return png(np.concatenate(list(padded), axis=2))
-
-
-def png(image: FloatArray) -> str:
-    """One image (C, H, W) in [0, 1] as a PNG data address."""
-    pixels = (image * 255).round().astype(np.uint8)
-    picture = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+    """Images side by side, (n, C, H, W) in [0, 1], as one PNG data address; nothing is between them."""
+    opaque = np.concatenate([images, np.ones_like(images[:, :1])], axis=1)
+    padded = np.pad(opaque, ((0, 0), (0, 0), (0, 0), (1, 1)))
+    pixels = (np.concatenate(list(padded), axis=2) * 255).round().astype(np.uint8)
+    picture = Image.fromarray(pixels.transpose(1, 2, 0))  # grey or RGB, and opacity
     data = io.BytesIO()
     picture.save(data, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
@@ -113,6 +115,10 @@ def _axes(title: str, x_label: str, y_label: str, size: tuple[float, float] = (5
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
     return figure, axes
+
+
+def _legend(axes: Axes, place: Literal["best", "lower right"]) -> None:
+    axes.legend(loc=place, fontsize=9, frameon=False, labelcolor=INK)
 
 
 def _svg(figure: Figure) -> str:

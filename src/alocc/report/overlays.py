@@ -24,19 +24,22 @@ FROM = 0.5
 """Share of the threshold at which the colour begins to show."""
 
 
-def overlay(image: NDArray[np.float32], anomaly_map: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
+def overlay(
+    image: NDArray[np.float32], anomaly_map: NDArray[np.float32], threshold: float, side: int = SIDE
+) -> NDArray[np.uint8]:
     """Lay a map over its image: colour begins at half of the threshold; what is above it has a dark edge.
 
     Args:
         image: (C, H, W) in [0, 1].
         anomaly_map: (H, W).
         threshold: value that a normal image's map hardly ever exceeds.
+        side: shorter side of the picture, at least, in pixels.
 
     Returns:
-        (H', W', 3), uint8, at least 256 pixels a side.
+        (H', W', 3), uint8; H' and W' are the same whole multiple of H and W.
     """
     height, width = anomaly_map.shape
-    scale = -(-SIDE // min(height, width))
+    scale = -(-side // min(height, width))
     size = (width * scale, height * scale)
     grey = np.repeat(image, 3, 0) if image.shape[0] == 1 else image
     pixels = Image.fromarray((grey.transpose(1, 2, 0) * 255).round().astype(np.uint8))
@@ -47,10 +50,16 @@ def overlay(image: NDArray[np.float32], anomaly_map: NDArray[np.float32], thresh
     colour = HOT[0] * (1 - how_hot) + HOT[1] * how_hot
     shown = base * (1 - 0.6 * heat) + colour * 0.6 * heat
     above = large > threshold
-    edge = above & ~(np.roll(above, 2, 0) & np.roll(above, -2, 0) & np.roll(above, 2, 1) & np.roll(above, -2, 1))
-    shown[edge] = (40, 0, 0)
+    shown[_edge(above, max(1, side // 128))] = (40, 0, 0)
     drawn: NDArray[np.uint8] = shown.round().astype(np.uint8)
     return drawn
+
+
+def _edge(inside: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
+    interior = inside.copy()
+    for axis in (0, 1):
+        interior &= np.roll(inside, -width, axis) & np.roll(inside, width, axis)
+    return inside & ~interior
 
 
 def overlay_writer(detector: Detector, folder: Path) -> Callable[[ImageSet, Scores], None]:

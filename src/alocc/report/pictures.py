@@ -1,0 +1,123 @@
+"""Small pictures of images for the page: input, reconstruction and anomaly map side by side, many to a sheet."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from alocc.data.images import ImageFormat, to_unit_range
+from alocc.detector import Detector
+from alocc.report.overlays import overlay
+from alocc.report.shown import Shown
+
+PER_SHEET = 100
+COLUMNS = 10
+BUDGET = 4_200_000
+"""Bytes of all sheets together, before base64 makes them a third larger: the page stays below 10 MB."""
+FIRST = 500
+"""Images from each end, and on either side of the threshold, that get pictures before all others do."""
+QUALITY = 82
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Sheets:
+    """Pictures of some images, PER_SHEET to a sheet: input, reconstruction, map, and then the next image's."""
+
+    width: int
+    height: int
+    sheets: list[str]
+    """Base64 of WebP files."""
+    chosen: list[int]
+    """Indices of the images that have pictures, in the order of the sheets."""
+
+
+def tile_size(image_format: ImageFormat) -> tuple[int, int]:
+    """Width and height of one picture: small images a whole number of times larger, large ones at most 64 pixels."""
+    longer = max(image_format.size)
+    scale = max(1, 56 // longer) if longer <= 64 else 64 / longer
+    return max(1, round(image_format.width * scale)), max(1, round(image_format.height * scale))
+
+
+def make_sheets(detector: Detector, shown: Shown, budget: int = BUDGET) -> Sheets:
+    """Draw as many images as the budget allows, the interesting ones first: see :func:`by_interest`."""
+    width, height = tile_size(detector.image_format)
+    order = by_interest(shown, detector.threshold)
+    sheets: list[str] = []
+    chosen: list[int] = []
+    for start in range(0, len(order), PER_SHEET):
+        indices = order[start : start + PER_SHEET]
+        data = webp(_sheet(list(triples(detector, shown, indices, (width, height)))))
+        budget -= len(data)
+        if budget < 0:
+            break
+        sheets.append(base64.b64encode(data).decode())
+        chosen += indices.tolist()
+    return Sheets(width, height, sheets, chosen)
+
+
+def by_interest(shown: Shown, threshold: float) -> NDArray[np.int64]:
+    """Mistakes, the most anomalous images, those nearest to the threshold, the most normal ones; then all others."""
+    order = shown.by_score
+    n_above = int((shown.scores.anomaly_score > threshold).sum())
+    near = order[max(0, n_above - FIRST) : n_above + FIRST]
+    mistakes = np.zeros(len(shown), dtype=bool)
+    if shown.is_anomalous is not None:
+        mistakes = shown.scores.is_anomaly != shown.is_anomalous
+    together = np.concatenate([order[mistakes[order]][:FIRST], order[:FIRST], near, order[::-1][:FIRST], order])
+    _, first = np.unique(together, return_index=True)
+    return together[np.sort(first)]
+
+
+def triples(
+    detector: Detector, shown: Shown, indices: NDArray[np.int64], size: tuple[int, int]
+) -> Iterator[tuple[Pixels, Pixels, Pixels]]:
+    """Input, reconstruction and map over the input, (height, width, 3) each, of some images.
+
+    Args:
+        detector: reconstructs, and makes the maps.
+        shown: the images.
+        indices: which of them.
+        size: width and height of a picture.
+    """
+    chosen = shown.images[indices].images
+    x, (_, x_hat) = to_unit_range(chosen).numpy(), detector.reconstruct(chosen)
+    maps = detector.anomaly_map(chosen)
+    for image, reconstruction, anomaly_map in zip(x, x_hat.numpy(), maps, strict=True):
+        hot = overlay(image, anomaly_map, detector.map_threshold, side=min(size))
+        yield _resized(rgb(image), size), _resized(rgb(reconstruction), size), _resized(hot, size)
+
+
+def rgb(image: NDArray[np.float32]) -> Pixels:
+    """(C, H, W) in [0, 1] → (H, W, 3), uint8."""
+    colours = np.repeat(image, 3, 0) if len(image) == 1 else image
+    pixels: Pixels = (colours.transpose(1, 2, 0) * 255).round().astype(np.uint8)
+    return pixels
+
+
+def webp(pixels: Pixels) -> bytes:
+    """A WebP file."""
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, "WEBP", quality=QUALITY)
+    return data.getvalue()
+
+
+def _sheet(tiles: list[tuple[Pixels, Pixels, Pixels]]) -> Pixels:
+    wide = [np.concatenate(triple, axis=1) for triple in tiles]
+    rows = [wide[at : at + COLUMNS] for at in range(0, len(wide), COLUMNS)]
+    blank = np.full_like(rows[0][0], 255)
+    rows[-1] += [blank] * (len(rows[0]) - len(rows[-1]))
+    return np.concatenate([np.concatenate(row, axis=1) for row in rows])
+
+
+def _resized(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    grows = size[0] >= pixels.shape[1]
+    how = Image.Resampling.NEAREST if grows else Image.Resampling.BOX
+    return np.asarray(Image.fromarray(pixels).resize(size, how))

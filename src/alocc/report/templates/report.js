@@ -1,0 +1,161 @@
+"use strict";
+// Nothing is scored here. The detector's rule, p_value <= alpha, is asked again at another alpha.
+const root = document.documentElement, byId = (id) => document.getElementById(id);
+const read = (id) => byId(id) && JSON.parse(byId(id).textContent);
+const data = read("data");
+root.classList.add("live");
+
+// ── light or dark
+const isDark = () => (root.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+function showTheme() { byId("theme").textContent = isDark() ? "Light" : "Dark"; byId("theme").setAttribute("aria-label", `Show in ${isDark() ? "light" : "dark"} colours`); }
+byId("theme").addEventListener("click", () => { root.dataset.theme = isDark() ? "light" : "dark"; showTheme(); });
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showTheme);
+showTheme();
+
+if (data) report(data);
+
+function report(data) {
+  const table = data.table, n = data.held_out.length, total = table.path.length;
+  const state = { alpha: data.alpha, sort: "anomaly_score", descending: true, page: 0 };
+  const pValue = (k) => (1 + k) / (n + 1); // the very division that the detector makes
+  const isAnomaly = (row) => pValue(table.k[row]) <= state.alpha;
+  const whole = (value) => value.toLocaleString("en");
+  const short = (value) => value === 0 ? "0" : String(Number(value.toPrecision(3)));
+
+  // ── alpha
+  function threshold() {
+    let k = 0;
+    while (k <= n && pValue(k) <= state.alpha) k++;
+    return k === 0 ? Infinity : k <= n ? data.held_out[n - k] : -Infinity;
+  }
+  function counts() { // of each group: how many images, and how many of them are called anomalies
+    return data.groups.map((group) => group.k.reduce(
+      (sum, k, i) => ({ n: sum.n + group.counts[i], called: sum.called + (pValue(k) <= state.alpha ? group.counts[i] : 0) }), { n: 0, called: 0 }));
+  }
+  function figures([normal, anomalous]) {
+    const called = normal.called + anomalous.called;
+    return { accuracy: (normal.n - normal.called + anomalous.called) / (normal.n + anomalous.n),
+      precision: called ? anomalous.called / called : 0, recall: anomalous.called / anomalous.n,
+      f1: 2 * anomalous.called / (called + anomalous.n) };
+  }
+  function showCounts() {
+    const groups = counts();
+    groups.forEach(({ n, called }, i) => {
+      byId(`normal-${i}`).textContent = whole(n - called);
+      byId(`anomaly-${i}`).textContent = whole(called);
+      byId(`share-${i}`).textContent = `${(100 * called / n).toFixed(2)} %`;
+    });
+    if (groups.length === 2) for (const [name, value] of Object.entries(figures(groups))) byId(`live-${name}`).textContent = value.toFixed(4);
+    return groups.reduce((sum, group) => sum + group.called, 0);
+  }
+  function showAlpha() {
+    const cut = threshold(), at = 100 * (cut - Number(byId("cut").dataset.low)) / (byId("cut").dataset.high - byId("cut").dataset.low);
+    const left = Math.min(100, Math.max(0, at)), called = showCounts(), shown = cut.toFixed(3);
+    byId("threshold-section").dataset.alpha = state.alpha;
+    byId("cut").style.left = `${left}%`;
+    byId("cut").classList.toggle("right", left > 65);
+    byId("cut-value").textContent = shown;
+    byId("alpha-said").textContent = `At alpha ${short(state.alpha)} the threshold is ${shown}: ${whole(called)} ${called === 1 ? "image is called an anomaly" : "images are called anomalies"}.`;
+    byId("alpha-slider").setAttribute("aria-valuetext", short(state.alpha));
+    byId("alpha-reset").disabled = state.alpha === data.alpha;
+  }
+  function setAlpha(alpha, typed) {
+    state.alpha = alpha;
+    const steps = data.alphas.findIndex((step) => step >= alpha);
+    byId("alpha-slider").value = steps < 0 ? data.alphas.length - 1 : steps;
+    if (!typed) byId("alpha-number").value = Number(alpha.toPrecision(4));
+    showAlpha();
+    showRows();
+  }
+  byId("alpha-slider").addEventListener("input", (event) => setAlpha(data.alphas[event.target.value]));
+  byId("alpha-number").addEventListener("change", (event) => { // no smaller than the held-out images support, and below 1
+    const asked = Number(event.target.value), usable = event.target.value !== "" && asked >= data.alphas[0] && asked < 1;
+    if (usable) setAlpha(asked, true); else setAlpha(asked >= 1 ? data.alphas.at(-1) : event.target.value === "" ? state.alpha : data.alphas[0]);
+  });
+  byId("alpha-reset").addEventListener("click", () => { setAlpha(data.alpha); byId("alpha-slider").focus(); });
+
+  // ── the table: which images, in which order
+  const lower = table.path.map((path) => (table.folder + path).toLowerCase());
+  const isMistake = (row) => table.is_anomalous && isAnomaly(row) !== Boolean(table.is_anomalous[row]);
+  const kinds = { anomaly: isAnomaly, normal: (row) => !isAnomaly(row), "false-alarm": (row) => isMistake(row) && isAnomaly(row),
+    missed: (row) => isMistake(row) && !isAnomaly(row) };
+  const keys = { path: (row) => table.path[row], class: (row) => table.class_names[table.class[row]], anomaly_score: (row) => table.anomaly_score[row],
+    p_value: (row) => table.k[row], verdict: (row) => Number(isAnomaly(row)) };
+  const words = new Intl.Collator("en", { numeric: true });
+  function found() {
+    const text = byId("filter-text").value.trim().toLowerCase(), kind = kinds[byId("filter-verdict").value], wanted = byId("filter-class")?.value ?? "";
+    const rows = [];
+    for (let row = 0; row < total; row++)
+      if ((!text || lower[row].includes(text)) && (!kind || kind(row)) && (wanted === "" || table.class[row] === Number(wanted))) rows.push(row);
+    const key = keys[state.sort], sign = state.descending ? -1 : 1;
+    const compare = state.sort === "path" || state.sort === "class" ? words.compare : (a, b) => a - b;
+    return rows.sort((a, b) => sign * compare(key(a), key(b)) || a - b);
+  }
+
+  // ── the table: rows on the page
+  const sheets = table.pictures.sheets.map((text) => URL.createObjectURL(new Blob([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))], { type: "image/webp" })));
+  function make(name, text, className) {
+    const element = document.createElement(name);
+    if (text !== undefined) element.textContent = text;
+    if (className) element.className = className;
+    return element;
+  }
+  function pictures(row) {
+    const cell = make("td"), { width, height, per_sheet, columns } = table.pictures, place = table.picture[row];
+    if (place < 0) { cell.append(make("span", "no picture kept", "soft small")); return cell; }
+    const three = make("div", undefined, "three"), at = place % per_sheet;
+    for (const [i, alt] of ["input", "reconstruction", "anomaly map"].entries()) {
+      const image = make("img");
+      Object.assign(image, { src: sheets[Math.floor(place / per_sheet)], width, height, alt });
+      image.style.objectPosition = `${-width * (3 * (at % columns) + i)}px ${-height * Math.floor(at / columns)}px`;
+      three.append(image);
+    }
+    cell.append(three);
+    return cell;
+  }
+  function verdict(row) {
+    const called = isAnomaly(row), cell = make("td", called ? "anomaly" : "normal", called ? "is-anomaly" : "is-normal");
+    if (isMistake(row)) cell.append(make("span", called ? "false alarm" : "missed", "mark"));
+    return cell;
+  }
+  function number(name, text) {
+    const cell = make("td", text, "number");
+    cell.dataset.name = name; // shown beside it where the screen is too narrow for columns
+    return cell;
+  }
+  function line(row) {
+    const tr = make("tr");
+    tr.append(pictures(row), make("td", table.path[row], "path"));
+    if (byId("filter-class")) tr.append(number("class", keys.class(row)));
+    tr.append(number("score", table.anomaly_score[row].toFixed(3)), number("p", short(pValue(table.k[row]))), verdict(row));
+    tr.setAttribute("role", "row"); // named, since narrow screens lay rows out in another way
+    for (const cell of tr.cells) cell.setAttribute("role", "cell");
+    return tr;
+  }
+  function showRows() {
+    const rows = found(), size = Number(byId("page-size").value), last = Math.max(0, Math.ceil(rows.length / size) - 1);
+    state.page = Math.min(state.page, last);
+    const from = state.page * size, to = Math.min(from + size, rows.length);
+    byId("rows").replaceChildren(...rows.slice(from, to).map(line));
+    byId("found").textContent = rows.length ? `${whole(rows.length)} of ${whole(total)} images; ${whole(from + 1)} to ${whole(to)} shown` : "No image passes these filters";
+    byId("page").textContent = `page ${whole(state.page + 1)} of ${whole(last + 1)}`;
+    for (const [id, edge] of [["first", 0], ["previous", 0], ["next", last], ["last", last]]) byId(id).disabled = state.page === edge;
+    for (const th of document.querySelectorAll("th[data-sort]"))
+      if (th.dataset.sort === state.sort) th.setAttribute("aria-sort", state.descending ? "descending" : "ascending"); else th.removeAttribute("aria-sort");
+  }
+  function turn(page) { state.page = page; showRows(); }
+  for (const id of ["filter-text", "filter-verdict", "filter-class", "page-size"]) byId(id)?.addEventListener("input", () => turn(0));
+  for (const th of document.querySelectorAll("th[data-sort]")) th.querySelector("button").addEventListener("click", () => {
+    const again = state.sort === th.dataset.sort;
+    state.descending = again ? !state.descending : ["anomaly_score", "verdict"].includes(th.dataset.sort);
+    state.sort = th.dataset.sort;
+    turn(0);
+  });
+  byId("first").addEventListener("click", () => turn(0));
+  byId("previous").addEventListener("click", () => turn(state.page - 1));
+  byId("next").addEventListener("click", () => turn(state.page + 1));
+  byId("last").addEventListener("click", () => turn(Infinity));
+  byId("filters").addEventListener("submit", (event) => event.preventDefault());
+
+  setAlpha(data.alpha);
+}
