@@ -49,9 +49,19 @@ class ImagesConfig(_Model):
     """How an image becomes a tensor."""
 
     size: tuple[PositiveInt, PositiveInt] | None = None
-    """Height and width that every image is resized to; none: the size of the training images, at most 64 a side."""
+    """Height and width that every image is resized to; none: the size of the training images, at most 64 a side, or
+    1,024 where they are cut into tiles."""
+    tile: Annotated[int, Field(ge=16, le=256)] | None = None
+    """Side of the overlapping square tiles that images are cut into, each of which is judged by itself; an image is as
+    anomalous as its most anomalous tile. None: whole images."""
     channels: Literal[1, 3] | None = None
     """1 for grey, 3 for colour; none: colour if any training image has colour."""
+
+    @pydantic.model_validator(mode="after")
+    def _holds_a_tile(self) -> ImagesConfig:
+        if self.tile and self.size and min(self.size) < self.tile:
+            raise ValueError(f"tile {self.tile} is larger than size {list(self.size)}")
+        return self
 
 
 class CorruptionConfig(_Model):
@@ -258,6 +268,8 @@ class Config(_Model):
             raise ValueError(f'scoring.{min(wrong)} does not go with networks.discriminator_input = "{seen}"')
         if d_parts and not (self.training.adversarial or self.training.discrimination):
             raise ValueError(f"scoring.{min(d_parts)} needs a trained D; no phase of training trains it")
+        if self.images.tile and self.training.contamination:
+            raise ValueError("training.contamination does not go with images.tile; leave one of them out")
         if self.training.old_is_gold and seen == "pair":
             raise ValueError('training.old_is_gold needs networks.discriminator_input = "single"')
         return self

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import itertools
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alocc.config import Config
+from alocc.config import Config, with_values
+from alocc.data import tiles
 from alocc.data.images import ImageFormat, prepare_batch, to_unit_range
 from alocc.data.splits import DEFAULT_ALPHA, images_needed, shown_alpha, smallest_alpha
 from alocc.errors import ArtefactError, ConfigError, DataError
@@ -24,13 +25,17 @@ from alocc.model.calibration import Fusion, conformal_p_values, threshold_at
 from alocc.model.localization import Localizer, at_full_size, map_parts
 from alocc.model.networks import Networks, build_networks
 from alocc.model.scoring import D_PARTS, score_parts
-from alocc.model.statistics import Statistics
-from alocc.model.validation import validated_weights
+from alocc.model.statistics import Statistics, thinned
+from alocc.model.validation import MOST_IMAGES, validated_weights
 from alocc.seeding import generator
 from alocc.storage import load_tensors, save_tensors
 
 FORMAT_VERSION = 4
 SCORING_BATCH = 64
+TILED_AT_ONCE = 8
+"""Images that are in memory as tiles at one time."""
+MOST_MAPPED = 20_000
+"""Tiles of held-out images that calibrate the maps, at most."""
 
 FloatArray = NDArray[np.float64]
 Progress = Callable[[int], None]
@@ -132,20 +137,21 @@ class Detector:
         if config.calibration.weights == "validated":
             weights = validated_weights(
                 weights,
-                lambda x: compute_parts(config, [first.networks], first.statistics, x),
-                first.held_out,
+                lambda x: compute_parts(whole(config), [first.networks], first.statistics, x),
+                trial_images(config, first.held_out),
                 training.get("negatives", ()),
                 generator(config.seed, "validation"),
             )
         by_fold = [compute_parts(config, [fold.networks], fold.statistics, fold.held_out) for fold in folds]
+        n_tiles = tiles_of(config, image_format)
         parts = {name: torch.cat([one[name] for one in by_fold]) for name in weights}
         parts |= {name: values for name, values in (unusual or {}).items() if name in weights}
         fusion = Fusion.fit(weights, parts)
-        scores = np.sort(fusion(parts).numpy())
+        scores = np.sort(fusion(parts).view(-1, n_tiles).amax(1).numpy())
         alpha = config.calibration.alpha or max(DEFAULT_ALPHA, smallest_alpha(len(scores)))
         if localizer is not None:
             with torch.inference_mode():
-                localizer.calibrate([(fold.networks, fold.held_out) for fold in folds])
+                localizer.calibrate([(fold.networks, mapped(config, fold.held_out)) for fold in folds], n_tiles)
         networks = [fold.networks for fold in folds]
         return cls(config, image_format, networks, statistics, localizer, fusion, scores, alpha, seen, training)
 
@@ -187,14 +193,13 @@ class Detector:
         """
         if not len(images):
             raise DataError("no normal images to calibrate with")
-        parts = compute_parts(self.config, self.networks, self.statistics, images)
-        scores = np.sort(self.fusion(parts).numpy())
+        scores = np.sort(self.score(images).anomaly_score)
         seen = np.union1d(self.seen, image_hashes(images))
         notes = {**self.training, "n_held_out": len(images), "recalibrated_on": data}
         localizer = copy.deepcopy(self.localizer)
         if localizer is not None:
             with torch.inference_mode():
-                localizer.recalibrate(self.networks, images)
+                localizer.recalibrate(self.networks, mapped(self.config, images), self.n_tiles)
         again = replace(self, localizer=localizer, held_out_scores=scores, seen=seen, training=notes)
         return again.with_alpha(alpha or max(DEFAULT_ALPHA, smallest_alpha(len(images))))
 
@@ -213,7 +218,10 @@ class Detector:
         """
         x = images if isinstance(images, Tensor) else self._prepared(images)
         parts = compute_parts(self.config, self.networks, self.statistics, x, progress)
-        anomaly_score = self.fusion(parts).numpy()
+        fused = self.fusion(parts).view(-1, self.n_tiles)
+        worst = torch.arange(len(x)) * self.n_tiles + fused.argmax(1)  # an image is as anomalous as its worst tile
+        parts = {name: part[worst] for name, part in parts.items()}
+        anomaly_score = fused.amax(1).numpy()
         p_value = conformal_p_values(anomaly_score, self.held_out_scores)
         logits = next((-parts[name] for name in D_PARTS if name in parts), None)
         return Scores(
@@ -257,11 +265,35 @@ class Detector:
         localizer = self._localizer()
         x = images if isinstance(images, Tensor) else self._prepared(images)
 
-        def compute(batch: Tensor) -> dict[str, Tensor]:
-            return {"map": at_full_size(localizer(self.networks, batch), self.image_format.size)}
+        size = network_format(self.config, self.image_format).size
 
-        maps = in_batches(compute, x, self._device, progress)
-        return maps["map"].numpy() if maps else np.zeros((0, *self.image_format.size), np.float32)
+        def compute(batch: Tensor) -> dict[str, Tensor]:
+            return {"map": at_full_size(localizer(self.networks, batch), size)}
+
+        maps = [torch.empty((0, *self.image_format.size))]
+        for chunk, told in _chunks(self.config, x, progress):
+            judged = in_batches(compute, chunk, self._device, told)
+            maps += [self._whole(judged["map"][:, None])[:, 0]] if judged else []
+        return torch.cat(maps).numpy()
+
+    def _whole(self, images: Tensor) -> Tensor:
+        """Tiles put together again, if they are tiles: (n, C, H, W)."""
+        return tiles.stitched(images, self.image_format.size) if self.config.images.tile else images
+
+    @property
+    def n_tiles(self) -> int:
+        """How many tiles an image is cut into; 1 for whole images."""
+        return tiles_of(self.config, self.image_format)
+
+    def of_tiles(self, images: Tensor) -> tuple[Detector, Tensor]:
+        """This detector as one that judges single tiles, and the tiles of some images; both unchanged without tiles.
+
+        Such a detector knows no threshold of its own: its p-values mean nothing.
+        """
+        if not self.config.images.tile:
+            return self, images
+        one = network_format(self.config, self.image_format)
+        return replace(self, config=whole(self.config), image_format=one), tiles.cut(images, one.height)
 
     def _localizer(self) -> Localizer:
         if self.localizer is None:
@@ -289,8 +321,10 @@ class Detector:
         The input carries the noise of the preset, whether or not the preset adds it when it scores.
         """
         with torch.inference_mode():
-            x_noisy = _with_noise(to_unit_range(images).to(self._device), self.config)
-            return x_noisy.cpu(), torch.stack([R(x_noisy) for R, _ in self.networks]).mean(0).cpu()
+            x = _cut(self.config, to_unit_range(images)).to(self._device)
+            x_noisy = _with_noise(x, self.config)
+            x_hat = torch.stack([R(x_noisy) for R, _ in self.networks]).mean(0)
+            return self._whole(x_noisy).cpu(), self._whole(x_hat).cpu()
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file: weights, and everything else as JSON. It is the same file for the same detector.
@@ -345,20 +379,21 @@ class Detector:
         config = Config.model_validate(metadata["config"])
         image_format = ImageFormat(**metadata["image_format"])
         networks = []
+        judged = network_format(config, image_format)
         for index in range(metadata["n_networks"]):
             blank = generator(config.seed, "weights")
-            R, D = build_networks(config.networks, image_format.channels, image_format.size, blank)
+            R, D = build_networks(config.networks, judged.channels, judged.size, blank)
             R.load_state_dict(_below(f"{index}.R.", tensors))
             D.load_state_dict(_below(f"{index}.D.", tensors))
             networks.append(Networks(R.eval(), D.eval()))
         statistics = None
         if config.statistics_parts:
             n_memory = len(tensors["statistics.memory"])
-            statistics = Statistics(image_format.channels, image_format.size, n_memory)
+            statistics = Statistics(judged.channels, judged.size, n_memory)
             statistics.load_state_dict(_below("statistics.", tensors))
         parts = map_parts(bool(config.statistics_parts), has_d(config))
         n_held_out = len(tensors["localizer.held_out_maxima"])
-        localizer = Localizer(image_format.channels, image_format.size, parts, n_held_out)
+        localizer = Localizer(judged.channels, judged.size, parts, n_held_out)
         localizer.load_state_dict(_below("localizer.", tensors))
         return cls(
             config,
@@ -423,15 +458,17 @@ def compute_parts(
     images: Tensor,
     progress: Progress | None = None,
 ) -> dict[str, Tensor]:
-    """All parts of the score for images of any number, (n,) float64 each."""
+    """All parts of the score for images of any number, (n,) float64 each; of tiles, (n · tiles,), image after image."""
     names = list(config.weights)
 
     def compute(x: Tensor) -> dict[str, Tensor]:
         x_input = _with_noise(x, config) if config.corruption.at_scoring else x
         return {name: part.double() for name, part in score_parts(networks, statistics, x, x_input, names).items()}
 
-    parts = in_batches(compute, images, next(networks[0].R.parameters()).device, progress)
-    return {name: parts.get(name, torch.empty(0, dtype=torch.float64)) for name in names}
+    device = next(networks[0].R.parameters()).device
+    chunks = [in_batches(compute, chunk, device, told) for chunk, told in _chunks(config, images, progress)]
+    none = torch.empty(0, dtype=torch.float64)
+    return {name: torch.cat([none, *(chunk[name] for chunk in chunks if chunk)]) for name in names}
 
 
 def in_batches(
@@ -455,6 +492,52 @@ def in_batches(
             if progress:
                 progress(len(chunk))
     return {name: torch.cat([batch[name] for batch in batches]) for name in (batches[0] if batches else ())}
+
+
+def network_format(config: Config, image_format: ImageFormat) -> ImageFormat:
+    """What R, D and the statistics are given: a whole image, or a tile."""
+    tile = config.images.tile
+    return ImageFormat(tile, tile, image_format.channels) if tile else image_format
+
+
+def tiles_of(config: Config, image_format: ImageFormat) -> int:
+    """How many tiles an image is cut into; 1 for whole images."""
+    return len(tiles.places(image_format.size, config.images.tile)) if config.images.tile else 1
+
+
+def whole(config: Config) -> Config:
+    """The same config for images that are not cut, or are tiles already."""
+    return with_values(config, {"images": {"tile": None}}, source="tile") if config.images.tile else config
+
+
+def trial_images(config: Config, held_out: Tensor) -> Tensor:
+    """What pseudo-anomalies are made of: held-out images, or evenly chosen tiles of some of them."""
+    if not config.images.tile:
+        return held_out
+    return thinned(_cut(config, thinned(held_out, MOST_IMAGES)), MOST_IMAGES)
+
+
+def mapped(config: Config, held_out: Tensor) -> Tensor:
+    """What calibrates the maps: held-out images, or all tiles of some of them."""
+    if not config.images.tile:
+        return held_out
+    n_tiles = len(tiles.places((held_out.shape[2], held_out.shape[3]), config.images.tile))
+    return _cut(config, thinned(held_out, max(1, MOST_MAPPED // n_tiles)))
+
+
+def _chunks(config: Config, images: Tensor, progress: Progress | None) -> Iterator[tuple[Tensor, Progress | None]]:
+    """All images at once; or, where they are cut, tiles of a few images at a time, so that memory stays small."""
+    if not config.images.tile:
+        yield images, progress
+        return
+    for chunk in torch.split(images, TILED_AT_ONCE) if len(images) else ():
+        yield _cut(config, chunk), None
+        if progress:
+            progress(len(chunk))
+
+
+def _cut(config: Config, images: Tensor) -> Tensor:
+    return tiles.cut(images, config.images.tile) if config.images.tile else images
 
 
 def has_d(config: Config) -> bool:

@@ -69,6 +69,7 @@ __all__ = ["Data", "ImageSet", "Skipped", "Source", "open_source"]
 
 BUILT_IN = ("mnist",)
 MIN_SIDE = 16
+MAX_TILED_SIDE = 1024
 BATCH = 256
 """Images that are decoded, and then wait, together; a second batch is decoded meanwhile."""
 LOOKED_AT = 1_000
@@ -424,7 +425,7 @@ def _check_classes(asked: Collection[str] | None, known: Sequence[str], where: s
 
 
 def _format(wanted: ImagesConfig, headers: Sequence[Header], any_colour: Callable[[], bool]) -> ImageFormat:
-    height, width = wanted.size or _typical_size(headers)
+    height, width = wanted.size or _typical_size(headers, wanted.tile)
     channels = wanted.channels
     if channels is None:
         all_grey = all(header.grey for header in headers)
@@ -432,10 +433,14 @@ def _format(wanted: ImagesConfig, headers: Sequence[Header], any_colour: Callabl
     return ImageFormat(height, width, channels)
 
 
-def _typical_size(headers: Sequence[Header]) -> tuple[int, int]:
-    """The median size, shrunk so that the longer side is at most 64, or enlarged to at least 16 for the shorter."""
+def _typical_size(headers: Sequence[Header], tile: int | None) -> tuple[int, int]:
+    """The median size, shrunk so that the longer side is at most 64, or enlarged to at least 16 for the shorter.
+
+    Where images are cut into tiles, 1,024 and the side of a tile take the place of 64 and 16.
+    """
+    longest, shortest = (MAX_TILED_SIDE, tile) if tile else (DEFAULT_MAX_SIDE, MIN_SIDE)
     height = float(np.median([header.height for header in headers]))
     width = float(np.median([header.width for header in headers]))
-    scale = min(1.0, DEFAULT_MAX_SIDE / max(height, width))
-    scale = max(scale, MIN_SIDE / min(height, width))
+    scale = min(1.0, longest / max(height, width))
+    scale = max(scale, shortest / min(height, width))
     return round(height * scale), round(width * scale)

@@ -53,12 +53,18 @@ class Split:
         return Split(tuple(parts))
 
 
-def split_normals(n_images: int, calibration: CalibrationConfig, seed: int) -> Split:
+def split_normals(n_images: int, calibration: CalibrationConfig, seed: int, *, may_cross: bool = True) -> Split:
     """Choose which normal images train and which are held out.
 
     At least ``calibration.held_out`` of the images are held out, and more where alpha needs more, up to a third; at
     least five always train. Where that is less than ``calibration.enough`` and there may be folds, all are held out,
     each from the networks of its own fold.
+
+    Args:
+        n_images: all normal images.
+        calibration: shares and alpha.
+        seed: decides the order.
+        may_cross: whether there may be folds.
 
     Raises:
         DataError: if there are fewer than 10 images.
@@ -67,7 +73,7 @@ def split_normals(n_images: int, calibration: CalibrationConfig, seed: int) -> S
     if n_images < MIN_IMAGES:
         raise DataError(f"too few normal images to train on: {n_images}; give at least {MIN_IMAGES}")
     order = torch.randperm(n_images, generator=generator(seed, "split"))
-    folds = calibration.folds if round(n_images * calibration.held_out) < calibration.enough else 0
+    folds = calibration.folds if round(n_images * calibration.held_out) < calibration.enough and may_cross else 0
     needed = images_needed(calibration.alpha or DEFAULT_ALPHA)
     n_held_out = n_images
     if not folds:

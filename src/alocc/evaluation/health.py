@@ -23,6 +23,7 @@ from alocc.data.sources import Data, Skipped, Source, open_source
 from alocc.detector import Detector
 from alocc.errors import DataError
 from alocc.evaluation.metrics import auroc
+from alocc.model.statistics import thinned
 from alocc.model.validation import MOST_IMAGES, separation
 from alocc.seeding import generator
 from alocc.storage import write_text
@@ -35,6 +36,8 @@ FEW_HELD_OUT = 10
 PROBES = 50
 """Images of each probe."""
 PIECES = 4
+MOST_CUT = 2_000
+"""Tiles of which the normal ones are chosen, where a detector judges tiles."""
 FLAT, SOME = 0.02, 0.05
 """Standard deviation of an image's pixels below which it is flat; share of normal images that are some."""
 
@@ -132,28 +135,35 @@ def measure(detector: Detector, normals: Tensor, *, fresh: bool, second: Detecto
     normals = to_unit_range(normals[:: max(1, len(normals) // MOST_IMAGES)])
     stream = generator(detector.config.seed, "health")
     # of the held-out images themselves the detector keeps what it said before it had seen them
-    own = detector.score(normals).anomaly_score if fresh else detector.held_out_scores
+    compared = detector.score(normals).anomaly_score if fresh else detector.held_out_scores
+    subject, own = detector, compared
+    if detector.n_tiles > 1:
+        subject, cut = detector.of_tiles(thinned(normals, max(1, MOST_CUT // detector.n_tiles)))
+        normals = thinned(cut, MOST_IMAGES)
+        own = subject.score(normals).anomaly_score
 
     def against_normals(probes: Mapping[str, Tensor]) -> dict[str, float]:
         return {
             name: auroc(np.concatenate([own, score]), np.arange(len(own) + len(score)) >= len(own))
-            for name, score in ((name, detector.score(x).anomaly_score) for name, x in probes.items())
+            for name, score in ((name, subject.score(x).anomaly_score) for name, x in probes.items())
         }
 
     met = detector.training.get("negatives", ())
     unseen = [kind for kind in NEGATIVES if kind not in met]
-    seen = separation(lambda x: {"fused": torch.from_numpy(detector.score(x).anomaly_score)}, normals, unseen, stream)
+    seen = separation(lambda x: {"fused": torch.from_numpy(subject.score(x).anomaly_score)}, normals, unseen, stream)
     weights = detector.fusion.weights
     d_weight = sum(weight for part, weight in weights.items() if part.startswith("d_")) / sum(weights.values())
     shift = None
-    if fresh and detector.statistics is not None and len(normals) > 1:
+    if fresh and subject is detector and detector.statistics is not None and len(normals) > 1:
         with torch.inference_mode():
             shift = detector.statistics.shift(normals, detector.training["n_fit"])
     stability = None
     if second is not None:
         x = torch.cat([normals, *(NEGATIVES[kind](normals, stream) for kind in unseen)])
         stability = float(
-            np.nan_to_num(spearmanr(detector.score(x).anomaly_score, second.score(x).anomaly_score).statistic)
+            np.nan_to_num(
+                spearmanr(subject.score(x).anomaly_score, second.of_tiles(x)[0].score(x).anomaly_score).statistic
+            )
         )
     return Measures(
         against_normals(gross_probes(normals, stream)),
@@ -161,8 +171,8 @@ def measure(detector: Detector, normals: Tensor, *, fresh: bool, second: Detecto
         list(detector.training.get("polarity", ())) if d_weight else [],
         d_weight,
         len(detector.held_out_scores),
-        len(own) if fresh else 0,
-        float(ks_2samp(own, detector.held_out_scores).pvalue) if fresh else None,
+        len(compared) if fresh else 0,
+        float(ks_2samp(compared, detector.held_out_scores).pvalue) if fresh else None,
         shift,
         stability,
     )

@@ -78,14 +78,16 @@ class Localizer(nn.Module):
         self.whitening.copy_(gaussian(thinned(rest, MOST_PLACES).double())[1])
         return self
 
-    def calibrate(self, held_out: Sequence[tuple[Networks, Tensor]]) -> Localizer:
+    def calibrate(self, held_out: Sequence[tuple[Networks, Tensor]], n_tiles: int = 1) -> Localizer:
         """Measure each part at each place on normal images that did not train.
 
         Args:
             held_out: networks in evaluation mode, and images (n, C, H, W), uint8 or float32 in [0, 1], that they were
                 not trained on.
+            n_tiles: how many of them, one behind the other, make one whole image, whose map has one highest value.
         """
-        batches = [self.compute_parts([networks], x) for networks, images in held_out for x in self._some(images)]
+        some = [(networks, x) for networks, images in held_out for x in self._some(images, n_tiles)]
+        batches = [self.compute_parts([networks], x) for networks, x in some]
         for part in self.parts:
             value = torch.cat([batch[part] for batch in batches])
             n = len(value)
@@ -94,20 +96,20 @@ class Localizer(nn.Module):
             variance = (n * square.mean(0) + OWN_SCALE_FROM * square.mean()) / (n + OWN_SCALE_FROM)
             getattr(self, f"{part}_mean").copy_(mean)
             getattr(self, f"{part}_deviation").copy_(variance.sqrt() + SMALLEST_SCALE)
-        return self._remember_maxima([self.fused(batch) for batch in batches])
+        return self._remember_maxima([self.fused(batch) for batch in batches], n_tiles)
 
-    def recalibrate(self, networks: Sequence[Networks], images: Tensor) -> Localizer:
+    def recalibrate(self, networks: Sequence[Networks], images: Tensor, n_tiles: int = 1) -> Localizer:
         """Take the map's threshold from other normal images, that nothing was trained on."""
-        return self._remember_maxima([self(networks, x) for x in self._some(images)])
+        return self._remember_maxima([self(networks, x) for x in self._some(images, n_tiles)], n_tiles)
 
-    def _remember_maxima(self, maps: Sequence[Tensor]) -> Localizer:
+    def _remember_maxima(self, maps: Sequence[Tensor], n_tiles: int) -> Localizer:
         """Keep the highest value of each normal image's map, from which the map's threshold is taken."""
-        maxima = [one.flatten(1).amax(1) for one in maps]
-        self.held_out_maxima = torch.cat(maxima).sort().values
+        maxima = torch.cat([one.flatten(1).amax(1) for one in maps])
+        self.held_out_maxima = maxima.view(-1, n_tiles).amax(1).sort().values
         return self
 
-    def _some(self, images: Tensor) -> list[Tensor]:
-        few = torch.split(thinned(images, MOST_IMAGES), BATCH)
+    def _some(self, images: Tensor, n_tiles: int) -> list[Tensor]:
+        few = torch.split(thinned(images, MOST_IMAGES) if n_tiles == 1 else images, BATCH)
         return [to_unit_range(batch).to(self.mean.device) for batch in few]
 
     def forward(self, networks: Sequence[Networks], x: Tensor) -> Tensor:

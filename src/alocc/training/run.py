@@ -24,7 +24,19 @@ from alocc.data.images import ImageFormat, to_unit_range
 from alocc.data.negatives import NEGATIVES, make_negatives
 from alocc.data.sources import BUILT_IN, Data, ImageSet, open_source
 from alocc.data.splits import Split, split_normals
-from alocc.detector import Detector, Fold, compute_parts, fingerprint, has_d, image_hashes, library_versions
+from alocc.data.tiles import some
+from alocc.detector import (
+    Detector,
+    Fold,
+    compute_parts,
+    fingerprint,
+    has_d,
+    image_hashes,
+    library_versions,
+    network_format,
+    trial_images,
+    whole,
+)
 from alocc.errors import ArtefactError, ConfigError, DataError
 from alocc.model.localization import Localizer, map_parts
 from alocc.model.networks import Networks, build_networks
@@ -40,6 +52,8 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 POLARITY_IMAGES = 100
+MOST_TILES = 20_000
+"""Tiles that train, where images are cut."""
 PIXELS_PER_BATCH = 64 * 28 * 28
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Watch = Callable[[Detector], Mapping[str, float]]
@@ -144,7 +158,7 @@ def train(
     folder = RunFolder(Path(out)) if out is not None else None
     fabric = make_fabric(device, config.training.precision)
     images = load_training_images(data, normal, config)
-    config = _with_batch_size(config, images.image_format)
+    config = _with_batch_size(config, network_format(config, images.image_format))
     config = _with_length(config, iterations, epochs, len(images.split.fit))
     watch = open_watch(images) if open_watch else None
     identity = {"config": config.model_dump(mode="json"), "images": images.summary["images_sha256"]}
@@ -153,6 +167,7 @@ def train(
     if started:
         started(images, folder is not None and folder.model.exists())
     pixels, image_format, parts = images.normals.images, images.image_format, images.split.parts
+    judged = network_format(config, image_format)
     seen = image_hashes(pixels)
     summary = dict(images.summary)
     folds: list[Fold] = []
@@ -162,10 +177,10 @@ def train(
     for index, part in enumerate(parts):
         stream = f"fold{index + 1}/" if index else ""
         networks = build_networks(
-            config.networks, image_format.channels, image_format.size, generator(config.seed, stream + "weights")
+            config.networks, judged.channels, judged.size, generator(config.seed, stream + "weights")
         )
-        fit, _ = more_normals(config, pixels, part.fit)
-        fold = Fold(networks, fit_statistics(config, image_format, fit), pixels[part.held_out])
+        fit, _ = training_images(config, pixels, part.fit)
+        fold = Fold(networks, fit_statistics(config, judged, fit), pixels[part.held_out])
         if not folds and (kinds := choose_kinds(config, fold)):
             summary["negatives"] = kinds
         state = train_networks(
@@ -188,10 +203,10 @@ def train(
         summary["polarity"] = [min(of_all_folds) for of_all_folds in zip(*looks, strict=True)]
     statistics, unusual = folds[0].statistics, None
     if images.split.crosses:
-        fit, source = more_normals(config, pixels, images.split.fit)
-        statistics = fit_statistics(config, image_format, fit)
+        fit, source = training_images(config, pixels, images.split.fit)
+        statistics = fit_statistics(config, judged, fit)
         unusual = out_of_fold(config, statistics, images, fit, source)
-    localizer = fit_localizer(config, image_format, fit)
+    localizer = fit_localizer(config, judged, fit)
     detector = Detector.calibrate(config, image_format, folds, statistics, localizer, seen, summary, unusual)
     if folder:
         detector.save(folder.model)
@@ -264,10 +279,13 @@ def out_of_fold(
     return {part: values[images.split.held_out] for part, values in unusual.items()}
 
 
-def more_normals(config: Config, images: Tensor, fit: Tensor) -> tuple[Tensor, Tensor]:
-    """The images that train, and copies of them if the config asks for any; and which image each is made from."""
-    trained, source = augmented(images[fit], config.training.augmentation, generator(config.seed, "augmentation"))
-    return trained, fit[source]
+def training_images(config: Config, images: Tensor, fit: Tensor) -> tuple[Tensor, Tensor]:
+    """The images that train, or tiles of them, with changed copies if the config asks for any; and what each is of."""
+    trained, source = images[fit], torch.arange(len(fit))
+    if config.images.tile:
+        trained, source = some(trained, config.images.tile, MOST_TILES, generator(config.seed, "tiles"))
+    trained, copied = augmented(trained, config.training.augmentation, generator(config.seed, "augmentation"))
+    return trained, fit[source[copied]]
 
 
 def choose_kinds(config: Config, fold: Fold) -> list[str]:
@@ -275,7 +293,9 @@ def choose_kinds(config: Config, fold: Fold) -> list[str]:
     discrimination = config.training.discrimination
     if discrimination is None or fold.statistics is None:
         return []
-    return useful_kinds(fold.statistics, fold.held_out, discrimination.kinds, generator(config.seed, "validation"))
+    return useful_kinds(
+        fold.statistics, trial_images(config, fold.held_out), discrimination.kinds, generator(config.seed, "validation")
+    )
 
 
 def polarity_of(config: Config, fold: Fold, kinds: Sequence[str]) -> Callable[[], float] | None:
@@ -284,12 +304,12 @@ def polarity_of(config: Config, fold: Fold, kinds: Sequence[str]) -> Callable[[]
     if part is None:
         return None
     stream = generator(config.seed, "polarity")
-    images = to_unit_range(fold.held_out[:POLARITY_IMAGES])
+    images = to_unit_range(trial_images(config, fold.held_out)[:POLARITY_IMAGES])
     normals = jitter(images, stream)
     unseen = [kind for kind in NEGATIVES if kind not in kinds]
     pseudo = make_negatives(images[torch.randperm(len(images), generator=stream)], unseen, stream)
 
-    alone = with_values(config, {"scoring": {part: 1.0}}, source="polarity")
+    alone = with_values(whole(config), {"scoring": {part: 1.0}}, source="polarity")
 
     def measure() -> float:
         normal, anomalous = (compute_parts(alone, [fold.networks], None, x)[part] for x in (normals, pseudo))
@@ -384,7 +404,9 @@ def load_training_images(data: Data, normal: Sequence[str] | None, config: Confi
         raise DataError(f"say which classes are normal (--normal); the classes are: {', '.join(source.class_names)}")
     image_format = source.infer_format(config.images)
     normals = source.load(image_format)
-    split = split_normals(len(normals), config.calibration, config.seed)
+    # tiles are many even of few images, and one pair of networks judges them in half the time
+    may_cross = config.images.tile is None
+    split = split_normals(len(normals), config.calibration, config.seed, may_cross=may_cross)
     left_out = split.fit[_suspects(normals.images[split.fit], image_format, config.training.contamination)]
     split = split.without(left_out)
     summary = {

@@ -1,0 +1,89 @@
+"""Large images, cut into tiles: a small fault stays visible, and all numbers are of whole images."""
+
+import numpy as np
+import pytest
+import torch
+
+import alocc
+from alocc.config import preset, with_settings
+from alocc.errors import ConfigError
+from alocc.evaluation.health import measure
+from alocc.evaluation.metrics import auroc
+
+SETTINGS = ["networks.width=4", "training.batch_size=16", "images.tile=32"]
+
+
+def weave(n, seed, size=(96, 112)):
+    """A fine weave with noise, uint8."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[: size[0], : size[1]]
+    start = rng.uniform(0, 6, (2, n, 1, 1))
+    image = 0.5 + 0.2 * np.sin(y + start[0]) + 0.2 * np.sin(x + start[1]) + rng.normal(0, 0.03, (n, *size))
+    return (np.clip(image, 0, 1) * 255).astype(np.uint8)
+
+
+def stained(n, seed):
+    images = weave(n, seed)
+    images[:, 60:68, 20:28] = 128
+    return images
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return alocc.train(weave(40, 0), config=with_settings(preset("robust"), SETTINGS), iterations=20)
+
+
+def test_images_keep_their_size_and_networks_see_tiles(detector):
+    assert str(detector.image_format) == "96×112 grey" and detector.n_tiles == 20
+    assert detector.networks[0].R.sizes[0] == (32, 32)
+    assert len(detector.held_out_scores) == 13 == detector.training["n_held_out"]  # images, not tiles
+
+
+def test_an_image_is_as_anomalous_as_its_worst_tile(detector):
+    images = stained(5, 1)
+    of_tiles, tiles = detector.of_tiles(torch.from_numpy(images[:, None]))
+    by_tile = of_tiles.score(tiles).anomaly_score.reshape(5, 20)
+    scores = detector.score(images)
+    np.testing.assert_array_equal(scores.anomaly_score, by_tile.max(1))
+    np.testing.assert_array_equal(scores.anomaly_score[[3]], detector.score(images[[3]]).anomaly_score)
+    assert all(part.shape == (5,) for part in scores.parts.values())
+
+
+def test_a_small_stain_is_found_and_where(detector):
+    normal, faulty = weave(30, 2), stained(30, 3)
+    anomaly_score = detector.score(np.concatenate([normal, faulty])).anomaly_score
+    assert auroc(anomaly_score, np.arange(60) >= 30) > 0.98
+    maps = detector.anomaly_map(faulty)
+    assert maps.shape == (30, 96, 112)
+    peak = np.unravel_index(maps.mean(0).argmax(), (96, 112))
+    assert np.hypot(peak[0] - 64, peak[1] - 24) < 8
+    assert (maps.max((1, 2)) > detector.map_threshold).mean() > 0.9
+
+
+def test_a_tiled_detector_is_one_file_like_any_other(detector, tmp_path):
+    detector.save(tmp_path / "d.safetensors")
+    loaded = alocc.Detector.load(tmp_path / "d.safetensors")
+    images = stained(3, 4)
+    np.testing.assert_array_equal(loaded.score(images).anomaly_score, detector.score(images).anomaly_score)
+    np.testing.assert_array_equal(loaded.anomaly_map(images), detector.anomaly_map(images))
+    x_noisy, x_hat = loaded.reconstruct(torch.from_numpy(images[:, None]))
+    assert x_noisy.shape == x_hat.shape == (3, 1, 96, 112)
+
+
+def test_health_is_of_tiles(detector):
+    measures = measure(detector, torch.from_numpy(weave(40, 5)[:, None]), fresh=True)
+    assert measures.n_fresh == 40 and measures.same_as_held_out > 0.001
+    assert measures.probes["noise"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["images.tile=64", "images.size=[32,80]"], "tile 64 is larger than size"),
+        (["images.tile=8"], "tile"),
+        (["images.tile=32", "training.contamination=0.1"], "does not go with images.tile"),
+    ],
+)
+def test_what_tiles_cannot_do_is_said(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        with_settings(preset("robust"), settings)
