@@ -60,12 +60,13 @@ from alocc.data.images import (
     prepare_batch,
     read_header,
     read_image,
+    read_prepared,
 )
 from alocc.data.mnist import CLASSES as MNIST_CLASSES
 from alocc.data.mnist import Split, load_mnist
 from alocc.errors import DataError
 
-__all__ = ["Data", "ImageSet", "Skipped", "Source", "open_source"]
+__all__ = ["Data", "ImageSet", "Skipped", "Source", "check_strict", "open_source"]
 
 BUILT_IN = ("mnist",)
 MIN_SIDE = 16
@@ -130,14 +131,19 @@ class Source(ABC):
     def batches(self, to: ImageFormat) -> Iterator[ImageSet]:
         """Decode and resize, some images at a time; those that cannot be used are named in ``skipped``."""
 
-    def load(self, to: ImageFormat) -> ImageSet:
+    def load(self, to: ImageFormat, strict: bool = False) -> ImageSet:
         """All images together.
 
+        Args:
+            to: their format.
+            strict: stop at the first image that cannot be used.
+
         Raises:
-            DataError: if not one can be used.
+            DataError: if not one can be used, or, if strict, if one cannot.
         """
         kept, parts = _Buffer(to), []
         for part in self.batches(to):
+            check_strict(strict, part.skipped)
             kept.add(part.images)
             parts.append(part)
         skipped = tuple(itertools.chain.from_iterable(part.skipped for part in parts))
@@ -147,6 +153,16 @@ class Source(ABC):
         names = list(itertools.chain.from_iterable(part.names for part in parts))
         masks = list(itertools.chain.from_iterable(part.masks for part in parts))
         return ImageSet(kept.images(), names, np.concatenate([part.classes for part in parts]), skipped, masks)
+
+
+def check_strict(strict: bool, skipped: Sequence[Skipped]) -> None:
+    """Refuse images that cannot be used where the user asked for that.
+
+    Raises:
+        DataError: with the first one's reason.
+    """
+    if strict and skipped:
+        raise DataError(f"{skipped[0].reason}; leave --strict out to go on without such images")
 
 
 def open_source(data: Data, split: Split, classes: Collection[str] | None = None, stride: int = 1) -> Source:
@@ -177,14 +193,17 @@ def open_source(data: Data, split: Split, classes: Collection[str] | None = None
         if isinstance(found, Path):
             return _open_path(found, str(data), split, classes, stride)
         return EntrySource(*found, str(data), classes)
-    return _open_path(Path(data), str(data), split, classes, stride)
+    try:
+        return _open_path(Path(data), str(data), split, classes, stride)
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise DataError(f"{data} cannot be read ({error.strerror or error})") from None
 
 
 def _open_path(path: Path, where: str, split: Split, classes: Collection[str] | None, stride: int) -> Source:
-    if path.is_file() and has_suffix(path, video.SUFFIXES):
+    if has_suffix(path, video.SUFFIXES) and path.is_file():
         _check_classes(classes, (), where)
         return VideoSource(path, stride)
-    if path.is_file() and arrays.is_array_file(path):
+    if arrays.is_array_file(path) and path.is_file():
         images, labels = arrays.read_arrays(path)
         return ArraySource(images, labels, [f"{path}#{i}" for i in range(len(images))]).of_classes(classes, where)
     return EntrySource(*_find_entries(path, where, split), where, classes)
@@ -271,10 +290,12 @@ class EntrySource(Source):
     def batches(self, to: ImageFormat) -> Iterator[ImageSet]:
         def read(entry: Entry) -> Tensor | Skipped:
             try:
-                return prepare(read_image(entry.content, entry.name, entry.page), to)
+                return read_prepared(entry.content, entry.name, entry.page, to)
             except DataError as error:
                 return Skipped(entry.name, str(error))
 
+        if self.unusable:
+            yield ImageSet(torch.empty((0, to.channels, *to.size)), [], np.array([], np.str_), self.unusable)
         has_masks = any(entry.mask for entry in self.entries)
         with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
             for entries, results in _ahead(pool, read, self.entries):
@@ -284,11 +305,8 @@ class EntrySource(Source):
                 bad = tuple(result for result in results if isinstance(result, Skipped))
                 images = torch.stack([image for _, image in good]) if good else torch.empty((0, to.channels, *to.size))
                 classes = np.array([entry.class_name for entry, _ in good], dtype=np.str_)
-                has_masks = any(entry.mask for entry in self.entries)
                 masks = [entry.mask for entry, _ in good] if has_masks else ()
                 yield ImageSet(images, [entry.name for entry, _ in good], classes, bad, masks)
-        if self.unusable:
-            yield ImageSet(torch.empty((0, to.channels, *to.size)), [], np.array([], np.str_), self.unusable)
 
     def _some(self) -> list[Entry]:
         n = len(self.entries)
@@ -396,7 +414,7 @@ def _stacked(images: Sequence[Tensor], to: ImageFormat) -> Tensor:
 
 def _header(entry: Entry) -> Header | None:
     try:
-        return read_header(entry.content, entry.name)
+        return read_header(entry.content, entry.name, entry.page)
     except DataError:
         return None  # named when it is loaded
 
