@@ -69,7 +69,7 @@ def measure(folder: Path, n: int, rounds: int) -> str:
         assert sum(1 for _ in file) == n + 1, "a row for each image"
     stages = [stages_of(run, tenth) for _ in range(rounds)]
     best = min(large, key=lambda one: one.seconds)
-    return page(n, trained, small, best, min(stages, key=lambda one: sum(one.values())), folder)
+    return page(n, trained, small, best, min(stages, key=lambda one: sum(one.values())), rounds, folder)
 
 
 def make_shard(job: tuple[Path, int]) -> None:
@@ -142,7 +142,7 @@ def measure_stages(run: str, data: str) -> dict[str, float]:
     return seconds
 
 
-def page(n: int, trained: Run, small: Run, large: Run, stages: dict[str, float], folder: Path) -> str:
+def page(n: int, trained: Run, small: Run, large: Run, stages: dict[str, float], rounds: int, folder: Path) -> str:
     """The document."""
     alone = {name: stages[name] for name in ("list", "decode", "model", "output")}
     total = sum(alone.values())
@@ -177,7 +177,7 @@ def page(n: int, trained: Run, small: Run, large: Run, stages: dict[str, float],
         "|---|---|---|---|---|",
         *table,
         "",
-        f"`{command}`; the fastest of the rounds. Memory that ten times as many images add: "
+        f"`{command}`, the fastest of {rounds} rounds. Memory that ten times as many images add: "
         f"{large.peak_mb - small.peak_mb:+,.0f} MB, {(large.peak_mb - small.peak_mb) * 1024 / (n - n // 10):.2f} kB an "
         "image: the names and the scores, which are written at the end.",
         "",

@@ -80,17 +80,18 @@ def folder_entries(root: Path) -> tuple[list[Entry], list[Skipped]]:
         fresh = [path for path in inside if path.resolve() not in visited]
         visited.update(path.resolve() for path in fresh)
         sub_folders[:] = [path.name for path in fresh]
+        class_name = class_of((*Path(folder).relative_to(root).parts, ""))  # one string for all images of a folder
         for name in sorted(files):
             if is_image_name(name):
-                path = Path(folder, name)
-                entries.extend(file_entries(path, class_of(path.relative_to(root).parts)))
+                entries.extend(file_entries(Path(folder, name), class_name))
     return entries, skipped
 
 
 def file_entries(path: Path, class_name: str = "") -> list[Entry]:
     """One image file; a TIFF with several pages is one entry a page."""
     pages = count_pages(path) if path.suffix.lower() in MULTIPAGE else 1
-    name, content = shown(path), str(path)
+    content = str(path)
+    name = shown(content)
     if pages == 1:
         return [Entry(name, content, class_name)]
     return [Entry(f"{name}#page={page}", content, class_name, page) for page in range(pages)]
@@ -161,7 +162,8 @@ def archive_entries(archive: Path) -> list[Entry]:
         found = _zip_members(archive) if archive.suffix.lower() == ".zip" else _tar_members(archive)
         members = sorted(found, key=lambda member: member[0])
     except DAMAGE as error:
-        raise DataError(f"{archive} cannot be read as an archive ({error})") from None
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"{archive} cannot be read as an archive ({reason})") from None
     paths = [PurePosixPath(name).parts for name, _ in members]
     around = {parts[0] for parts in paths} if paths and min(map(len, paths)) > 2 else set()
     depth = 1 if len(around) == 1 else 0
@@ -178,7 +180,8 @@ def class_of(parts: Sequence[str]) -> str:
 
 def shown(path: str | os.PathLike[str]) -> str:
     r"""A path as text that any file can hold: bytes of a name that are no UTF-8 are written ``\xff``."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    plain = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return path if path == plain and isinstance(path, str) else plain  # the same string: there may be millions
 
 
 def is_image_name(name: str) -> bool:

@@ -174,6 +174,8 @@ def _opened(content: Content, name: str | None, page: int) -> Iterator[Image.Ima
                 image.seek(page)
             _check_size(image)
             yield image
+    except Image.DecompressionBombError:
+        raise DataError(f"{called} cannot be read (far more than the {MAX_PIXELS:,} pixels that are allowed)") from None
     except UnidentifiedImageError:
         raise DataError(f"{called} is not a {', '.join(FORMATS)} image") from None
     except Exception as error:  # Pillow's decoders raise all kinds on files that are not what they say

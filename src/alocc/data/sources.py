@@ -220,6 +220,8 @@ def _find_entries(path: Path, where: str, split: Split) -> tuple[list[Entry], li
         raise DataError(f"{where} does not exist; {hint}")
     if path.is_dir():
         return industrial_entries(path, split) or folder_entries(path)
+    if not path.is_file():  # a pipe or a device, which would be waited for without end
+        raise DataError(f"{where} is neither an ordinary file nor a folder")
     if has_suffix(path, ARCHIVES):
         return archive_entries(path), []
     if has_suffix(path, MANIFESTS):

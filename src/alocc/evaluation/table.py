@@ -63,10 +63,10 @@ def score_source(
         check_strict(strict, batch.skipped)
         if len(batch):
             scores = detector.score(batch.images, progress)
-            names += batch.names
-            parts.append(scores)
             if each:
                 each(batch, scores)
+            names += batch.names
+            parts.append(replace(scores, parts={}, p_real=None))  # the table needs no more, of millions of images
     if not parts:
         first = f"; the first: {skipped[0].reason}" if skipped else ""
         raise DataError(f"none of the {len(skipped)} images can be used{first}")
