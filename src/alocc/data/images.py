@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import stat
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
@@ -62,7 +62,7 @@ class Header(NamedTuple):
 
 Content = str | Path | Callable[[], BinaryIO]
 """Where the bytes of an image are: a file, or a function that opens something like one."""
-_one_large = threading.Lock()
+_one_by_one = ThreadPoolExecutor(1, "alocc-large-image")  # a thread keeps much of what it allocated: one, not all
 
 
 def read_header(content: Content, name: str | None = None, page: int = 0) -> Header:
@@ -78,8 +78,9 @@ def read_header(content: Content, name: str | None = None, page: int = 0) -> Hea
     """
     with _opened(content, name, page) as image:
         width, height = image.size
-        # EXIF orientations 5 to 8 swap height and width. A PNG without one would be decoded in search of it
-        may_turn = image.format != "PNG" or "exif" in image.info
+        # EXIF orientations 5 to 8 swap height and width. A PNG without one would be decoded in search of it, and the
+        # size that Pillow gives of a TIFF is upright already
+        may_turn = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
         if may_turn and image.getexif().get(0x0112, 1) >= 5:
             width, height = height, width
         return Header(height, width, image.mode in GREY_MODES)
@@ -99,16 +100,20 @@ def read_image(content: Content, name: str | None = None, page: int = 0) -> NDAr
 
 
 def read_prepared(content: Content, name: str | None, page: int, to: ImageFormat) -> Tensor:
-    """:func:`read_image`, then :func:`prepare`; of several threads, one at a time has a large image.
+    """:func:`read_image`, then :func:`prepare`; of several threads, only one decodes large images.
 
     Raises:
         DataError: as :func:`read_image`.
     """
-    with (
-        _opened(content, name, page) as image,
-        _one_large if image.width * image.height > LARGE else nullcontext(),
-    ):
-        return prepare(_decoded(image), to)
+    with _opened(content, name, page) as image:
+
+        def prepared() -> Tensor:
+            with closing(image):  # its memory is free again before the next one begins
+                return prepare(_decoded(image), to)
+
+        if image.width * image.height <= LARGE:
+            return prepared()
+        return _one_by_one.submit(prepared).result()
 
 
 def count_pages(path: Path) -> int:
@@ -134,19 +139,20 @@ def prepare(image: NDArray[np.generic] | Tensor, to: ImageFormat) -> Tensor:
 
 def prepare_batch(images: NDArray[np.generic], to: ImageFormat) -> Tensor:
     """:func:`prepare` for many images of one size, (n, H, W) or (n, H, W, C)."""
-    if images.ndim in (3, 4) and images.shape[1] * images.shape[2] > LARGE:
+    if images.ndim in (3, 4) and images.shape[1] * images.shape[2] > LARGE and images.shape[1:3] != to.size:
         x = _in_strips(images, to)
     else:
         x = _checked(images)
-    if x.shape[1:] == (to.channels, *to.size):
-        return x
+        if x.shape[1:] == (to.channels, *to.size):
+            return x
     x = _resized(_recoloured(to_unit_range(x), to.channels), to.size)
     return (x * 255).round().to(torch.uint8) if images.dtype == np.uint8 else x
 
 
 def _in_strips(images: NDArray[np.generic], to: ImageFormat) -> Tensor:
     """Large images, narrowed strip by strip: the same numbers, for the filter goes along rows first anyway."""
-    strips = np.array_split(images, -(-images.shape[1] * images.shape[2] // LARGE) * 4, axis=1)
+    n_strips = -(-images.shape[1] * images.shape[2] // LARGE) * 4
+    strips = np.array_split(images, min(n_strips, images.shape[1]), axis=1)
     narrow = [
         _resized(_recoloured(to_unit_range(_checked(strip)), to.channels), (strip.shape[1], to.width))
         for strip in strips
