@@ -19,7 +19,7 @@ TINY = ["--set", "networks.width=4", "--set", "training.batch_size=16", "--itera
 SUFFIXES = ("png", "jpg", "bmp", "tif", "webp")
 N_MUTATED = 1_000
 MOST_MB = 1_700
-"""A process with torch in it has about 450; to decode the largest image that is allowed takes 1,000 more for a moment."""
+"""A process with torch has about 450; decoding the largest image that is allowed takes 1,000 more for a moment."""
 
 pytestmark = pytest.mark.slow
 

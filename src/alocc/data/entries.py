@@ -103,7 +103,7 @@ def glob_entries(pattern: str) -> list[Entry]:
     while glob.has_magic(str(fixed)):
         fixed = fixed.parent
     matches = map(Path, glob.glob(pattern, recursive=True))  # noqa: PTH207  (Path.glob takes no absolute pattern)
-    found = sorted(path for path in matches if path.is_file())
+    found = sorted(path for path in matches if not path.is_dir())
     entries = []
     for path in found:
         if is_image_name(path.name):
@@ -232,9 +232,9 @@ def _tar_members(archive: Path) -> Iterator[tuple[str, Callable[[], BinaryIO]]]:
     """Members with their offsets: an uncompressed tar is read in place, a compressed one is unpacked into memory."""
     plain = archive.suffix.lower() == ".tar"
 
-    def refused(size: int) -> Callable[[], BinaryIO]:
+    def refused(error: OSError) -> Callable[[], BinaryIO]:
         def read() -> BinaryIO:
-            raise _too_large(size)
+            raise error
 
         return read
 
@@ -251,16 +251,18 @@ def _tar_members(archive: Path) -> Iterator[tuple[str, Callable[[], BinaryIO]]]:
 
     with tarfile.open(archive) as file:
         for member in file:
-            if not member.isfile() or not is_image_name(PurePosixPath(member.name).name):
+            if member.isdir() or not is_image_name(PurePosixPath(member.name).name):
                 continue
-            if member.size > MAX_BYTES:
-                yield member.name, refused(member.size)
-                continue
-            stream = None if plain else file.extractfile(member)
-            yield (
-                member.name,
-                from_place(member.offset_data, member.size) if stream is None else from_memory(stream.read()),
-            )
+            if not member.isfile():
+                yield member.name, refused(OSError("a link inside an archive"))
+            elif member.size > MAX_BYTES:
+                yield member.name, refused(_too_large(member.size))
+            elif plain:
+                yield member.name, from_place(member.offset_data, member.size)
+            else:
+                stream = file.extractfile(member)
+                assert stream is not None  # of a file there is one
+                yield member.name, from_memory(stream.read())
 
 
 def _too_large(size: int) -> OSError:
