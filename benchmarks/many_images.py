@@ -171,13 +171,14 @@ def page(n: int, trained: Run, small: Run, large: Run, stages: dict[str, float],
         f"# {n:,} image files",
         "",
         f"Grey PNG files, 28×28 to 64×64, through the command line. Written by `benchmarks/many_images.py` on "
-        f"{datetime.date.today()}: {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}.",
+        f"{datetime.date.today()}: {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, load average "
+        f"{os.getloadavg()[2]:.0f}.",
         "",
         "| command | images | seconds, from start to exit | images/s | peak memory, MB |",
         "|---|---|---|---|---|",
         *table,
         "",
-        f"`{command}`, the fastest of {rounds} rounds. Memory that ten times as many images add: "
+        f"`{command}`, best of {rounds}. Memory that ten times as many images add: "
         f"{large.peak_mb - small.peak_mb:+,.0f} MB, {(large.peak_mb - small.peak_mb) * 1024 / (n - n // 10):.2f} kB an "
         "image: the names and the scores, which are written at the end.",
         "",

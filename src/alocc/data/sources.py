@@ -26,7 +26,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +145,7 @@ class Source(ABC):
         for part in self.batches(to):
             check_strict(strict, part.skipped)
             kept.add(part.images)
-            parts.append(part)
+            parts.append(replace(part, images=part.images[:0].clone()))  # the pixels are in the buffer, once
         skipped = tuple(itertools.chain.from_iterable(part.skipped for part in parts))
         if not kept.n:
             first = f"; the first: {skipped[0].reason}" if skipped else ""
@@ -377,7 +377,13 @@ class _Buffer:
 
     def images(self) -> Tensor:
         if self.file is None:
-            return torch.cat(self.parts)
+            whole = torch.empty((self.n, *self.shape), dtype=self.dtype)
+            n_filled = 0
+            while self.parts:  # each part is let go as soon as it is copied
+                part = self.parts.pop(0)
+                whole[n_filled : n_filled + len(part)] = part
+                n_filled += len(part)
+            return whole
         kind = np.uint8 if self.dtype == torch.uint8 else np.float32
         with self.file as file:  # closed, the pages stay as long as they are mapped
             file.flush()
