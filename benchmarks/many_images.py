@@ -180,7 +180,7 @@ def page(n: int, trained: Run, small: Run, large: Run, stages: dict[str, float],
         "",
         f"`{command}`, best of {rounds}. Memory that ten times as many images add: "
         f"{large.peak_mb - small.peak_mb:+,.0f} MB, {(large.peak_mb - small.peak_mb) * 1024 / (n - n // 10):.2f} kB an "
-        "image: the names and the scores, which are written at the end.",
+        "image, of which names and scores are kept until the end.",
         "",
         f"Scoring {n // 10:,} of them, stage by stage:",
             "",
