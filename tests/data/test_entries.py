@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from alocc.config import ImagesConfig
-from alocc.data import sources
+from alocc.data import entries, sources
 from alocc.data.images import ImageFormat
 from alocc.data.sources import open_source
 from alocc.errors import ConfigError, DataError
@@ -88,6 +88,29 @@ def test_a_damaged_member_is_named(tmp_path):
     images = open_source(tmp_path / "all.zip", "test").load(GREY)
     assert values(images) == [1]
     assert images.skipped[0].name == f"{tmp_path}/all.zip/2.png"
+
+
+@pytest.mark.parametrize("name", ["all.tar", "all.tar.gz"])
+def test_links_and_giants_in_an_archive_are_named(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(entries, "MAX_BYTES", 1_000)
+    with tarfile.open(tmp_path / name, "w:gz" if name.endswith("gz") else "w") as file:
+        for member, kind, content in (
+            ("1.png", tarfile.REGTYPE, encoded(1)),
+            ("2.png", tarfile.SYMTYPE, b""),
+            ("3.png", tarfile.REGTYPE, bytes(1_001)),
+        ):
+            info = tarfile.TarInfo(member)
+            info.type, info.size, info.linkname = kind, len(content), "1.png"
+            file.addfile(info, io.BytesIO(content))
+    images = open_source(tmp_path / name, "test").load(GREY)
+    assert values(images) == [1]
+    assert ["link inside" in images.skipped[0].reason, "1,001 bytes" in images.skipped[1].reason] == [True, True]
+
+
+def test_what_a_pattern_matches_and_nobody_can_read_is_named(parts):
+    (parts / "good" / "3.png").symlink_to(parts / "nowhere")
+    images = open_source(f"{parts}/good/*.png", "test").load(GREY)
+    assert len(images) == 2 and images.skipped[0].name == f"{parts}/good/3.png"
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])

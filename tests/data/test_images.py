@@ -114,6 +114,26 @@ def test_cmyk_becomes_rgb(tmp_path):
     np.testing.assert_allclose(image, np.broadcast_to([255, 0, 0], (8, 8, 3)), atol=3)
 
 
+def test_of_a_cameras_two_pictures_the_first_counts(tmp_path):
+    first, preview = (Image.new("L", (32, 16), value) for value in (200, 50))
+    first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[preview.resize((16, 8))])
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert image.format == "MPO"
+    np.testing.assert_allclose(read_image(tmp_path / "a.jpg").astype(int), np.full((16, 32), 200), atol=2)
+
+
+def test_a_later_page_above_the_limits_is_refused_and_the_first_is_not(tmp_path):
+    Image.new("1", (20, 20)).save(
+        tmp_path / "a.tif", save_all=True, append_images=[Image.new("1", (9_000, 9_000)), Image.new("1", (51, 1))],
+        compression="group4",
+    )  # fmt: skip
+    assert read_image(tmp_path / "a.tif").shape == (20, 20)
+    with pytest.raises(DataError, match="9000×9000 pixels; 80,000,000 are allowed"):
+        read_header(tmp_path / "a.tif", page=1)
+    with pytest.raises(DataError, match="50 times longer"):
+        read_image(tmp_path / "a.tif", page=2)
+
+
 def test_floating_point_pixels_are_refused(save_image):
     path = save_image(np.ones((4, 4), np.float32), "a.tif")
     with pytest.raises(DataError, match=r"a\.tif.*floating-point.*8 or 16 bits"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import warnings
@@ -14,7 +15,10 @@ from alocc.errors import AloccError, InputError, StoppedError
 def main() -> None:
     """Run ``alocc``. Exit code 0 for success, 2 for bad input, 1 for a failure, 130 if interrupted."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see docs/decisions/0009; read when torch is loaded
-    warnings.filterwarnings("ignore", message=".*decompression bomb")  # the same is said as an error
+    warnings.filterwarnings("ignore", module="PIL")  # an image that cannot be used is named; oddities of others are not
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names that the terminal has no letters for
     try:
         app(prog_name="alocc")
     except InputError as error:

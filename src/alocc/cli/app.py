@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -85,6 +86,7 @@ def train(
     watch_every: Annotated[int | None, typer.Option(min=1, help="Iterations between two looks.")] = None,
     device: Device = "auto",
     overwrite: Annotated[bool, typer.Option(help="Replace another training in the run folder.")] = False,
+    strict: Strict = False,
 ) -> None:
     """Learn normal images and write a run folder with the detector in it.
 
@@ -97,7 +99,7 @@ def train(
     train_in_terminal(
         data, class_names(normal), settings, out, seed=seed, iterations=iterations, epochs=epochs, alpha=alpha,
         contamination=contamination, watch=watch, anomalous=class_names(anomalous), watch_every=watch_every,
-        device=device, overwrite=overwrite,
+        device=device, overwrite=overwrite, strict=strict,
     )  # fmt: skip
 
 
@@ -137,7 +139,7 @@ def score(
     if out:
         table.write(out)
     elif not json:
-        print(table.as_csv(), end="")
+        table.write_csv(sys.stdout)
     console.print_skipped(table.skipped)
     n_images, n_anomalies = len(table.names), int(table.scores.is_anomaly.sum())
     if json:
@@ -151,7 +153,7 @@ def score(
                 "skipped": [item._asdict() for item in table.skipped],
                 "out": str(out) if out else None,
                 "maps": str(maps) if maps else None,
-                "images": [] if out else table.rows(),
+                "images": [] if out else list(table.rows()),
             }
         )
     rule = f"at a false-discovery rate of {fdr:g}" if fdr else f"at alpha {detector.alpha:g}"
@@ -167,6 +169,7 @@ def evaluate(
     anomalous: Anomalous = None,
     alpha: Alpha = None,
     bootstrap: Annotated[int, typer.Option(min=0, help="Resamples for the 95 % intervals; 0 for none.")] = 300,
+    strict: Strict = False,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -177,7 +180,7 @@ def evaluate(
 
     detector = load_detector(model, alpha, device)
     classes = class_names(normal) or detector.training["normal_classes"]
-    labelled = load_labelled(data, detector.image_format, classes, class_names(anomalous))
+    labelled = load_labelled(data, detector.image_format, classes, class_names(anomalous), strict=strict)
     with console.image_progress("scoring", len(labelled.images)) as progress:
         scores = detector.score(labelled.images.images, progress)
     evaluation = compare(detector, labelled, scores, bootstrap)
@@ -224,6 +227,7 @@ def check(
     second_seed: Annotated[
         bool, typer.Option(help="Train again with another seed, four times shorter, and compare.")
     ] = True,
+    strict: Strict = False,
     json: Json = False,
 ) -> None:
     """Is this detector fit for use? Asked without a single anomaly: good, doubtful or useless, with reasons.
@@ -233,7 +237,7 @@ def check(
     """
     from alocc.evaluation.health import check_run
 
-    health = check_run(model, data, class_names(normal), second_seed=second_seed)
+    health = check_run(model, data, class_names(normal), second_seed=second_seed, strict=strict)
     if json:
         console.print_json(health.as_json())
     else:
@@ -316,6 +320,7 @@ def inspect(
         Path | None, typer.Option(metavar="PNG", help="Write a contact sheet of up to 200 images, evenly spread.")
     ] = None,
     stride: Stride = 1,
+    strict: Strict = False,
     json: Json = False,
 ) -> None:
     """Look at images before training: counts, sizes, doubles, broken files, and what to be wary of."""
@@ -328,7 +333,7 @@ def inspect(
         raise ConfigError(f"--sheet {sheet}: the file must end in .png")
     source = open_source(data, "train", stride=stride)
     with console.image_progress("reading", len(source) or None) as progress:
-        found, picture = look(source, progress)
+        found, picture = look(source, progress, strict)
     if sheet and picture:
         with replacing(sheet) as temporary:
             picture.save(temporary, "PNG")
@@ -349,13 +354,14 @@ def calibrate(
     normal: Normal = None,
     alpha: Alpha = None,
     out: Annotated[Path | None, typer.Option(help="Detector file to write. Default: the one that was read.")] = None,
+    strict: Strict = False,
 ) -> None:
     """Set the threshold anew, from newer normal images, without training."""
     from alocc.cli.running import load_normals
     from alocc.detector import Detector, artefact_path
 
     detector = Detector.load(model)
-    images = load_normals(detector, data, normal)
+    images = load_normals(detector, data, normal, strict)
     again = detector.recalibrated(images.images, alpha, str(data))
     written = out or artefact_path(model)
     again.save(written)
@@ -374,6 +380,7 @@ def monitor(
     chart: Annotated[Path | None, typer.Option(metavar="SVG", help="Draw the drift.")] = None,
     alpha: Alpha = None,
     stride: Stride = 1,
+    strict: Strict = False,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -389,7 +396,7 @@ def monitor(
     if chart and chart.suffix.lower() != ".svg":
         raise ConfigError(f"--chart {chart}: the file must end in .svg")
     detector = load_detector(model, alpha, device)
-    table = score_in_terminal(detector, data, fdr=None, maps=None, stride=stride, strict=False)
+    table = score_in_terminal(detector, data, fdr=None, maps=None, stride=stride, strict=strict)
     drift = compare(detector, table.names, table.scores, window)
     if chart:
         from alocc.report.figures import drift_figure

@@ -56,6 +56,7 @@ def train_in_terminal(
     watch_limit: int | None = WATCH_LIMIT,
     device: Device = "auto",
     overwrite: bool = False,
+    strict: bool = False,
 ) -> Detector:
     """Train with a progress bar; Ctrl-C stops in good order."""
     from alocc.evaluation.health import check_trained
@@ -69,7 +70,9 @@ def train_in_terminal(
     def watch_of(labelled_data: str) -> Callable[[TrainingImages], Watch]:
         def open_watch(images: TrainingImages) -> Watch:
             classes = images.summary["normal_classes"]
-            return watch_on(load_labelled(labelled_data, images.image_format, classes, anomalous, limit=watch_limit))
+            return watch_on(
+                load_labelled(labelled_data, images.image_format, classes, anomalous, limit=watch_limit, strict=strict)
+            )
 
         return open_watch
 
@@ -82,7 +85,7 @@ def train_in_terminal(
     with console.training_progress() as progress, console.stop_on_interrupt() as stop_requested:
         detector = train(
             data, normal=normal, config=config, seed=seed, iterations=iterations, epochs=epochs, alpha=alpha,
-            contamination=contamination, device=device, out=out, overwrite=overwrite, started=started,
+            contamination=contamination, device=device, out=out, overwrite=overwrite, strict=strict, started=started,
             open_watch=watch_of(watch) if watch else None,
             hooks=Hooks(progress, console.print_resumed, watch_every=watch_every, stop_requested=stop_requested),
             notes={"watch": watch, "watch_anomalous": anomalous},
@@ -112,14 +115,14 @@ def score_in_terminal(
     return table if fdr is None else table.with_false_discovery_rate(fdr)
 
 
-def load_normals(detector: Detector, data: str, normal: list[str] | None) -> ImageSet:
+def load_normals(detector: Detector, data: str, normal: list[str] | None, strict: bool) -> ImageSet:
     """Fresh normal images for a detector: none that it was trained or calibrated on."""
     from alocc.data.sources import open_source
     from alocc.errors import DataError
 
     if normal is None and open_source(data, "train").class_names:
         normal = detector.training["normal_classes"] or None
-    images = open_source(data, "train", normal).load(detector.image_format)
+    images = open_source(data, "train", normal).load(detector.image_format, strict)
     fresh = images[~detector.was_seen(images.images)]
     if not len(fresh):
         raise DataError(f"the detector was trained or calibrated on all images of {data}; give newer ones")

@@ -42,10 +42,22 @@ def read_arrays(path: Path) -> tuple[NDArray[np.generic], NDArray[np.str_]]:
             images = _read_idx(path)
             beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
             labels = _read_idx(beside) if beside != path and beside.exists() else None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} cannot be read as arrays ({error})") from None
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        SyntaxError,
+        TypeError,
+        NotImplementedError,
+        OverflowError,
+        MemoryError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:  # what damaged files raise
+        raise DataError(f"{path} cannot be read as arrays ({error})") from None
     if images.ndim not in (3, 4) or 0 in images.shape:
         raise DataError(f"{path} holds an array {images.shape}; images are (n, H, W) or (n, H, W, C)")
     if labels is None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import csv
 import glob
 import io
+import lzma
 import os
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -23,6 +25,9 @@ from alocc.errors import DataError
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MANIFESTS = (".csv", ".tsv", ".parquet")
 MULTIPAGE = (".tif", ".tiff")
+DAMAGE = (OSError, EOFError, ValueError, NotImplementedError, zipfile.BadZipFile, tarfile.TarError, zlib.error,
+          lzma.LZMAError)  # fmt: skip
+"""What damaged archives raise."""
 MAX_BYTES = 500_000_000
 """A member of an archive that says it is larger is not unpacked."""
 MASKS = "ground_truth"
@@ -36,13 +41,13 @@ class Skipped(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One encoded image."""
 
     name: str
     """What people know it by: its path, with the archive's path or the page number where it has one."""
-    content: Path | Callable[[], BinaryIO]
+    content: str | Callable[[], BinaryIO]
     """Where its bytes are."""
     class_name: str = ""
     page: int = 0
@@ -67,26 +72,29 @@ def folder_entries(root: Path) -> tuple[list[Entry], list[Skipped]]:
     visited = {root.resolve()}
 
     def refuse(error: OSError) -> None:
-        skipped.append(Skipped(str(error.filename), f"{error.filename} cannot be read ({error.strerror})"))
+        name = shown(error.filename)
+        skipped.append(Skipped(name, f"{name} cannot be read ({error.strerror})"))
 
     for folder, sub_folders, files in os.walk(root, onerror=refuse, followlinks=True):
         inside = [Path(folder, name) for name in sorted(sub_folders) if not name.startswith(".")]
         fresh = [path for path in inside if path.resolve() not in visited]
         visited.update(path.resolve() for path in fresh)
         sub_folders[:] = [path.name for path in fresh]
+        class_name = class_of((*Path(folder).relative_to(root).parts, ""))  # one string for all images of a folder
         for name in sorted(files):
             if is_image_name(name):
-                path = Path(folder, name)
-                entries.extend(file_entries(path, class_of(path.relative_to(root).parts)))
+                entries.extend(file_entries(Path(folder, name), class_name))
     return entries, skipped
 
 
 def file_entries(path: Path, class_name: str = "") -> list[Entry]:
     """One image file; a TIFF with several pages is one entry a page."""
     pages = count_pages(path) if path.suffix.lower() in MULTIPAGE else 1
+    content = str(path)
+    name = shown(content)
     if pages == 1:
-        return [Entry(str(path), path, class_name)]
-    return [Entry(f"{path}#page={page}", path, class_name, page) for page in range(pages)]
+        return [Entry(name, content, class_name)]
+    return [Entry(f"{name}#page={page}", content, class_name, page) for page in range(pages)]
 
 
 def glob_entries(pattern: str) -> list[Entry]:
@@ -95,7 +103,7 @@ def glob_entries(pattern: str) -> list[Entry]:
     while glob.has_magic(str(fixed)):
         fixed = fixed.parent
     matches = map(Path, glob.glob(pattern, recursive=True))  # noqa: PTH207  (Path.glob takes no absolute pattern)
-    found = sorted(path for path in matches if path.is_file())
+    found = sorted(path for path in matches if not path.is_dir())
     entries = []
     for path in found:
         if is_image_name(path.name):
@@ -114,7 +122,7 @@ def industrial_entries(root: Path, split: str) -> tuple[list[Entry], list[Skippe
     masks = root / MASKS
 
     def mask_of(entry: Entry) -> Path | None:
-        path = Path(entry.name)
+        path = Path(str(entry.content))
         candidates = (f"{path.stem}{tail}{suffix}" for tail in ("_mask", "") for suffix in (".png", path.suffix))
         found = (masks / entry.class_name / name for name in candidates)
         return next((mask for mask in found if mask.is_file()), None)
@@ -136,7 +144,7 @@ def manifest_entries(manifest: Path) -> tuple[list[Entry], list[Skipped]]:
             raise DataError(f"{manifest} has no column path; its columns: {', '.join(map(str, row))}")
         name, label, split, mask = (str(row.get(key) or "").strip() for key in ("path", "label", "split", "mask"))
         path = manifest.parent / name
-        if not name or not path.is_file():
+        if not name or not _exists(path):
             skipped.append(Skipped(name or f"{manifest}:{number}", f"{manifest} line {number}: no file {name!r}"))
             continue
         mask_path = manifest.parent / mask if mask else None
@@ -151,22 +159,29 @@ def archive_entries(archive: Path) -> list[Entry]:
         DataError: if the archive cannot be read.
     """
     try:
-        members = list(_zip_members(archive) if archive.suffix.lower() == ".zip" else _tar_members(archive))
-    except (OSError, zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
-        raise DataError(f"{archive} cannot be read as an archive ({error})") from None
-    members = sorted((name, content) for name, content in members if is_image_name(PurePosixPath(name).name))
+        found = _zip_members(archive) if archive.suffix.lower() == ".zip" else _tar_members(archive)
+        members = sorted(found, key=lambda member: member[0])
+    except DAMAGE as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"{archive} cannot be read as an archive ({reason})") from None
     paths = [PurePosixPath(name).parts for name, _ in members]
     around = {parts[0] for parts in paths} if paths and min(map(len, paths)) > 2 else set()
     depth = 1 if len(around) == 1 else 0
     return [
-        Entry(f"{archive}/{name}", content, class_of(parts[depth:]))
+        Entry(shown(f"{archive}/{name}"), content, class_of(parts[depth:]))
         for (name, content), parts in zip(members, paths, strict=True)
     ]
 
 
 def class_of(parts: Sequence[str]) -> str:
     """Class of an image from its path below the source."""
-    return parts[0] if len(parts) > 1 else ""
+    return shown(parts[0]) if len(parts) > 1 else ""
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    r"""A path as text that any file can hold: bytes of a name that are no UTF-8 are written ``\xff``."""
+    plain = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return path if path == plain and isinstance(path, str) else plain  # the same string: there may be millions
 
 
 def is_image_name(name: str) -> bool:
@@ -200,22 +215,28 @@ def _zip_members(archive: Path) -> Iterator[tuple[str, Callable[[], BinaryIO]]]:
     def opener(info: zipfile.ZipInfo) -> Callable[[], BinaryIO]:
         def read() -> BinaryIO:
             if info.file_size > MAX_BYTES:
-                raise OSError(f"{info.file_size:,} bytes; {MAX_BYTES:,} are allowed")
+                raise _too_large(info.file_size)
             try:
                 return io.BytesIO(file.read(info))
-            except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:  # damaged, encrypted, unknown
+            except (*DAMAGE, RuntimeError) as error:  # the last: encrypted
                 raise OSError(str(error)) from None
 
         return read
 
     for info in file.infolist():
-        if not info.is_dir():
+        if not info.is_dir() and is_image_name(PurePosixPath(info.filename).name):
             yield info.filename, opener(info)
 
 
 def _tar_members(archive: Path) -> Iterator[tuple[str, Callable[[], BinaryIO]]]:
     """Members with their offsets: an uncompressed tar is read in place, a compressed one is unpacked into memory."""
     plain = archive.suffix.lower() == ".tar"
+
+    def refused(error: OSError) -> Callable[[], BinaryIO]:
+        def read() -> BinaryIO:
+            raise error
+
+        return read
 
     def from_place(offset: int, size: int) -> Callable[[], BinaryIO]:
         def read() -> BinaryIO:
@@ -230,9 +251,27 @@ def _tar_members(archive: Path) -> Iterator[tuple[str, Callable[[], BinaryIO]]]:
 
     with tarfile.open(archive) as file:
         for member in file:
-            if member.isfile():
-                stream = None if plain else file.extractfile(member)
-                yield (
-                    member.name,
-                    from_place(member.offset_data, member.size) if stream is None else from_memory(stream.read()),
-                )
+            if member.isdir() or not is_image_name(PurePosixPath(member.name).name):
+                continue
+            if not member.isfile():
+                yield member.name, refused(OSError("a link inside an archive"))
+            elif member.size > MAX_BYTES:
+                yield member.name, refused(_too_large(member.size))
+            elif plain:
+                yield member.name, from_place(member.offset_data, member.size)
+            else:
+                stream = file.extractfile(member)
+                assert stream is not None  # of a file there is one
+                yield member.name, from_memory(stream.read())
+
+
+def _too_large(size: int) -> OSError:
+    return OSError(f"{size:,} bytes; {MAX_BYTES:,} are allowed")
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is anything at a path; no path that the system refuses to look at."""
+    try:
+        return path.exists() or path.is_symlink()
+    except OSError:
+        return False

@@ -6,10 +6,11 @@ uint8 stays uint8 until a network sees it (:func:`to_unit_range`), which is four
 
 from __future__ import annotations
 
-import struct
-import zlib
+import os
+import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
@@ -27,10 +28,10 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 MAX_PIXELS = 80_000_000  # below the limit at which Pillow warns
 MAX_ASPECT = 50
 """How many times longer than wide an image may be: more is a strip, which no resizing makes comparable."""
-BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-DAMAGE = (OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, IndexError, OverflowError, MemoryError,
-          struct.error, zlib.error, *BOMBS)  # fmt: skip
-"""All that Pillow's decoders are known to raise on files that are not what they say."""
+LARGE = 4_000_000
+"""Pixels from which on images are decoded one at a time and resized in strips, so that memory stays bounded."""
+MANY_PICTURES = ("TIFF", "MPO")
+"""Formats of several pictures that are no animation: pages, and a camera's JPEG with a preview behind it."""
 DEFAULT_MAX_SIDE = 64
 GREY_MODES = frozenset({"1", "L", "LA", "I;16", "I;16B", "I;16L", "I", "F"})
 
@@ -59,24 +60,27 @@ class Header(NamedTuple):
     grey: bool
 
 
-Content = Path | Callable[[], BinaryIO]
+Content = str | Path | Callable[[], BinaryIO]
 """Where the bytes of an image are: a file, or a function that opens something like one."""
+_one_by_one = ThreadPoolExecutor(1, "alocc-large-image")  # a thread keeps much of what it allocated: one, not all
 
 
-def read_header(content: Content, name: str | None = None) -> Header:
+def read_header(content: Content, name: str | None = None, page: int = 0) -> Header:
     """Size and mode of an image file, without decoding its pixels.
 
     Args:
         content: where the bytes are.
         name: what to call it in errors, where it is no file.
+        page: of a TIFF.
 
     Raises:
-        DataError: if the file cannot be opened as an image.
+        DataError: if the file cannot be opened as an image, or is one that :func:`read_image` refuses for its size.
     """
-    with _opened(content, name) as image:
+    with _opened(content, name, page) as image:
         width, height = image.size
-        # EXIF orientations 5 to 8 swap height and width. A PNG without one would be decoded in search of it
-        may_turn = image.format != "PNG" or "exif" in image.info
+        # EXIF orientations 5 to 8 swap height and width. A PNG without one would be decoded in search of it, and the
+        # size that Pillow gives of a TIFF is upright already
+        may_turn = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
         if may_turn and image.getexif().get(0x0112, 1) >= 5:
             width, height = height, width
         return Header(height, width, image.mode in GREY_MODES)
@@ -91,21 +95,31 @@ def read_image(content: Content, name: str | None = None, page: int = 0) -> NDAr
         DataError: if the file is not an image, damaged, animated, more than 50 times longer than wide, or has more than
             ``MAX_PIXELS`` pixels.
     """
-    with _opened(content, name) as image:
-        frames = getattr(image, "n_frames", 1)
-        if frames > 1 and image.format != "TIFF":
-            raise ValueError(f"an animation of {frames} frames; save the frames that matter as images of their own")
-        if page:
-            image.seek(page)
-        if max(image.size) > MAX_ASPECT * min(image.size):
-            raise ValueError(f"{image.width}×{image.height} pixels are more than {MAX_ASPECT} times longer than wide")
-        return _as_uint8(ImageOps.exif_transpose(image))
+    with _opened(content, name, page) as image:
+        return _decoded(image)
+
+
+def read_prepared(content: Content, name: str | None, page: int, to: ImageFormat) -> Tensor:
+    """:func:`read_image`, then :func:`prepare`; of several threads, only one decodes large images.
+
+    Raises:
+        DataError: as :func:`read_image`.
+    """
+    with _opened(content, name, page) as image:
+
+        def prepared() -> Tensor:
+            with closing(image):  # its memory is free again before the next one begins
+                return prepare(_decoded(image), to)
+
+        if image.width * image.height <= LARGE:
+            return prepared()
+        return _one_by_one.submit(prepared).result()
 
 
 def count_pages(path: Path) -> int:
     """Pages of a TIFF; 1 for one that cannot be read, whose error shows when it is loaded."""
     try:
-        with _opened(path, None) as image:
+        with _opened(path, None, 0) as image:
             return int(getattr(image, "n_frames", 1))
     except DataError:
         return 1
@@ -125,12 +139,25 @@ def prepare(image: NDArray[np.generic] | Tensor, to: ImageFormat) -> Tensor:
 
 def prepare_batch(images: NDArray[np.generic], to: ImageFormat) -> Tensor:
     """:func:`prepare` for many images of one size, (n, H, W) or (n, H, W, C)."""
-    x = _checked(images)
-    if x.shape[1:] == (to.channels, to.height, to.width):
-        return x
-    was_uint8 = x.dtype == torch.uint8
-    x = _resized(_recoloured(to_unit_range(x), to.channels), (to.height, to.width))
-    return (x * 255).round().to(torch.uint8) if was_uint8 else x
+    if images.ndim in (3, 4) and images.shape[1] * images.shape[2] > LARGE and images.shape[1:3] != to.size:
+        x = _in_strips(images, to)
+    else:
+        x = _checked(images)
+        if x.shape[1:] == (to.channels, *to.size):
+            return x
+    x = _resized(_recoloured(to_unit_range(x), to.channels), to.size)
+    return (x * 255).round().to(torch.uint8) if images.dtype == np.uint8 else x
+
+
+def _in_strips(images: NDArray[np.generic], to: ImageFormat) -> Tensor:
+    """Large images, narrowed strip by strip: the same numbers, for the filter goes along rows first anyway."""
+    n_strips = -(-images.shape[1] * images.shape[2] // LARGE) * 4
+    strips = np.array_split(images, min(n_strips, images.shape[1]), axis=1)
+    narrow = [
+        _resized(_recoloured(to_unit_range(_checked(strip)), to.channels), (strip.shape[1], to.width))
+        for strip in strips
+    ]
+    return torch.cat(narrow, 2)
 
 
 def to_unit_range(x: Tensor) -> Tensor:
@@ -144,18 +171,47 @@ def is_grey(image: NDArray[np.generic]) -> bool:
 
 
 @contextmanager
-def _opened(content: Content, name: str | None) -> Iterator[Image.Image]:
-    """An image file for as long as it is read; whatever goes wrong meanwhile becomes a DataError with its name."""
+def _opened(content: Content, name: str | None, page: int) -> Iterator[Image.Image]:
+    """One image of a file for as long as it is read; whatever goes wrong becomes a DataError with its name."""
     called = name or str(content)
     try:
-        with Image.open(content if isinstance(content, Path) else content(), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError(f"{image.width}×{image.height} pixels; {MAX_PIXELS:,} are allowed")
+        with Image.open(_readable(content), formats=FORMATS) as image:
+            if page:
+                image.seek(page)
+            _check_size(image)
             yield image
+    except Image.DecompressionBombError:
+        raise DataError(f"{called} cannot be read (far more than the {MAX_PIXELS:,} pixels that are allowed)") from None
     except UnidentifiedImageError:
         raise DataError(f"{called} is not a {', '.join(FORMATS)} image") from None
-    except DAMAGE as error:
-        raise DataError(f"{called} cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    except Exception as error:  # Pillow's decoders raise all kinds on files that are not what they say
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise DataError(f"{called} cannot be read ({reason})") from None
+
+
+def _readable(content: Content) -> str | Path | BinaryIO:
+    """A pipe or a device would be waited for without end, so only ordinary files are opened."""
+    if callable(content):
+        return content()
+    if not stat.S_ISREG(os.stat(content).st_mode):  # noqa: PTH116  (a Path of each would double the time)
+        raise OSError("not an ordinary file")
+    return content
+
+
+def _check_size(image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width}×{height} pixels; {MAX_PIXELS:,} are allowed")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise ValueError(f"{width}×{height} pixels are more than {MAX_ASPECT} times longer than wide")
+
+
+def _decoded(image: Image.Image) -> NDArray[np.uint8]:
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format not in MANY_PICTURES:
+        raise ValueError(f"an animation of {frames} frames; save the frames that matter as images of their own")
+    ImageOps.exif_transpose(image, in_place=True)  # in place: no copy of an image that is upright already
+    return _as_uint8(image)
 
 
 def _as_uint8(image: Image.Image) -> NDArray[np.uint8]:
@@ -165,7 +221,8 @@ def _as_uint8(image: Image.Image) -> NDArray[np.uint8]:
         raise ValueError("floating-point pixels have no known range; save it with 8 or 16 bits")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # as Pillow advises; straight to RGB it warns
-    return np.asarray(image.convert("L" if image.mode in GREY_MODES else "RGB"))
+    mode = "L" if image.mode in GREY_MODES else "RGB"
+    return np.asarray(image if image.mode == mode else image.convert(mode))
 
 
 def _checked(images: NDArray[np.generic]) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from alocc.config import ImagesConfig
 from alocc.data.entries import Skipped
 from alocc.data.images import ImageFormat, to_unit_range
-from alocc.data.sources import Source
+from alocc.data.sources import Source, check_strict
 
 FEW = 100
 """Fewer normal images than this: expect a coarse threshold."""
@@ -56,14 +56,16 @@ class Inspection:
         }
 
 
-def inspect(source: Source, progress: Callable[[int], None] | None = None) -> tuple[Inspection, Image.Image | None]:
+def inspect(
+    source: Source, progress: Callable[[int], None] | None = None, strict: bool = False
+) -> tuple[Inspection, Image.Image | None]:
     """Read all images once, in bounded memory.
 
     Returns:
         What was found, and a contact sheet; no sheet if no image can be used.
 
     Raises:
-        DataError: if not one file can be read as an image.
+        DataError: if not one file can be read as an image, or, if strict, if one cannot be used.
     """
     headers = source.headers()
     image_format = source.infer_format(ImagesConfig())
@@ -75,6 +77,7 @@ def inspect(source: Source, progress: Callable[[int], None] | None = None) -> tu
     tiles: list[Tensor] = []
     every = max(1, len(source) // SHOWN)
     for batch in source.batches(image_format):
+        check_strict(strict, batch.skipped)
         skipped += batch.skipped
         if not len(batch):
             continue

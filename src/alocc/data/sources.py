@@ -26,7 +26,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +60,13 @@ from alocc.data.images import (
     prepare_batch,
     read_header,
     read_image,
+    read_prepared,
 )
 from alocc.data.mnist import CLASSES as MNIST_CLASSES
 from alocc.data.mnist import Split, load_mnist
 from alocc.errors import DataError
 
-__all__ = ["Data", "ImageSet", "Skipped", "Source", "open_source"]
+__all__ = ["Data", "ImageSet", "Skipped", "Source", "check_strict", "open_source"]
 
 BUILT_IN = ("mnist",)
 MIN_SIDE = 16
@@ -131,16 +132,21 @@ class Source(ABC):
     def batches(self, to: ImageFormat) -> Iterator[ImageSet]:
         """Decode and resize, some images at a time; those that cannot be used are named in ``skipped``."""
 
-    def load(self, to: ImageFormat) -> ImageSet:
+    def load(self, to: ImageFormat, strict: bool = False) -> ImageSet:
         """All images together.
 
+        Args:
+            to: their format.
+            strict: stop at the first image that cannot be used.
+
         Raises:
-            DataError: if not one can be used.
+            DataError: if not one can be used, or, if strict, if one cannot.
         """
         kept, parts = _Buffer(to), []
         for part in self.batches(to):
+            check_strict(strict, part.skipped)
             kept.add(part.images)
-            parts.append(part)
+            parts.append(replace(part, images=part.images[:0].clone()))  # the pixels are in the buffer, once
         skipped = tuple(itertools.chain.from_iterable(part.skipped for part in parts))
         if not kept.n:
             first = f"; the first: {skipped[0].reason}" if skipped else ""
@@ -148,6 +154,16 @@ class Source(ABC):
         names = list(itertools.chain.from_iterable(part.names for part in parts))
         masks = list(itertools.chain.from_iterable(part.masks for part in parts))
         return ImageSet(kept.images(), names, np.concatenate([part.classes for part in parts]), skipped, masks)
+
+
+def check_strict(strict: bool, skipped: Sequence[Skipped]) -> None:
+    """Refuse images that cannot be used where the user asked for that.
+
+    Raises:
+        DataError: with the first one's reason.
+    """
+    if strict and skipped:
+        raise DataError(f"{skipped[0].reason}; leave --strict out to go on without such images")
 
 
 def open_source(data: Data, split: Split, classes: Collection[str] | None = None, stride: int = 1) -> Source:
@@ -178,14 +194,17 @@ def open_source(data: Data, split: Split, classes: Collection[str] | None = None
         if isinstance(found, Path):
             return _open_path(found, str(data), split, classes, stride)
         return EntrySource(*found, str(data), classes)
-    return _open_path(Path(data), str(data), split, classes, stride)
+    try:
+        return _open_path(Path(data), str(data), split, classes, stride)
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise DataError(f"{data} cannot be read ({error.strerror or error})") from None
 
 
 def _open_path(path: Path, where: str, split: Split, classes: Collection[str] | None, stride: int) -> Source:
-    if path.is_file() and has_suffix(path, video.SUFFIXES):
+    if has_suffix(path, video.SUFFIXES) and path.is_file():
         _check_classes(classes, (), where)
         return VideoSource(path, stride)
-    if path.is_file() and arrays.is_array_file(path):
+    if arrays.is_array_file(path) and path.is_file():
         images, labels = arrays.read_arrays(path)
         return ArraySource(images, labels, [f"{path}#{i}" for i in range(len(images))]).of_classes(classes, where)
     return EntrySource(*_find_entries(path, where, split), where, classes)
@@ -202,6 +221,8 @@ def _find_entries(path: Path, where: str, split: Split) -> tuple[list[Entry], li
         raise DataError(f"{where} does not exist; {hint}")
     if path.is_dir():
         return industrial_entries(path, split) or folder_entries(path)
+    if not path.is_file():  # a pipe or a device, which would be waited for without end
+        raise DataError(f"{where} is neither an ordinary file nor a folder")
     if has_suffix(path, ARCHIVES):
         return archive_entries(path), []
     if has_suffix(path, MANIFESTS):
@@ -272,10 +293,12 @@ class EntrySource(Source):
     def batches(self, to: ImageFormat) -> Iterator[ImageSet]:
         def read(entry: Entry) -> Tensor | Skipped:
             try:
-                return prepare(read_image(entry.content, entry.name, entry.page), to)
+                return read_prepared(entry.content, entry.name, entry.page, to)
             except DataError as error:
                 return Skipped(entry.name, str(error))
 
+        if self.unusable:
+            yield ImageSet(torch.empty((0, to.channels, *to.size)), [], np.array([], np.str_), self.unusable)
         has_masks = any(entry.mask for entry in self.entries)
         with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
             for entries, results in _ahead(pool, read, self.entries):
@@ -285,11 +308,8 @@ class EntrySource(Source):
                 bad = tuple(result for result in results if isinstance(result, Skipped))
                 images = torch.stack([image for _, image in good]) if good else torch.empty((0, to.channels, *to.size))
                 classes = np.array([entry.class_name for entry, _ in good], dtype=np.str_)
-                has_masks = any(entry.mask for entry in self.entries)
                 masks = [entry.mask for entry, _ in good] if has_masks else ()
                 yield ImageSet(images, [entry.name for entry, _ in good], classes, bad, masks)
-        if self.unusable:
-            yield ImageSet(torch.empty((0, to.channels, *to.size)), [], np.array([], np.str_), self.unusable)
 
     def _some(self) -> list[Entry]:
         n = len(self.entries)
@@ -358,7 +378,13 @@ class _Buffer:
 
     def images(self) -> Tensor:
         if self.file is None:
-            return torch.cat(self.parts)
+            whole = torch.empty((self.n, *self.shape), dtype=self.dtype)
+            n_filled = 0
+            while self.parts:  # each part is let go as soon as it is copied
+                part = self.parts.pop(0)
+                whole[n_filled : n_filled + len(part)] = part
+                n_filled += len(part)
+            return whole
         kind = np.uint8 if self.dtype == torch.uint8 else np.float32
         with self.file as file:  # closed, the pages stay as long as they are mapped
             file.flush()
@@ -397,7 +423,7 @@ def _stacked(images: Sequence[Tensor], to: ImageFormat) -> Tensor:
 
 def _header(entry: Entry) -> Header | None:
     try:
-        return read_header(entry.content, entry.name)
+        return read_header(entry.content, entry.name, entry.page)
     except DataError:
         return None  # named when it is loaded
 

@@ -261,7 +261,12 @@ def check_trained(detector: Detector, images: TrainingImages, folder: RunFolder 
 
 
 def check_run(
-    run: str | Path, data: Data | None = None, normal: Sequence[str] | None = None, *, second_seed: bool = True
+    run: str | Path,
+    data: Data | None = None,
+    normal: Sequence[str] | None = None,
+    *,
+    second_seed: bool = True,
+    strict: bool = False,
 ) -> Health:
     """Examine the detector of a run folder, and keep the result there.
 
@@ -271,6 +276,7 @@ def check_run(
             that its training held out.
         normal: normal classes of ``data``; none: those of the training, or all images if ``data`` has no classes.
         second_seed: whether to train a second detector with another seed, four times shorter, and compare.
+        strict: stop at the first image of ``data`` that cannot be used.
 
     Raises:
         ArtefactError, DataError: if there is no such run, or its images are not where they were.
@@ -282,7 +288,7 @@ def check_run(
         images = _images_of(detector)
         normals = images.normals.images[images.split.held_out]
     else:
-        loaded = _open_normals(data, normal, detector).load(detector.image_format)
+        loaded = _open_normals(data, normal, detector).load(detector.image_format, strict)
         normals = loaded.images[torch.from_numpy(~detector.was_seen(loaded.images))]
         skipped = loaded.skipped
     second = _second(detector) if second_seed else None

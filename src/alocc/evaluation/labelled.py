@@ -30,6 +30,7 @@ def load_labelled(
     normal: Sequence[str],
     anomalous: Sequence[str] | None = None,
     limit: int | None = None,
+    strict: bool = False,
 ) -> Labelled:
     """Load test images of the normal classes and of the anomalous ones.
 
@@ -39,9 +40,11 @@ def load_labelled(
         normal: names of the normal classes.
         anomalous: names of the anomalous classes; none: all others.
         limit: keep at most so many images of either side, spread evenly.
+        strict: stop at the first image that cannot be used.
 
     Raises:
-        DataError: if a class does not exist, is named on both sides, or one side is empty.
+        DataError: if a class does not exist, is named on both sides, or one side is empty; if strict, if an image
+            cannot be used.
     """
     both = sorted(set(normal) & set(anomalous or ()))
     if both:
@@ -53,7 +56,7 @@ def load_labelled(
     if missing:
         listed = ", ".join(source.class_names) or "none; it needs a sub-folder for each class"
         raise DataError(f'{data} has no class "{missing[0]}"; its classes: {listed}')
-    images = source.load(image_format)
+    images = source.load(image_format, strict)
     is_anomalous = ~np.isin(images.classes, list(normal))
     for side, option in ((False, "normal"), (True, "anomalous")):
         if not (is_anomalous == side).any():

@@ -5,18 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from alocc.data.sources import ImageSet, Skipped, Source
+from alocc.data.sources import ImageSet, Skipped, Source, check_strict
 from alocc.detector import Detector, Scores
 from alocc.errors import ConfigError, DataError
 from alocc.model.calibration import discoveries
-from alocc.storage import replacing, write_text
+from alocc.storage import replacing
 
 FORMATS = (".csv", ".jsonl", ".parquet")
+COLUMNS = ("path", "anomaly_score", "p_value", "is_anomaly", "error")
 
 
 def check_table_path(path: Path) -> None:
@@ -59,14 +60,13 @@ def score_source(
     parts: list[Scores] = []
     for batch in source.batches(detector.image_format):
         skipped += batch.skipped
-        if strict and skipped:
-            raise DataError(skipped[0].reason)
+        check_strict(strict, batch.skipped)
         if len(batch):
             scores = detector.score(batch.images, progress)
-            names += batch.names
-            parts.append(scores)
             if each:
                 each(batch, scores)
+            names += batch.names
+            parts.append(replace(scores, parts={}, p_real=None))  # the table needs no more, of millions of images
     if not parts:
         first = f"; the first: {skipped[0].reason}" if skipped else ""
         raise DataError(f"none of the {len(skipped)} images can be used{first}")
@@ -86,31 +86,26 @@ class ScoreTable:
         called = discoveries(self.scores.p_value, rate)
         return replace(self, scores=replace(self.scores, is_anomaly=called))
 
-    def columns(self) -> dict[str, list[Any]]:
-        """path, anomaly_score, p_value, is_anomaly, error; nothing is written ``None``."""
-        skipped = self.skipped
-        blank = [None] * len(skipped)
-        return {
-            "path": [*self.names, *(item.name for item in skipped)],
-            "anomaly_score": [*self.scores.anomaly_score.tolist(), *blank],
-            "p_value": [*self.scores.p_value.tolist(), *blank],
-            "is_anomaly": [*self.scores.is_anomaly.tolist(), *blank],
-            "error": [*[None] * len(self.names), *(item.reason for item in skipped)],
-        }
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """An object for each image: path, anomaly_score, p_value, is_anomaly, error; nothing is written ``None``."""
+        columns = (self.scores.anomaly_score, self.scores.p_value, self.scores.is_anomaly)
+        for name, anomaly_score, p_value, is_anomaly in zip(self.names, *columns, strict=True):
+            yield dict(zip(COLUMNS, (name, float(anomaly_score), float(p_value), bool(is_anomaly), None), strict=True))
+        for item in self.skipped:
+            yield dict(zip(COLUMNS, (item.name, None, None, None, item.reason), strict=True))
 
-    def rows(self) -> list[dict[str, Any]]:
-        """One object for each image."""
-        columns = self.columns()
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    def write_csv(self, file: TextIO) -> None:
+        """CSV with a header, row by row."""
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for row in self.rows():
+            verdict = row["is_anomaly"]
+            writer.writerow((row | {"is_anomaly": None if verdict is None else str(verdict).lower()}).values())
 
     def as_csv(self) -> str:
         """CSV with a header."""
-        columns = self.columns()
-        columns["is_anomaly"] = [None if value is None else str(value).lower() for value in columns["is_anomaly"]]
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
+        self.write_csv(text)
         return text.getvalue()
 
     def write(self, path: Path) -> None:
@@ -121,16 +116,20 @@ class ScoreTable:
             ArtefactError: if the file cannot be written.
         """
         check_table_path(path)
-        if path.suffix == ".csv":
-            write_text(path, self.as_csv())
-        elif path.suffix == ".jsonl":
-            write_text(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in self.rows()))
-        else:
-            import pyarrow
-            import pyarrow.parquet
+        with replacing(path) as temporary:
+            if path.suffix == ".parquet":
+                self._write_parquet(temporary)
+                return
+            with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+                if path.suffix == ".csv":
+                    self.write_csv(file)
+                else:
+                    file.writelines(f"{json.dumps(row, ensure_ascii=False)}\n" for row in self.rows())
 
-            types = [pyarrow.string(), pyarrow.float64(), pyarrow.float64(), pyarrow.bool_(), pyarrow.string()]
-            columns = self.columns()
-            schema = pyarrow.schema(list(zip(columns, types, strict=True)))
-            with replacing(path) as temporary:
-                pyarrow.parquet.write_table(pyarrow.table(columns, schema=schema), temporary)
+    def _write_parquet(self, path: Path) -> None:
+        import pyarrow
+        import pyarrow.parquet
+
+        types = [pyarrow.string(), pyarrow.float64(), pyarrow.float64(), pyarrow.bool_(), pyarrow.string()]
+        schema = pyarrow.schema(list(zip(COLUMNS, types, strict=True)))
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(self.rows()), schema=schema), path)

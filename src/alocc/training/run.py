@@ -125,6 +125,7 @@ def train(
     device: Device = "auto",
     out: str | Path | None = None,
     overwrite: bool = False,
+    strict: bool = False,
     hooks: Hooks | None = None,
     started: Callable[[TrainingImages, bool], None] | None = None,
     open_watch: Callable[[TrainingImages], Watch] | None = None,
@@ -144,6 +145,7 @@ def train(
         device: where to train; "auto" takes a GPU if there is one.
         out: run folder to write; if it holds this very training unfinished, the training goes on there.
         overwrite: replace another training in ``out``.
+        strict: stop before the training if an image cannot be used, instead of leaving it out.
         hooks: progress and stopping.
         started: told of the images before the training starts, and whether it is finished already and runs again.
         open_watch: makes a function that measures the detector as it stands now and then; the figures go into the
@@ -157,7 +159,7 @@ def train(
     config = _resolved(config, seed, alpha, contamination)
     folder = RunFolder(Path(out)) if out is not None else None
     fabric = make_fabric(device, config.training.precision)
-    images = load_training_images(data, normal, config)
+    images = load_training_images(data, normal, config, strict)
     config = _with_batch_size(config, network_format(config, images.image_format))
     config = _with_length(config, iterations, epochs, len(images.split.fit))
     watch = open_watch(images) if open_watch else None
@@ -391,7 +393,9 @@ def _claim(folder: RunFolder, config: Config, identity: Mapping[str, Any], overw
     write_text(folder.config, claim)
 
 
-def load_training_images(data: Data, normal: Sequence[str] | None, config: Config) -> TrainingImages:
+def load_training_images(
+    data: Data, normal: Sequence[str] | None, config: Config, strict: bool = False
+) -> TrainingImages:
     """Read, bring to one format and split the normal images of a training.
 
     Raises:
@@ -403,7 +407,7 @@ def load_training_images(data: Data, normal: Sequence[str] | None, config: Confi
     if normal is None and len(source.class_names) > 1:
         raise DataError(f"say which classes are normal (--normal); the classes are: {', '.join(source.class_names)}")
     image_format = source.infer_format(config.images)
-    normals = source.load(image_format)
+    normals = source.load(image_format, strict)
     # tiles are many even of few images, and one pair of networks judges them in half the time
     may_cross = config.images.tile is None
     split = split_normals(len(normals), config.calibration, config.seed, may_cross=may_cross)
