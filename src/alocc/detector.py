@@ -28,7 +28,7 @@ from alocc.model.validation import validated_weights
 from alocc.seeding import generator
 from alocc.storage import load_tensors, save_tensors
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 SCORING_BATCH = 64
 
 FloatArray = NDArray[np.float64]
@@ -331,7 +331,7 @@ class Detector:
             n_memory = len(tensors["statistics.memory"])
             statistics = Statistics(image_format.channels, image_format.size, n_memory)
             statistics.load_state_dict(_below("statistics.", tensors))
-        parts = map_parts(bool(config.statistics_parts), has_d(config))
+        parts = map_parts(bool(config.statistics_parts), has_d(config), config.training.discrimination is not None)
         n_held_out = len(tensors["localizer.held_out_maxima"])
         localizer = Localizer(image_format.channels, image_format.size, parts, n_held_out)
         localizer.load_state_dict(_below("localizer.", tensors))
