@@ -59,7 +59,7 @@ def draw_part(rng, defect=None, light=1.0):
 
 
 def write_parts(folder, rng, n, defect=None, masks=None, light=1.0):
-    """n images into a folder, and their masks, if they have any, into another."""
+    """Write n images into a folder, and their masks, if they have any, into another."""
     for path in (folder, masks):
         if path:
             path.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,8 @@ def main():
         write_parts(root / "test" / defect, rng, options.test, defect, root / "ground_truth" / defect)
     write_parts(root / "later/good", rng, max(100, options.test), light=0.93)
     print(
-        f"{root}: {options.good} good parts to train on, {options.test} good and {3 * options.test} defective to test on"
+        f"{root}: {options.good} good parts to train on, "
+        f"{options.test} good and {3 * options.test} defective to test on"
     )
 
 

@@ -1,8 +1,8 @@
-"""Damage on photographed surfaces: brick, grass and gravel, each learned from one photograph, judged on fresh parts of it.
+"""Damage on photographed surfaces: brick, grass and gravel, each learned from parts of one photograph.
 
-The photographs come with scikit-image; nothing is downloaded. Each is cut into sixteen blocks: eight train, four set the
-threshold, and four are tested on, as they are and with damage pasted in. So no test image shares a pixel with one that
-trained. All the rest is the command line: train, calibrate, evaluate, report.
+The photographs come with scikit-image; nothing is downloaded. Each is cut into sixteen blocks: eight train, four set
+the threshold, and four are tested on, as they are and with damage pasted in. So no test image shares a pixel with one
+that trained. All the rest is the command line: train, calibrate, evaluate, report.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw
 
 TEXTURES = ("brick", "grass", "gravel")
 SIDE, BLOCK = 64, 128
@@ -141,8 +141,9 @@ def tables(measured):
         low, high = every["intervals"]["auroc"]
         rate = (1 - every["normal_as_positive"]["recall"]) * every["n_normal"]
         lines.append(
-            f"| {normal} | {every['auroc']:.3f} ({low:.3f} to {high:.3f}) | {every['pixel_auroc']:.3f} | {every['pro']:.3f} "
-            f"| {rate:.0f} of {every['n_normal']} at {every['alpha']:g} | {figures['seconds']:.0f} |"
+            f"| {normal} | {every['auroc']:.3f} ({low:.3f} to {high:.3f}) | {every['pixel_auroc']:.3f} "
+            f"| {every['pro']:.3f} | {rate:.0f} of {every['n_normal']} at {every['alpha']:g} "
+            f"| {figures['seconds']:.0f} |"
         )
     lines += ["", "By damage, image AUROC / pixel AUROC / share found at that alpha:", ""]
     lines += ["| normal surface | " + " | ".join(DAMAGES).replace("_", " ") + " |", "|" + "---|" * (1 + len(DAMAGES))]
@@ -168,7 +169,8 @@ def main():
     print(found)
     if options.page:
         notes = Path(__file__).with_name("textures_notes.md").read_text(encoding="utf-8")
-        facts = f"{platform.machine()}, {os.environ.get('OMP_NUM_THREADS', os.cpu_count())} thread(s), {datetime.date.today()}"
+        threads = os.environ.get("OMP_NUM_THREADS", os.cpu_count())
+        facts = f"{platform.machine()}, {threads} thread(s), {datetime.date.today()}"
         options.page.write_text(notes.replace("{tables}", found).replace("{facts}", facts), encoding="utf-8")
 
 

@@ -1,8 +1,8 @@
 """Local pseudo-anomalies: a spot or streak of something else, pasted into normal images, and where it is.
 
-Unlike :mod:`alocc.data.negatives`, whose images differ anywhere, here the place is known, so that places can be learned.
-What is pasted is another normal image, turned; the image itself, brighter, darker, coloured or blurred; one plain grey or
-colour; or clouds, which are noise of a random fineness.
+Unlike :mod:`alocc.data.negatives`, whose images differ anywhere, here the place is known, so that places can be
+learned. What is pasted is another normal image, turned; the image itself, brighter, darker, coloured or blurred; one
+plain grey or colour; or clouds, which are noise of a random fineness.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def clouds(x: Tensor, generator: torch.Generator) -> Tensor:
     )
     contrast = uniform((n, 1, 1, 1), 0.02, 0.25, generator)
     mean = uniform((n, channels, 1, 1), 0.1, 0.9, generator)
-    return (mean + contrast * noise / noise.std((2, 3), keepdim=True)).clamp(0, 1)
+    drawn: Tensor = mean + contrast * noise / noise.std((2, 3), keepdim=True)
+    return drawn.clamp(0, 1)
 
 
 def _tint(n: int, channels: int, generator: torch.Generator) -> Tensor:
