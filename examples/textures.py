@@ -14,6 +14,7 @@ import platform
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +112,10 @@ def make_task(root, normal):
 def alocc(*words):
     """One command of alocc; what it prints as JSON, if asked for."""
     print("$ alocc", *words, flush=True)
-    done = subprocess.run([ALOCC, *map(str, words)], check=True, stdout=subprocess.PIPE if "--json" in words else None)
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # surfaces run side by side
+    done = subprocess.run(
+        [ALOCC, *map(str, words)], check=True, env=one_thread, stdout=subprocess.PIPE if "--json" in words else None
+    )
     return json.loads(done.stdout) if done.stdout else None
 
 
@@ -163,14 +167,18 @@ def main():
     parser.add_argument("iterations", nargs="?", type=int, help="fewer than the preset's, for a quick look")
     parser.add_argument("--out", type=Path, default=Path("textures"), help="folder of images, runs and reports")
     parser.add_argument("--normal", nargs="+", default=TEXTURES, choices=TEXTURES)
+    parser.add_argument("--processes", type=int, default=2, help="surfaces that run side by side")
     parser.add_argument("--page", type=Path, help="Markdown page to write as well")
     options = parser.parse_args()
-    found = tables({normal: measure(options.out, normal, options.iterations) for normal in options.normal})
+    start = time.perf_counter()
+    with ThreadPoolExecutor(options.processes) as pool:
+        measured = pool.map(lambda normal: measure(options.out, normal, options.iterations), options.normal)
+        found = tables(dict(zip(options.normal, measured, strict=True)))
     print(found)
+    print(f"{time.perf_counter() - start:.0f} s in all")
     if options.page:
         notes = Path(__file__).with_name("textures_notes.md").read_text(encoding="utf-8")
-        threads = os.environ.get("OMP_NUM_THREADS", os.cpu_count())
-        facts = f"{platform.machine()}, {threads} thread(s), {datetime.date.today()}"
+        facts = f"{platform.machine()}, {options.processes} processes of one thread, {datetime.date.today()}"
         options.page.write_text(notes.replace("{tables}", found).replace("{facts}", facts), encoding="utf-8")
 
 
