@@ -30,8 +30,10 @@ EXIT_CODES = {"alocc monitor run parts/later": 3}
 
 
 def shortened(code):
-    """The same with a short training."""
-    code = re.sub(r"^(alocc train .*)$", rf"\1 --iterations {SHORT}", code, flags=re.MULTILINE)
+    """The same with a short training on small images."""
+    code = re.sub(
+        r"^(alocc train .*)$", rf"\1 --iterations {SHORT} --set images.size=[32,32]", code, flags=re.MULTILINE
+    )
     code = re.sub(r"alocc\.train\((.*)\)", rf"alocc.train(\1, iterations={SHORT})", code)
     return code.replace("iterations=100", f"iterations={SHORT}")
 
