@@ -3,10 +3,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help venv demo test lint types layers bench trust clean
+.PHONY: help venv demo tutorial-textures test lint types layers bench trust clean
 
 help:  ## what can be made
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 venv: .venv/.installed  ## .venv with alocc and its development tools
 
@@ -19,6 +19,9 @@ demo: venv  ## train on the digit 1, judge 0 against 1, write demo/report.html
 	$(BIN)/alocc train mnist --normal 1 --out demo --seed 0 --watch mnist --anomalous 0
 	$(BIN)/alocc evaluate demo mnist --normal 1 --anomalous 0
 	$(BIN)/alocc report demo
+
+tutorial-textures: venv  ## photographs of brick, grass and gravel: train, evaluate, report; writes docs/results/textures.md
+	$(BIN)/python examples/textures.py --page docs/results/textures.md
 
 test: lint types layers  ## everything CI checks
 	$(BIN)/pytest --cov --cov-report=term
@@ -55,4 +58,4 @@ trust: venv  ## the tables of docs/results/trust.md; hours, and it goes on where
 	$(BIN)/python benchmarks/trust.py results
 
 clean:  ## remove what was built
-	rm -rf .venv demo .coverage* .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv demo textures .coverage* .mypy_cache .ruff_cache .pytest_cache

@@ -391,7 +391,7 @@ class Detector:
             n_memory = len(tensors["statistics.memory"])
             statistics = Statistics(judged.channels, judged.size, n_memory)
             statistics.load_state_dict(_below("statistics.", tensors))
-        parts = map_parts(bool(config.statistics_parts), has_d(config))
+        parts = map_parts(bool(config.statistics_parts), has_d(config), config.training.discrimination is not None)
         n_held_out = len(tensors["localizer.held_out_maxima"])
         localizer = Localizer(judged.channels, judged.size, parts, n_held_out)
         localizer.load_state_dict(_below("localizer.", tensors))

@@ -6,7 +6,9 @@ import torch
 
 import alocc
 from alocc.config import preset, with_settings
+from alocc.data.pasting import pasted
 from alocc.model.localization import GRID, Localizer, at_full_size, map_parts
+from alocc.seeding import generator
 
 SMALL = ["networks.width=4", "training.batch_size=16"]
 
@@ -70,16 +72,16 @@ def test_a_saved_detector_draws_the_same_maps(detector, tmp_path):
 
 
 def test_parts_follow_the_score():
-    assert map_parts(has_statistics=False, has_d=True) == ("reconstruction", "d")
-    assert map_parts(has_statistics=True, has_d=False) == ("reconstruction", "statistics")
+    assert map_parts(has_statistics=False, has_d=True, has_places=False) == ("reconstruction", "d")
+    assert map_parts(has_statistics=True, has_d=False, has_places=True) == ("reconstruction", "statistics", "places")
 
 
 def test_fusion_by_hand():
     localizer = Localizer(1, (20, 20), ("statistics", "d"))
     grid = torch.ones(1, GRID, GRID)
     fused = localizer.fused({"statistics": 2 * grid, "d": -1 * grid})
-    torch.testing.assert_close(fused, ((4 * 4 - 1) / 5) ** 0.5 * grid)
-    torch.testing.assert_close(localizer.fused({"statistics": 0 * grid, "d": -3 * grid}), -((9 / 5) ** 0.5) * grid)
+    torch.testing.assert_close(fused, ((2 * 4 - 1) / 3) ** 0.5 * grid)
+    torch.testing.assert_close(localizer.fused({"statistics": 0 * grid, "d": -3 * grid}), -((9 / 3) ** 0.5) * grid)
     assert at_full_size(fused, (20, 31)).shape == (1, 20, 31)
 
 
@@ -90,3 +92,32 @@ def test_any_size(channels, size):
     assert localizer.describe(images[:3]).shape[2:] == (GRID, GRID)
     described = localizer.describe(images).mean(0)
     assert (localizer.mean - described).abs().max() < 0.5
+
+
+@pytest.mark.parametrize("size", [(32, 32), (60, 48)])
+def test_places_learn_where_something_was_pasted(size):
+    images = torch.from_numpy(weave(60, side=60))[:, None, : size[0], : size[1]]
+    localizer = Localizer(1, size, ("places",)).fit(images, iterations=60)
+    x, where = pasted(images[:40].float() / 255, generator(7, "test"))
+    with torch.inference_mode():
+        logits = at_full_size(localizer.places(x), size)
+    assert logits[where[:, 0]].mean() > logits[~where[:, 0]].mean() + 1
+    assert not localizer.places.training
+
+
+def test_places_are_decided_by_their_seed():
+    images = torch.from_numpy(weave(20))[:, None]
+    first, second, other = (Localizer(1, (32, 32), ("places",)).fit(images, 3, seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["places.layers.0.weight"], other["places.layers.0.weight"])
+
+
+def test_what_is_pasted_is_where_it_says():
+    x = torch.full((200, 3, 24, 30), 0.5)
+    changed, where = pasted(x, generator(0, "test"))
+    assert changed.shape == x.shape and where.shape == (200, 1, 24, 30)
+    assert changed.min() >= 0 and changed.max() <= 1
+    untouched = ~where.flatten(1).any(1)
+    assert 0.2 < untouched.float().mean() < 0.45  # three in ten, and the spots that are smaller than a pixel
+    change = (changed - x).abs().amax(1, keepdim=True)
+    assert change[where].mean() > 10 * change[~where].mean()

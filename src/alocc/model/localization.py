@@ -2,12 +2,14 @@
 
 | part             | what, at each place of a 16×16 grid                                              |
 |------------------|----------------------------------------------------------------------------------|
+| `places`         | logit of a small network that something is pasted in there (:mod:`alocc.model.places`) |
 | `statistics`     | how unusual the answers of random filters are there, and the grey or colours      |
 | `reconstruction` | mean squared difference of x and R(x) there                                       |
 | `d`              | −logit of D at the deepest feature maps' places, brought to the grid             |
 
-Each part is standardised at each place on held-out normal images: an edge that R never draws well is no news. The map
-is the signed root of the weighted mean of the signed squares, as in :class:`alocc.model.calibration.Fusion`.
+Each part is standardised at each place on held-out normal images: an edge that R never draws well is no news. (`places`
+is standardised alike at all places: its logit means the same everywhere.) The map is
+the signed root of the weighted mean of the signed squares, as in :class:`alocc.model.calibration.Fusion`.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from torch import Tensor, nn
 
 from alocc.data.images import to_unit_range
 from alocc.model.networks import Discriminator, Networks, Reconstructor
+from alocc.model.places import Places
 from alocc.model.statistics import FILTER_SIZE, FLOOR, gaussian, random_filters, scales, thinned
+from alocc.seeding import generator
 
 GRID = 16
 MOST_IMAGES = 1_000
@@ -33,7 +37,7 @@ OWN_SCALE_FROM = 20
 SMALLEST_SCALE = 1e-3
 MOST_PLACES = 50_000
 """As many places are enough for a covariance."""
-WEIGHTS = {"statistics": 4.0, "reconstruction": 1.0, "d": 1.0}
+WEIGHTS = {"places": 8.0, "statistics": 2.0, "reconstruction": 1.0, "d": 1.0}
 
 
 class Localizer(nn.Module):
@@ -58,17 +62,28 @@ class Localizer(nn.Module):
         length = self.describe(torch.zeros((1, channels, *image_size))).shape[1]
         self.register_buffer("mean", torch.zeros((length, GRID, GRID)))
         self.register_buffer("whitening", torch.eye(length))
+        self.places = Places(channels, image_size) if "places" in self.parts else None
         for part in self.parts:
             self.register_buffer(f"{part}_mean", torch.zeros((GRID, GRID)))
             self.register_buffer(f"{part}_deviation", torch.ones((GRID, GRID)))
         self.register_buffer("held_out_maxima", torch.zeros(n_held_out))
+        self.eval()
 
-    def fit(self, images: Tensor) -> Localizer:
-        """Learn a Gaussian of the filters' answers at each place: a mean of its own, one covariance for all places.
+    def fit(self, images: Tensor, iterations: int = 0, seed: int = 0) -> Localizer:
+        """Learn a Gaussian of the filters' answers at each place, and what is pasted in and what is not.
 
         Args:
             images: normal images, (n, C, H, W), uint8 or float32 in [0, 1].
+            iterations: updates of the network for places, if there is one.
+            seed: of its stream.
         """
+        if self.places is not None:
+            self.places.fit(images, iterations, generator(seed, "places"))
+        with torch.no_grad():
+            return self._fit_statistics(images)
+
+    def _fit_statistics(self, images: Tensor) -> Localizer:
+        """A mean of each place's own, one covariance for all places."""
         few = thinned(images, MOST_IMAGES)
         described = torch.cat([self.describe(to_unit_range(batch)) for batch in torch.split(few, BATCH)])
         n = len(described)
@@ -90,7 +105,7 @@ class Localizer(nn.Module):
         batches = [self.compute_parts([networks], x) for networks, x in some]
         for part in self.parts:
             value = torch.cat([batch[part] for batch in batches])
-            n = len(value)
+            n = 0 if part == "places" else len(value)
             mean = (n * value.mean(0) + OWN_SCALE_FROM * value.mean()) / (n + OWN_SCALE_FROM)
             square = (value - mean).square()
             variance = (n * square.mean(0) + OWN_SCALE_FROM * square.mean()) / (n + OWN_SCALE_FROM)
@@ -131,6 +146,8 @@ class Localizer(nn.Module):
         if "statistics" in self.parts:
             rest = (self.describe(x) - self.mean).permute(0, 2, 3, 1)
             parts["statistics"] = ((rest @ self.whitening).square().mean(3) + FLOOR).log()
+        if self.places is not None:
+            parts["places"] = F.interpolate(self.places(x)[:, None], size=(GRID, GRID), mode="bilinear")[:, 0]
         judged = [self._network_parts(R, D, x) for R, D in networks]
         return parts | {part: torch.stack([one[part] for one in judged]).mean(0) for part in judged[0]}
 
@@ -154,9 +171,9 @@ class Localizer(nn.Module):
         return torch.cat([*described, _on_grid(x)], 1)
 
 
-def map_parts(has_statistics: bool, has_d: bool) -> tuple[str, ...]:
-    """Parts of the map of a detector whose score has these."""
-    return ("reconstruction", *["statistics"] * has_statistics, *["d"] * has_d)
+def map_parts(has_statistics: bool, has_d: bool, has_places: bool) -> tuple[str, ...]:
+    """Parts of the map of a detector whose score has the first two, and whose training meets pseudo-anomalies."""
+    return ("reconstruction", *["statistics"] * has_statistics, *["d"] * has_d, *["places"] * has_places)
 
 
 def at_full_size(grid: Tensor, size: tuple[int, int]) -> Tensor:

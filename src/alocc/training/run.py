@@ -40,6 +40,7 @@ from alocc.detector import (
 from alocc.errors import ArtefactError, ConfigError, DataError
 from alocc.model.localization import Localizer, map_parts
 from alocc.model.networks import Networks, build_networks
+from alocc.model.places import ITERATIONS_PER_D
 from alocc.model.scoring import D_PARTS
 from alocc.model.statistics import Statistics
 from alocc.model.validation import auroc, useful_kinds
@@ -253,9 +254,10 @@ def fit_statistics(config: Config, image_format: ImageFormat, fit: Tensor) -> St
 
 def fit_localizer(config: Config, image_format: ImageFormat, fit: Tensor) -> Localizer:
     """What says where an image is unusual."""
-    parts = map_parts(bool(config.statistics_parts), has_d(config))
-    with torch.inference_mode():
-        return Localizer(image_format.channels, image_format.size, parts).fit(fit)
+    phase = config.training.discrimination
+    parts = map_parts(bool(config.statistics_parts), has_d(config), phase is not None)
+    iterations = ITERATIONS_PER_D * phase.iterations if phase else 0
+    return Localizer(image_format.channels, image_format.size, parts).fit(fit, iterations, config.seed)
 
 
 def _suspects(images: Tensor, image_format: ImageFormat, contamination: float) -> Tensor:
