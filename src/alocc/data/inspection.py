@@ -18,6 +18,8 @@ from alocc.data.entries import Skipped
 from alocc.data.images import ImageFormat, to_unit_range
 from alocc.data.sources import Source, check_strict
 
+FINE = 3
+"""So many times shrunk, an image loses what is small."""
 FEW = 100
 """Fewer normal images than this: expect a coarse threshold."""
 THUMBNAIL, ALIKE = 16, 0.7
@@ -95,16 +97,19 @@ def inspect(
     found = Inspection(
         len(names), image_format, dict(classes), dict(sizes.most_common()), dict(kinds), doubles, flat, skipped, ()
     )
-    warnings = _warnings(found)
+    warnings = _warnings(found, round(float(np.median([max(header[:2]) for header in headers]))))
     sheet = _contact_sheet(tiles) if tiles else None
     return Inspection(**{**found.__dict__, "warnings": warnings}), sheet
 
 
-def _warnings(found: Inspection) -> list[str]:
+def _warnings(found: Inspection, large: int) -> list[str]:
+    """What to be wary of; ``large`` is the longer side of most images."""
     n_doubles = sum(len(group) - 1 for group in found.doubles)
     named = [name for name in found.classes if name]
     said = [
-        (found.n_images < FEW, f"only {found.n_images} images: alpha can be about 3 / {found.n_images} at best"),
+        (found.n_images < FEW, f"only {found.n_images} images: alpha can be 1 / {found.n_images + 1} at best"),
+        (large > FINE * max(found.image_format.size), f"images of about {large} pixels are brought to "
+         f"{found.image_format}, where small faults vanish; --set images.tile=64 keeps their size"),
         (len(named) > 1, f"{len(named)} classes: say which are normal (--normal {named[0] if named else ''})"),
         (len(named) >= 1 and "" in found.classes, f"{found.classes.get('', 0)} images lie beside the class folders"),
         (len(found.kinds) > 1, "grey and colour images are mixed: whether an image has colour will tell them apart"),
