@@ -13,12 +13,15 @@ from alocc.data.images import to_unit_range
 from alocc.data.pasting import pasted
 
 WIDTH = 32
-ITERATIONS_PER_D = 2
-"""Updates for each of D's: this network is small."""
 BATCH = 16
 LEARNING_RATE = 3e-3
 COARSE_FROM = 48
 """Images with both sides at least so long are seen at a quarter of their size by the last layers; others at half."""
+
+
+def updates(d_iterations: int, image_size: tuple[int, int]) -> int:
+    """As many updates as D has; twice as many for images that D is slow on, which have more to show."""
+    return (2 if min(image_size) >= COARSE_FROM else 1) * d_iterations
 
 
 class Places(nn.Module):
@@ -40,6 +43,7 @@ class Places(nn.Module):
             *_layer(WIDTH, WIDTH, 3, 1),
             nn.Conv2d(WIDTH, 1, 1),
         )
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # PyTorch's stubs lack it
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits, higher = less normal."""
@@ -59,7 +63,7 @@ class Places(nn.Module):
                 nn.init.normal_(module.weight, std=(3 * module.weight[0].numel()) ** -0.5, generator=stream)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        optimizer = torch.optim.AdamW(self.parameters(), LEARNING_RATE)
+        optimizer = torch.optim.AdamW(self.parameters(), LEARNING_RATE, fused=True)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, LEARNING_RATE, total_steps=max(2, iterations), cycle_momentum=False
         )
@@ -67,7 +71,7 @@ class Places(nn.Module):
         for _ in range(iterations):
             batch = images[torch.randint(len(images), (BATCH,), generator=stream)]
             x, where = pasted(to_unit_range(batch), stream)
-            logits = self(x)
+            logits = self(x.contiguous(memory_format=torch.channels_last))
             share = F.adaptive_avg_pool2d(where.float(), logits.shape[1:])[:, 0]  # of each place that was pasted over
             loss = F.binary_cross_entropy_with_logits(logits, share)
             optimizer.zero_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,8 @@ SIDE = 256
 """Shorter side of a picture, at least."""
 HOT = np.array([[255, 220, 40], [235, 70, 20]])
 """Colours at the threshold of the map and at twice that."""
+LONGEST = 200
+"""Bytes of a picture's file name, before its suffix; file systems take 255."""
 FROM = 0.5
 """Share of the threshold at which the colour begins to show."""
 
@@ -71,6 +74,7 @@ def overlay_writer(detector: Detector, folder: Path) -> Callable[[ImageSet, Scor
     """
     folder.mkdir(parents=True, exist_ok=True)
     threshold = detector.map_threshold
+    taken: Counter[str] = Counter()
 
     def write(images: ImageSet, scores: Scores) -> None:
         maps = detector.anomaly_map(images.images)
@@ -78,13 +82,20 @@ def overlay_writer(detector: Detector, folder: Path) -> Callable[[ImageSet, Scor
         for name, image, anomaly_map in zip(images.names, pixels, maps, strict=True):
             plain = overlay(image, np.zeros_like(anomaly_map), threshold)
             picture = Image.fromarray(np.concatenate([plain, overlay(image, anomaly_map, threshold)], 1))
-            with replacing(folder / picture_name(name)) as temporary:
+            written = picture_name(name)
+            taken[written] += 1
+            if taken[written] > 1:  # another image whose last parts are the same
+                written = f"{written.removesuffix('.png')}-{taken[written]}.png"
+            with replacing(folder / written) as temporary:
                 picture.save(temporary, "PNG")
 
     return write
 
 
 def picture_name(name: str) -> str:
-    """A flat file name for an image's picture: its last three parts, what file systems refuse replaced."""
+    """A flat file name for an image's picture: its last three parts, what file systems refuse replaced, not too long."""
     last = "_".join(part for part in re.split(r"[/\\]", os.fspath(name))[-3:] if part)
-    return re.sub(r'[<>:"|?*#\x00-\x1f]', "_", last) + ".png"
+    allowed = re.sub(r'[<>:"|?*#\x00-\x1f]', "_", last)
+    while len(os.fsencode(allowed)) > LONGEST:
+        allowed = allowed[1:]
+    return allowed + ".png"

@@ -40,7 +40,7 @@ from alocc.detector import (
 from alocc.errors import ArtefactError, ConfigError, DataError
 from alocc.model.localization import Localizer, map_parts
 from alocc.model.networks import Networks, build_networks
-from alocc.model.places import ITERATIONS_PER_D
+from alocc.model.places import updates
 from alocc.model.scoring import D_PARTS
 from alocc.model.statistics import Statistics
 from alocc.model.validation import auroc, useful_kinds
@@ -256,7 +256,7 @@ def fit_localizer(config: Config, image_format: ImageFormat, fit: Tensor) -> Loc
     """What says where an image is unusual."""
     phase = config.training.discrimination
     parts = map_parts(bool(config.statistics_parts), has_d(config), phase is not None)
-    iterations = ITERATIONS_PER_D * phase.iterations if phase else 0
+    iterations = updates(phase.iterations, image_format.size) if phase else 0
     return Localizer(image_format.channels, image_format.size, parts).fit(fit, iterations, config.seed)
 
 
