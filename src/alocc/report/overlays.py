@@ -93,7 +93,7 @@ def overlay_writer(detector: Detector, folder: Path) -> Callable[[ImageSet, Scor
 
 
 def picture_name(name: str) -> str:
-    """A flat file name for an image's picture: its last three parts, what file systems refuse replaced, not too long."""
+    """A file name for an image: its last three parts, what file systems refuse replaced, not too long."""
     last = "_".join(part for part in re.split(r"[/\\]", os.fspath(name))[-3:] if part)
     allowed = re.sub(r'[<>:"|?*#\x00-\x1f]', "_", last)
     while len(os.fsencode(allowed)) > LONGEST:
