@@ -123,7 +123,8 @@ class Detector:
 
         Args:
             folds: all networks, each with its own held-out images.
-            statistics, localizer: fitted to all images that trained; no localizer, no maps.
+            statistics: fitted to all images that trained.
+            localizer: fitted to the images that trained the first fold's networks; none: no maps.
             seen: :func:`image_hashes` of all images used.
             training: notes to keep.
             unusual: the statistics' parts of all held-out images, fold after fold, where ``statistics`` was fitted to
@@ -151,7 +152,7 @@ class Detector:
         alpha = config.calibration.alpha or max(DEFAULT_ALPHA, smallest_alpha(len(scores)))
         if localizer is not None:
             with torch.inference_mode():
-                localizer.calibrate([(fold.networks, mapped(config, fold.held_out)) for fold in folds], n_tiles)
+                localizer.calibrate([first.networks], mapped(config, first.held_out), n_tiles)
         networks = [fold.networks for fold in folds]
         return cls(config, image_format, networks, statistics, localizer, fusion, scores, alpha, seen, training)
 

@@ -93,16 +93,15 @@ class Localizer(nn.Module):
         self.whitening.copy_(gaussian(thinned(rest, MOST_PLACES).double())[1])
         return self
 
-    def calibrate(self, held_out: Sequence[tuple[Networks, Tensor]], n_tiles: int = 1) -> Localizer:
+    def calibrate(self, networks: Sequence[Networks], held_out: Tensor, n_tiles: int = 1) -> Localizer:
         """Measure each part at each place on normal images that did not train.
 
         Args:
-            held_out: networks in evaluation mode, and images (n, C, H, W), uint8 or float32 in [0, 1], that they were
-                not trained on.
+            networks: in evaluation mode.
+            held_out: (n, C, H, W), uint8 or float32 in [0, 1].
             n_tiles: how many of them, one behind the other, make one whole image, whose map has one highest value.
         """
-        some = [(networks, x) for networks, images in held_out for x in self._some(images, n_tiles)]
-        batches = [self.compute_parts([networks], x) for networks, x in some]
+        batches = [self.compute_parts(networks, x) for x in self._some(held_out, n_tiles)]
         for part in self.parts:
             value = torch.cat([batch[part] for batch in batches])
             n = 0 if part == "places" else len(value)

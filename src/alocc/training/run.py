@@ -209,7 +209,7 @@ def train(
         fit, source = training_images(config, pixels, images.split.fit)
         statistics = fit_statistics(config, judged, fit)
         unusual = out_of_fold(config, statistics, images, fit, source)
-    localizer = fit_localizer(config, judged, fit)
+    localizer = fit_localizer(config, judged, training_images(config, pixels, parts[0].fit)[0])
     detector = Detector.calibrate(config, image_format, folds, statistics, localizer, seen, summary, unusual)
     if folder:
         detector.save(folder.model)
