@@ -3,12 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import alocc
 from alocc.config import preset, with_settings
+from alocc.data.tiles import cut
+from alocc.detector import trial_images
 from alocc.errors import ConfigError
 from alocc.evaluation.health import measure
 from alocc.evaluation.metrics import auroc
+from alocc.report import build_report
 
 SETTINGS = ["networks.width=4", "training.batch_size=16", "images.tile=32"]
 
@@ -41,8 +45,7 @@ def test_images_keep_their_size_and_networks_see_tiles(detector):
 
 def test_an_image_is_as_anomalous_as_its_worst_tile(detector):
     images = stained(5, 1)
-    of_tiles, tiles = detector.of_tiles(torch.from_numpy(images[:, None]))
-    by_tile = of_tiles.score(tiles).anomaly_score.reshape(5, 20)
+    by_tile = detector.of_tiles().score(cut(torch.from_numpy(images[:, None]), 32)).anomaly_score.reshape(5, 20)
     scores = detector.score(images)
     np.testing.assert_array_equal(scores.anomaly_score, by_tile.max(1))
     np.testing.assert_array_equal(scores.anomaly_score[[3]], detector.score(images[[3]]).anomaly_score)
@@ -87,3 +90,20 @@ def test_health_is_of_tiles(detector):
 def test_what_tiles_cannot_do_is_said(settings, message):
     with pytest.raises(ConfigError, match=message):
         with_settings(preset("robust"), settings)
+
+
+def test_trial_tiles_come_from_anywhere():
+    images = torch.arange(441).view(1, 1, 21, 21).repeat_interleave(48, 2).repeat_interleave(48, 3)[..., :1024, :1024]
+    config = with_settings(preset("robust"), ["images.tile=64"])
+    chosen = trial_images(config, images.expand(200, -1, -1, -1), torch.Generator().manual_seed(0))
+    assert len(chosen) == 200 and len(set(chosen[:, 0, 30, 30].tolist())) > 100
+
+
+def test_the_report_of_tiles_is_small(tmp_path):
+    images = weave(40, 0, (200, 240))
+    alocc.train(images, config=with_settings(preset("robust"), SETTINGS), iterations=2, out=tmp_path / "run")
+    for i, image in enumerate(images[:4]):
+        (tmp_path / "parts" / "good").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(tmp_path / "parts" / "good" / f"{i}.png")
+    build_report(tmp_path / "run", str(tmp_path / "parts"))
+    assert (tmp_path / "run" / "report.html").stat().st_size < 1_500_000

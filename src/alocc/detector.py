@@ -139,7 +139,7 @@ class Detector:
             weights = validated_weights(
                 weights,
                 lambda x: compute_parts(whole(config), [first.networks], first.statistics, x),
-                trial_images(config, first.held_out),
+                trial_images(config, first.held_out, generator(config.seed, "trial")),
                 training.get("negatives", ()),
                 generator(config.seed, "validation"),
             )
@@ -245,7 +245,10 @@ class Detector:
 
     @property
     def map_threshold(self) -> float:
-        """The value that the map of a normal image exceeds anywhere with probability alpha, at most."""
+        """The value that a normal image's map exceeds anywhere with probability alpha, about.
+
+        Where the maps of fewer than 1 / alpha − 1 images calibrated it, the probability is that of the highest of them.
+        """
         maxima = self._localizer().held_out_maxima.cpu().double().numpy()
         return threshold_at(max(self.alpha, smallest_alpha(len(maxima))), maxima)
 
@@ -286,15 +289,13 @@ class Detector:
         """How many tiles an image is cut into; 1 for whole images."""
         return tiles_of(self.config, self.image_format)
 
-    def of_tiles(self, images: Tensor) -> tuple[Detector, Tensor]:
-        """This detector as one that judges single tiles, and the tiles of some images; both unchanged without tiles.
+    def of_tiles(self) -> Detector:
+        """This detector as one that judges single tiles; unchanged without tiles.
 
         Such a detector knows no threshold of its own: its p-values mean nothing.
         """
-        if not self.config.images.tile:
-            return self, images
         one = network_format(self.config, self.image_format)
-        return replace(self, config=whole(self.config), image_format=one), tiles.cut(images, one.height)
+        return replace(self, config=whole(self.config), image_format=one) if self.config.images.tile else self
 
     def _localizer(self) -> Localizer:
         if self.localizer is None:
@@ -321,11 +322,15 @@ class Detector:
 
         The input carries the noise of the preset, whether or not the preset adds it when it scores.
         """
-        with torch.inference_mode():
-            x = _cut(self.config, to_unit_range(images)).to(self._device)
-            x_noisy = _with_noise(x, self.config)
-            x_hat = torch.stack([R(x_noisy) for R, _ in self.networks]).mean(0)
-            return self._whole(x_noisy).cpu(), self._whole(x_hat).cpu()
+        chunks = [in_batches(self._reconstructed, x, self._device) for x, _ in _chunks(self.config, images, None)]
+        x_noisy, x_hat = (
+            torch.cat([self._whole(chunk[name]) for chunk in chunks if chunk]) for name in ("x_noisy", "x_hat")
+        )
+        return x_noisy, x_hat
+
+    def _reconstructed(self, x: Tensor) -> dict[str, Tensor]:
+        x_noisy = _with_noise(x, self.config)
+        return {"x_noisy": x_noisy, "x_hat": torch.stack([R(x_noisy) for R, _ in self.networks]).mean(0)}
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file: weights, and everything else as JSON. It is the same file for the same detector.
@@ -511,11 +516,12 @@ def whole(config: Config) -> Config:
     return with_values(config, {"images": {"tile": None}}, source="tile") if config.images.tile else config
 
 
-def trial_images(config: Config, held_out: Tensor) -> Tensor:
-    """What pseudo-anomalies are made of: held-out images, or evenly chosen tiles of some of them."""
+def trial_images(config: Config, held_out: Tensor, stream: torch.Generator) -> Tensor:
+    """What pseudo-anomalies are made of: held-out images, or tiles of some of them, from anywhere."""
     if not config.images.tile:
         return held_out
-    return thinned(_cut(config, thinned(held_out, MOST_IMAGES)), MOST_IMAGES)
+    chosen, _ = tiles.some(thinned(held_out, MOST_IMAGES), config.images.tile, MOST_IMAGES, stream)
+    return chosen
 
 
 def mapped(config: Config, held_out: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 import alocc
 from alocc.config import preset, with_settings
 from alocc.data.pasting import pasted
-from alocc.model.localization import GRID, Localizer, at_full_size, map_parts
+from alocc.model.localization import GRID, Localizer, _to_grid, at_full_size, map_parts
 from alocc.seeding import generator
 
 SMALL = ["networks.width=4", "training.batch_size=16"]
@@ -121,3 +121,29 @@ def test_what_is_pasted_is_where_it_says():
     assert 0.2 < untouched.float().mean() < 0.45  # three in ten, and the spots that are smaller than a pixel
     change = (changed - x).abs().amax(1, keepdim=True)
     assert change[where].mean() > 10 * change[~where].mean()
+
+
+def test_learning_places_leaves_the_global_stream_alone(robust, tmp_path):
+    before = torch.get_rng_state()
+    robust.save(tmp_path / "d.safetensors")
+    alocc.Detector.load(tmp_path / "d.safetensors")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_finer_grid_of_logits_is_averaged_not_sampled():
+    logits = torch.zeros((1, 128, 128))
+    logits[0, 60:63, 60:63] = 64.0  # nine of the 64 places behind one place of the grid
+    assert float(_to_grid(logits)[0, 7, 7]) == pytest.approx(9.0)
+
+
+def test_the_maps_threshold_is_as_rare_as_alpha_on_fresh_images_of_few():
+    """Calibrated on images that it learned from, it would be exceeded two or three times as often."""
+    images = weave(340, seed=5)
+    shares = []
+    for start in range(0, 160, 40):
+        detector = alocc.train(
+            images[start : start + 40], config=with_settings(preset("robust"), [*SMALL, "calibration.alpha=0.1"]),
+            iterations=20,
+        )  # fmt: skip
+        shares.append((detector.anomaly_map(images[160:]).max((1, 2)) > detector.map_threshold).mean())
+    assert np.mean(shares) < 0.2

@@ -1,3 +1,5 @@
+import csv
+
 import numpy as np
 import pytest
 import torch
@@ -182,3 +184,46 @@ def test_the_adversarial_term_goes_with_pairs(tmp_path):
     train(IMAGES, config=config("robust", adversarial), iterations=6, out=tmp_path / "run")
     phases = [line.split(",")[0] for line in (tmp_path / "run" / "history.csv").read_text().splitlines()[1:]]
     assert list(dict.fromkeys(phases)) == ["reconstruction", "adversarial", "discrimination"]
+
+
+def test_folds_go_on_where_they_were_stopped(tmp_path):
+    told, resumed = [], []
+
+    def stop_at(n):
+        moments = []
+        return Hooks(
+            lambda moment: moments.append(moment) or told.append(moment),
+            resumed.append,
+            stop_requested=lambda: len(moments) == n,
+        )
+
+    whole = train(IMAGES, config=config("robust"), iterations=12, out=tmp_path / "whole", hooks=stop_at(None))
+    planned = {moment.planned for moment in told}
+    assert len(planned) == 1 and [moment.iteration for moment in told] == list(range(1, planned.pop() + 1))
+    assert {moment.phase for moment in told} == {"reconstruction", "discrimination", "maps"}
+
+    n_networks = sum(moment.phase != "maps" for moment in told)
+    for n_more in (n_networks // 2 + 3, n_networks // 2 - 1):  # in the second fold; in the maps
+        with pytest.raises(StoppedError, match=r"in fold 2 of 2|where images are unusual"):
+            train(IMAGES, config=config("robust"), iterations=12, out=tmp_path / "parts", hooks=stop_at(n_more))
+    again = train(IMAGES, config=config("robust"), iterations=12, out=tmp_path / "parts", hooks=stop_at(None))
+    assert resumed == [n_networks // 2 + 3, n_networks]
+    np.testing.assert_array_equal(again.held_out_scores, whole.held_out_scores)
+    assert (tmp_path / "parts/model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
+    rows = list(csv.DictReader((tmp_path / "whole" / "history.csv").read_text().splitlines()))
+    assert (rows[0]["fold"], rows[-1]["fold"], rows[-1]["iteration"]) == ("1", "2", str(n_networks))
+
+
+def test_folds_may_stop_at_different_iterations(tmp_path):
+    settings = ["calibration.folds=2", "training.adversarial.stop_mse=0.2"]
+    detector = train(IMAGES, config=config("paper", *settings), iterations=40, out=tmp_path / "r")
+    assert len(detector.networks) == 2
+
+
+def test_looks_at_one_fold_take_the_alpha_that_it_supports():
+    looks = []
+    train(
+        IMAGES, config=config("robust"), iterations=6, alpha=1 / (len(IMAGES) + 1),
+        open_watch=lambda _: lambda detector: looks.append(detector.threshold) or {"auroc": 0.5},
+    )  # fmt: skip
+    assert looks and all(np.isfinite(threshold) for threshold in looks)

@@ -110,7 +110,7 @@ def print_training_end(detector: Detector, run: Path, health: Health) -> None:
     if detector.config.calibration.alpha is None and detector.alpha > DEFAULT_ALPHA:
         print_note(
             f"note: alpha {detector.alpha:.4g} is the smallest that {n} held-out images support; "
-            f"{99 if detector.config.calibration.folds else 3 * 99} or more normal images would support {DEFAULT_ALPHA}"
+            f"{99 if detector.training.get('n_folds') else 3 * 99} or more normal images would support {DEFAULT_ALPHA}"
         )
     print_health(health)
     print_note(f"{run} written; next: alocc score {run} DATA --out scores.csv, or alocc report {run}")

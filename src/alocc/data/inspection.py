@@ -20,7 +20,7 @@ from alocc.data.sources import Source, check_strict
 
 FINE = 3
 """So many times shrunk, an image loses what is small."""
-FEW = 100
+FEW = 99
 """Fewer normal images than this: expect a coarse threshold."""
 THUMBNAIL, ALIKE = 16, 0.7
 """Side of a grey thumbnail, and root mean square difference of two, in grey levels, up to which they are doubles."""

@@ -73,6 +73,8 @@ MIN_SIDE = 16
 MAX_TILED_SIDE = 1024
 BATCH = 256
 """Images that are decoded, and then wait, together; a second batch is decoded meanwhile."""
+MOST_IN_BATCH = 32 << 20
+"""Bytes of a batch, about."""
 LOOKED_AT = 1_000
 """Images, evenly spread, whose headers decide the format, and that are looked at for colour."""
 MOST_IN_MEMORY = 2 << 30
@@ -258,8 +260,9 @@ class ArraySource(Source):
         return _format(wanted, [header], lambda: not header.grey)
 
     def batches(self, to: ImageFormat) -> Iterator[ImageSet]:
-        for start in range(0, len(self), BATCH):
-            part = slice(start, start + BATCH)
+        size = _batch_size(to)
+        for start in range(0, len(self), size):
+            part = slice(start, start + size)
             yield ImageSet(prepare_batch(self.images[part], to), self.names[part], self.classes[part])
 
 
@@ -301,7 +304,7 @@ class EntrySource(Source):
             yield ImageSet(torch.empty((0, to.channels, *to.size)), [], np.array([], np.str_), self.unusable)
         has_masks = any(entry.mask for entry in self.entries)
         with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
-            for entries, results in _ahead(pool, read, self.entries):
+            for entries, results in _ahead(pool, read, self.entries, _batch_size(to)):
                 good = [
                     (entry, image) for entry, image in zip(entries, results, strict=True) if isinstance(image, Tensor)
                 ]
@@ -340,7 +343,7 @@ class VideoSource(Source):
         while not damage:
             images, names = [], []
             try:
-                for seconds, frame in itertools.islice(frames, BATCH):
+                for seconds, frame in itertools.islice(frames, _batch_size(to)):
                     images.append(prepare(frame, to))
                     names.append(f"{self.path}#t={video.time_stamp(seconds)}")
             except DataError as error:
@@ -391,14 +394,19 @@ class _Buffer:
             return torch.from_numpy(np.memmap(file, kind, "r+", shape=(self.n, *self.shape)))
 
 
+def _batch_size(to: ImageFormat) -> int:
+    """``BATCH`` images, or fewer large ones."""
+    return max(8, min(BATCH, MOST_IN_BATCH // (to.channels * to.height * to.width)))
+
+
 def _ahead(
-    pool: ThreadPoolExecutor, read: Callable[[Entry], Tensor | Skipped], entries: Sequence[Entry]
+    pool: ThreadPoolExecutor, read: Callable[[Entry], Tensor | Skipped], entries: Sequence[Entry], size: int
 ) -> Iterator[tuple[Sequence[Entry], list[Tensor | Skipped]]]:
     """Batches in order, the next one under way while the caller works on the last."""
     under_way: list[tuple[Sequence[Entry], list[Future[Tensor | Skipped]]]] = []
     try:
-        for start in range(0, len(entries), BATCH):
-            batch = entries[start : start + BATCH]
+        for start in range(0, len(entries), size):
+            batch = entries[start : start + size]
             under_way.append((batch, [pool.submit(read, entry) for entry in batch]))
             if len(under_way) > 1:
                 yield _finished(under_way.pop(0))

@@ -33,9 +33,14 @@ def cut(images: Tensor, tile: int) -> Tensor:
     return torch.stack([images[:, :, y : y + tile, x : x + tile] for y, x in corners], 1).flatten(0, 1)
 
 
+def tiles_in(size: tuple[int, int], tile: int, most: int, n_images: int) -> int:
+    """How many tiles of each image there can be if all together are to be at most about ``most``."""
+    return max(1, min(len(places(size, tile)), most // n_images))
+
+
 def some(images: Tensor, tile: int, most: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """At most about ``most`` tiles, as many of each image, and the index of the image that each is from."""
-    of_each = max(1, min(len(places((images.shape[2], images.shape[3]), tile)), most // len(images)))
+    of_each = tiles_in((images.shape[2], images.shape[3]), tile, most, len(images))
     chosen = []
     for image in images:
         tiles = cut(image[None], tile)

@@ -20,10 +20,9 @@ from torch import Tensor
 from alocc.data.images import to_unit_range
 from alocc.data.negatives import NEGATIVES
 from alocc.data.sources import Data, Skipped, Source, open_source
-from alocc.detector import Detector
+from alocc.detector import Detector, trial_images
 from alocc.errors import DataError
 from alocc.evaluation.metrics import auroc
-from alocc.model.statistics import thinned
 from alocc.model.validation import MOST_IMAGES, separation
 from alocc.seeding import generator
 from alocc.storage import write_text
@@ -36,8 +35,6 @@ FEW_HELD_OUT = 10
 PROBES = 50
 """Images of each probe."""
 PIECES = 4
-MOST_CUT = 2_000
-"""Tiles of which the normal ones are chosen, where a detector judges tiles."""
 FLAT, SOME = 0.02, 0.05
 """Standard deviation of an image's pixels below which it is flat; share of normal images that are some."""
 
@@ -132,15 +129,13 @@ def measure(detector: Detector, normals: Tensor, *, fresh: bool, second: Detecto
 
     if len(normals) == 0:
         raise DataError("no normal images to check with: the detector was trained or calibrated on all of them")
-    normals = to_unit_range(normals[:: max(1, len(normals) // MOST_IMAGES)])
+    normals = normals[:: max(1, len(normals) // MOST_IMAGES)]
     stream = generator(detector.config.seed, "health")
     # of the held-out images themselves the detector keeps what it said before it had seen them
     compared = detector.score(normals).anomaly_score if fresh else detector.held_out_scores
-    subject, own = detector, compared
-    if detector.n_tiles > 1:
-        subject, cut = detector.of_tiles(thinned(normals, max(1, MOST_CUT // detector.n_tiles)))
-        normals = thinned(cut, MOST_IMAGES)
-        own = subject.score(normals).anomaly_score
+    subject = detector.of_tiles()
+    normals = to_unit_range(trial_images(detector.config, normals, stream))
+    own = compared if subject is detector else subject.score(normals).anomaly_score
 
     def against_normals(probes: Mapping[str, Tensor]) -> dict[str, float]:
         return {
@@ -154,16 +149,16 @@ def measure(detector: Detector, normals: Tensor, *, fresh: bool, second: Detecto
     weights = detector.fusion.weights
     d_weight = sum(weight for part, weight in weights.items() if part.startswith("d_")) / sum(weights.values())
     shift = None
-    if fresh and subject is detector and detector.statistics is not None and len(normals) > 1:
+    # the mean of changed copies is another one, and tiles of one image are alike: then there is nothing to compare
+    comparable = subject is detector and not detector.config.training.augmentation.is_on
+    if fresh and comparable and detector.statistics is not None and len(normals) > 1:
         with torch.inference_mode():
             shift = detector.statistics.shift(normals, detector.training["n_fit"])
     stability = None
     if second is not None:
         x = torch.cat([normals, *(NEGATIVES[kind](normals, stream) for kind in unseen)])
         stability = float(
-            np.nan_to_num(
-                spearmanr(subject.score(x).anomaly_score, second.of_tiles(x)[0].score(x).anomaly_score).statistic
-            )
+            np.nan_to_num(spearmanr(subject.score(x).anomaly_score, second.of_tiles().score(x).anomaly_score).statistic)
         )
     return Measures(
         against_normals(gross_probes(normals, stream)),
@@ -253,7 +248,11 @@ def _findings(measures: Measures) -> list[Finding]:
 
 
 def check_trained(detector: Detector, images: TrainingImages, folder: RunFolder | None = None) -> Health:
-    """Examine a detector on the images that its training held out, and keep the result in its run folder."""
+    """Examine a detector on the images that its training held out, and keep the result in its run folder.
+
+    With folds these are all images, each of which trained one of the networks: changed copies of them are told a
+    little too well. ``check_run`` with fresh images is stricter.
+    """
     health = check(detector, images.normals.images[images.split.held_out], fresh=False)
     if folder:
         write_text(folder.health, json.dumps(health.as_json(), indent=2))

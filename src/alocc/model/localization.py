@@ -14,7 +14,7 @@ the signed root of the weighted mean of the signed squares, as in :class:`alocc.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,8 @@ OWN_PLACE_FROM = 10
 OWN_SCALE_FROM = 20
 """The same for a place's own mean and deviation of a part."""
 SMALLEST_SCALE = 1e-3
+FOLDS = 10
+"""Tenths of the held-out images, each of which is put on the scale of the other nine for the map's threshold."""
 MOST_PLACES = 50_000
 """As many places are enough for a covariance."""
 WEIGHTS = {"places": 8.0, "statistics": 2.0, "reconstruction": 1.0, "d": 1.0}
@@ -62,23 +64,27 @@ class Localizer(nn.Module):
         length = self.describe(torch.zeros((1, channels, *image_size))).shape[1]
         self.register_buffer("mean", torch.zeros((length, GRID, GRID)))
         self.register_buffer("whitening", torch.eye(length))
-        self.places = Places(channels, image_size) if "places" in self.parts else None
+        with torch.random.fork_rng(devices=[]):  # PyTorch's own initialisation draws from the global stream: undo that
+            self.places = Places(channels, image_size) if "places" in self.parts else None
         for part in self.parts:
             self.register_buffer(f"{part}_mean", torch.zeros((GRID, GRID)))
             self.register_buffer(f"{part}_deviation", torch.ones((GRID, GRID)))
         self.register_buffer("held_out_maxima", torch.zeros(n_held_out))
         self.eval()
 
-    def fit(self, images: Tensor, iterations: int = 0, seed: int = 0) -> Localizer:
+    def fit(
+        self, images: Tensor, iterations: int = 0, seed: int = 0, progress: Callable[[int], None] | None = None
+    ) -> Localizer:
         """Learn a Gaussian of the filters' answers at each place, and what is pasted in and what is not.
 
         Args:
             images: normal images, (n, C, H, W), uint8 or float32 in [0, 1].
             iterations: updates of the network for places, if there is one.
             seed: of its stream.
+            progress: told of each update; what it raises ends the fit.
         """
         if self.places is not None:
-            self.places.fit(images, iterations, generator(seed, "places"))
+            self.places.fit(images, iterations, generator(seed, "places"), progress)
         with torch.no_grad():
             return self._fit_statistics(images)
 
@@ -101,30 +107,43 @@ class Localizer(nn.Module):
             held_out: (n, C, H, W), uint8 or float32 in [0, 1].
             n_tiles: how many of them, one behind the other, make one whole image, whose map has one highest value.
         """
-        batches = [self.compute_parts(networks, x) for x in self._some(held_out, n_tiles)]
-        for part in self.parts:
-            value = torch.cat([batch[part] for batch in batches])
+        values = self._parts_of(networks, held_out, n_tiles)
+        n = len(values[self.parts[0]])
+        tenth = torch.arange(n) // n_tiles % FOLDS
+        maxima = torch.empty(n)
+        for own in (tenth == k for k in range(FOLDS)):
+            others = ~own if not own.all() else own  # a place's own scale would make its own image look too normal
+            self._standardise({part: value[others] for part, value in values.items()})
+            maxima[own] = self.fused({part: value[own] for part, value in values.items()}).flatten(1).amax(1).cpu()
+        self._standardise(values)
+        return self._remember(maxima, n_tiles)
+
+    def recalibrate(self, networks: Sequence[Networks], images: Tensor, n_tiles: int = 1) -> Localizer:
+        """Take the map's threshold from other normal images, that nothing was trained on."""
+        return self._remember(self.fused(self._parts_of(networks, images, n_tiles)).flatten(1).amax(1), n_tiles)
+
+    def _parts_of(self, networks: Sequence[Networks], images: Tensor, n_tiles: int) -> dict[str, Tensor]:
+        """The parts of many images; of some of them, evenly spread, where no image is cut."""
+        some = thinned(images, MOST_IMAGES) if n_tiles == 1 else images
+        batches = [
+            self.compute_parts(networks, to_unit_range(x).to(self.mean.device)) for x in torch.split(some, BATCH)
+        ]
+        return {part: torch.cat([batch[part] for batch in batches]) for part in self.parts}
+
+    def _standardise(self, values: Mapping[str, Tensor]) -> None:
+        """Take each part's scale at each place from normal images."""
+        for part, value in values.items():
             n = 0 if part == "places" else len(value)
             mean = (n * value.mean(0) + OWN_SCALE_FROM * value.mean()) / (n + OWN_SCALE_FROM)
             square = (value - mean).square()
             variance = (n * square.mean(0) + OWN_SCALE_FROM * square.mean()) / (n + OWN_SCALE_FROM)
             getattr(self, f"{part}_mean").copy_(mean)
             getattr(self, f"{part}_deviation").copy_(variance.sqrt() + SMALLEST_SCALE)
-        return self._remember_maxima([self.fused(batch) for batch in batches], n_tiles)
 
-    def recalibrate(self, networks: Sequence[Networks], images: Tensor, n_tiles: int = 1) -> Localizer:
-        """Take the map's threshold from other normal images, that nothing was trained on."""
-        return self._remember_maxima([self(networks, x) for x in self._some(images, n_tiles)], n_tiles)
-
-    def _remember_maxima(self, maps: Sequence[Tensor], n_tiles: int) -> Localizer:
+    def _remember(self, maxima: Tensor, n_tiles: int) -> Localizer:
         """Keep the highest value of each normal image's map, from which the map's threshold is taken."""
-        maxima = torch.cat([one.flatten(1).amax(1) for one in maps])
         self.held_out_maxima = maxima.view(-1, n_tiles).amax(1).sort().values
         return self
-
-    def _some(self, images: Tensor, n_tiles: int) -> list[Tensor]:
-        few = torch.split(thinned(images, MOST_IMAGES) if n_tiles == 1 else images, BATCH)
-        return [to_unit_range(batch).to(self.mean.device) for batch in few]
 
     def forward(self, networks: Sequence[Networks], x: Tensor) -> Tensor:
         """The map of each image on the grid, (N, 16, 16): about standard deviations of normal images at that place."""
@@ -146,7 +165,7 @@ class Localizer(nn.Module):
             rest = (self.describe(x) - self.mean).permute(0, 2, 3, 1)
             parts["statistics"] = ((rest @ self.whitening).square().mean(3) + FLOOR).log()
         if self.places is not None:
-            parts["places"] = F.interpolate(self.places(x)[:, None], size=(GRID, GRID), mode="bilinear")[:, 0]
+            parts["places"] = _to_grid(self.places(x))
         judged = [self._network_parts(R, D, x) for R, D in networks]
         return parts | {part: torch.stack([one[part] for one in judged]).mean(0) for part in judged[0]}
 
@@ -157,8 +176,8 @@ class Localizer(nn.Module):
             error = (x - x_hat).square().mean(1, keepdim=True)
             parts["reconstruction"] = (_on_grid(error)[:, 0] + FLOOR).log()
         if "d" in self.parts:
-            logits = D.logit_map(torch.cat([x, x_hat], 1) if D.input == "pair" else x_hat)[:, None]
-            parts["d"] = -F.interpolate(logits, size=(GRID, GRID), mode="bilinear", align_corners=False)[:, 0]
+            logits = D.logit_map(torch.cat([x, x_hat], 1) if D.input == "pair" else x_hat)
+            parts["d"] = -_to_grid(logits)
         return parts
 
     def describe(self, x: Tensor) -> Tensor:
@@ -178,6 +197,13 @@ def map_parts(has_statistics: bool, has_d: bool, has_places: bool) -> tuple[str,
 def at_full_size(grid: Tensor, size: tuple[int, int]) -> Tensor:
     """A map on the grid → at the size of the images, (N, H, W)."""
     return F.interpolate(grid[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def _to_grid(logits: Tensor) -> Tensor:
+    """(N, h, w) at the grid's size: means where there are more places, else bilinear between them."""
+    if min(logits.shape[1:]) >= GRID:
+        return F.adaptive_avg_pool2d(logits, GRID)
+    return F.interpolate(logits[:, None], size=(GRID, GRID), mode="bilinear", align_corners=False)[:, 0]
 
 
 def _on_grid(x: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ It is the discriminator's idea, pseudo-anomalies made of normal images, asked of
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -50,13 +52,20 @@ class Places(nn.Module):
         logits: Tensor = self.layers(4 * x - 2)[:, 0]
         return logits
 
-    def fit(self, images: Tensor, iterations: int, stream: torch.Generator) -> Places:
+    def fit(
+        self,
+        images: Tensor,
+        iterations: int,
+        stream: torch.Generator,
+        progress: Callable[[int], None] | None = None,
+    ) -> Places:
         """Learn from normal images with something pasted in.
 
         Args:
             images: normal images, (n, C, H, W), uint8 or float32 in [0, 1].
             iterations: updates, of 16 images each.
             stream: of weights, batches and what is pasted where.
+            progress: told of each update.
         """
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -68,7 +77,7 @@ class Places(nn.Module):
             optimizer, LEARNING_RATE, total_steps=max(2, iterations), cycle_momentum=False
         )
         self.train()
-        for _ in range(iterations):
+        for done in range(1, iterations + 1):
             batch = images[torch.randint(len(images), (BATCH,), generator=stream)]
             x, where = pasted(to_unit_range(batch), stream)
             logits = self(x.contiguous(memory_format=torch.channels_last))
@@ -78,6 +87,8 @@ class Places(nn.Module):
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
+            if progress:
+                progress(done)
         return self.eval()
 
 

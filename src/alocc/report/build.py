@@ -12,18 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch.nn.functional as F
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
+from torch import Tensor
 
 from alocc.config import dump_config
-from alocc.data.images import to_unit_range
+from alocc.data.images import ImageFormat, to_unit_range
 from alocc.data.sources import ImageSet, Skipped
 from alocc.data.splits import shown_alpha
 from alocc.detector import Detector
 from alocc.errors import ArtefactError
 from alocc.evaluation.metrics import roc
 from alocc.report import figures
+from alocc.report.figures import FloatArray
 from alocc.report.pictures import make_sheets, tile_size, triples, webp
 from alocc.report.shown import Shown, look, printable, printable_reasons
 from alocc.report.table import image_table
@@ -156,6 +159,7 @@ def _curves(folder: RunFolder, detector: Detector) -> list[Markup]:
 
 
 def _curve(rows: Sequence[dict[str, str]], names: dict[str, str], y_label: str, title: str) -> str:
+    rows = _with_gaps(rows)
     series = {
         label: [float(row[name]) if row.get(name) else None for row in rows]
         for name, label in names.items()
@@ -164,6 +168,16 @@ def _curve(rows: Sequence[dict[str, str]], names: dict[str, str], y_label: str, 
     if not series:
         return ""
     return figures.themed(figures.lines([float(row["iteration"]) for row in rows], series, y_label, title), title)
+
+
+def _with_gaps(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """Rows that are no numbers between those of two folds, so that no line joins two trainings."""
+    parted: list[dict[str, str]] = []
+    for row in rows:
+        if parted and row.get("fold") != parted[-1].get("fold"):
+            parted.append(dict.fromkeys(row, "nan") | {"iteration": row["iteration"], "fold": row["fold"]})
+        parted.append(row)
+    return parted
 
 
 def _roc(shown: Shown | None) -> Markup | None:
@@ -183,8 +197,17 @@ def _grid(detector: Detector, images: ImageSet) -> list[dict[str, str]]:
         chosen = images[np.flatnonzero(images.classes == name)[:GRID_COLUMNS]].images
         x_noisy, x_hat = detector.reconstruct(chosen)
         strips = {"input": to_unit_range(chosen), "noisy": x_noisy, "reconstruction": x_hat}
-        rows.append({"name": name} | {label: figures.strip(strip.numpy()) for label, strip in strips.items()})
+        rows.append({"name": name} | {label: figures.strip(_small(strip)) for label, strip in strips.items()})
     return rows
+
+
+def _small(images: Tensor) -> FloatArray:
+    """Images of a report's size: none is enlarged."""
+    width, height = tile_size(ImageFormat(images.shape[2], images.shape[3], 1))
+    if height < images.shape[2]:
+        images = F.interpolate(images, size=(height, width), mode="bilinear", antialias=True).clamp(0, 1)
+    small: FloatArray = images.double().numpy()
+    return small
 
 
 def _galleries(detector: Detector, shown: Shown) -> list[dict[str, Any]]:

@@ -28,15 +28,18 @@ class History:
         self._losses.clear()
 
 
-def later(rows: Sequence[Row], before: Sequence[Row]) -> list[Row]:
-    """The rows of a training that came after another one: iterations and seconds go on from there."""
-    if not before:
-        return list(rows)
-    last = before[-1]
-    return [
-        row | {name: round(float(last[name]) + float(row[name]), 2) for name in ("iteration", "seconds")}
-        for row in rows
-    ]
+def joined(folds: Sequence[Sequence[Row]]) -> list[Row]:
+    """The rows of trainings that came one after another, as of one; which fold a row is of, if there are several."""
+    rows: list[Row] = []
+    for index, fold in enumerate(folds):
+        iterations, seconds = (int(rows[-1]["iteration"]), float(rows[-1]["seconds"])) if rows else (0, 0.0)
+        for row in fold:
+            at = {
+                "iteration": iterations + int(row["iteration"]),
+                "seconds": round(seconds + float(row["seconds"]), 2),
+            }
+            rows.append(row | at | ({"fold": index + 1} if len(folds) > 1 else {}))
+    return rows
 
 
 def history_csv(rows: Sequence[Row]) -> str:

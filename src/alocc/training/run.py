@@ -23,8 +23,8 @@ from alocc.data.deformation import jitter
 from alocc.data.images import ImageFormat, to_unit_range
 from alocc.data.negatives import NEGATIVES, make_negatives
 from alocc.data.sources import BUILT_IN, Data, ImageSet, open_source
-from alocc.data.splits import Split, split_normals
-from alocc.data.tiles import some
+from alocc.data.splits import Split, smallest_alpha, split_normals
+from alocc.data.tiles import some, tiles_in
 from alocc.detector import (
     Detector,
     Fold,
@@ -37,7 +37,7 @@ from alocc.detector import (
     trial_images,
     whole,
 )
-from alocc.errors import ArtefactError, ConfigError, DataError
+from alocc.errors import ArtefactError, ConfigError, DataError, StoppedError
 from alocc.model.localization import Localizer, map_parts
 from alocc.model.networks import Networks, build_networks
 from alocc.model.places import updates
@@ -46,8 +46,9 @@ from alocc.model.statistics import Statistics
 from alocc.model.validation import auroc, useful_kinds
 from alocc.seeding import generator
 from alocc.storage import write_text
-from alocc.training.history import Row, history_csv, later
+from alocc.training.history import Row, history_csv, joined
 from alocc.training.loop import Hooks, Moment, train_networks
+from alocc.training.phases import phases_of
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -162,7 +163,7 @@ def train(
     fabric = make_fabric(device, config.training.precision)
     images = load_training_images(data, normal, config, strict)
     config = _with_batch_size(config, network_format(config, images.image_format))
-    config = _with_length(config, iterations, epochs, len(images.split.fit))
+    config = _with_length(config, iterations, epochs, _rows(config, images))
     watch = open_watch(images) if open_watch else None
     identity = {"config": config.model_dump(mode="json"), "images": images.summary["images_sha256"]}
     if folder:
@@ -174,9 +175,9 @@ def train(
     seen = image_hashes(pixels)
     summary = dict(images.summary)
     folds: list[Fold] = []
-    history: list[Row] = []
-    looks: list[list[float]] = []
+    histories: list[list[Row]] = []
     seconds = 0.0
+    told = _Told(hooks or Hooks(), config, len(parts), judged)
     for index, part in enumerate(parts):
         stream = f"fold{index + 1}/" if index else ""
         networks = build_networks(
@@ -186,34 +187,37 @@ def train(
         fold = Fold(networks, fit_statistics(config, judged, fit), pixels[part.held_out])
         if not folds and (kinds := choose_kinds(config, fold)):
             summary["negatives"] = kinds
-        state = train_networks(
-            _shared(config, len(parts)), *networks, fit, fold.held_out, fabric,
+        train_fold = partial(
+            train_networks, _shared(config, len(parts)), *networks, fit, fold.held_out, fabric,
             kinds=summary.get("negatives", ()),
             polarity=polarity_of(config, fold, summary.get("negatives", ())),
             identity={**identity, "fold": index},
             streams=stream,
             checkpoint=folder.checkpoint(index) if folder else None,
-            hooks=_hooks_of_fold(
-                hooks or Hooks(), index, len(parts),
-                partial(_watch_now, watch, config, image_format, fold, seen, summary) if watch else None,
+            hooks=told.of_fold(
+                index, partial(_watch_now, watch, config, image_format, fold, seen, summary) if watch else None
             ),
         )  # fmt: skip
+        try:
+            state = train_fold()
+        except StoppedError as stopped:
+            raise StoppedError(f"{stopped}{told.where(index)}") from None
         folds.append(Fold(Networks(networks.R.cpu(), networks.D.cpu()), fold.statistics, fold.held_out))
-        history += later(state.history, history)
-        looks.append([float(row["polarity"]) for row in state.history if "polarity" in row])
+        histories.append(state.history)
         seconds += state.seconds
-    if looks[0]:
-        summary["polarity"] = [min(of_all_folds) for of_all_folds in zip(*looks, strict=True)]
+    looks = [[float(row["polarity"]) for row in rows if "polarity" in row] for rows in histories]
+    if all(looks):  # a fold may have stopped earlier than another
+        summary["polarity"] = [min(of_all_folds) for of_all_folds in zip(*looks, strict=False)]
     statistics, unusual = folds[0].statistics, None
     if images.split.crosses:
         fit, source = training_images(config, pixels, images.split.fit)
         statistics = fit_statistics(config, judged, fit)
         unusual = out_of_fold(config, statistics, images, fit, source)
-    localizer = fit_localizer(config, judged, training_images(config, pixels, parts[0].fit)[0])
+    localizer = fit_localizer(config, judged, training_images(config, pixels, parts[0].fit)[0], told.maps)
     detector = Detector.calibrate(config, image_format, folds, statistics, localizer, seen, summary, unusual)
     if folder:
         detector.save(folder.model)
-        write_text(folder.history, history_csv(history))
+        write_text(folder.history, history_csv(joined(histories)))
         write_text(folder.summary, json.dumps(_run_notes(images, seconds, fabric, notes), indent=2))
     return detector
 
@@ -252,12 +256,18 @@ def fit_statistics(config: Config, image_format: ImageFormat, fit: Tensor) -> St
         return Statistics(image_format.channels, image_format.size).fit(fit)
 
 
-def fit_localizer(config: Config, image_format: ImageFormat, fit: Tensor) -> Localizer:
+def fit_localizer(
+    config: Config, image_format: ImageFormat, fit: Tensor, progress: Callable[[int], None] | None = None
+) -> Localizer:
     """What says where an image is unusual."""
+    parts = map_parts(bool(config.statistics_parts), has_d(config), config.training.discrimination is not None)
+    localizer = Localizer(image_format.channels, image_format.size, parts)
+    return localizer.fit(fit, _map_updates(config, image_format), config.seed, progress)
+
+
+def _map_updates(config: Config, image_format: ImageFormat) -> int:
     phase = config.training.discrimination
-    parts = map_parts(bool(config.statistics_parts), has_d(config), phase is not None)
-    iterations = updates(phase.iterations, image_format.size) if phase else 0
-    return Localizer(image_format.channels, image_format.size, parts).fit(fit, iterations, config.seed)
+    return updates(phase.iterations, image_format.size) if phase else 0
 
 
 def _suspects(images: Tensor, image_format: ImageFormat, contamination: float) -> Tensor:
@@ -298,7 +308,10 @@ def choose_kinds(config: Config, fold: Fold) -> list[str]:
     if discrimination is None or fold.statistics is None:
         return []
     return useful_kinds(
-        fold.statistics, trial_images(config, fold.held_out), discrimination.kinds, generator(config.seed, "validation")
+        fold.statistics,
+        trial_images(config, fold.held_out, generator(config.seed, "trial")),
+        discrimination.kinds,
+        generator(config.seed, "validation"),
     )
 
 
@@ -308,7 +321,7 @@ def polarity_of(config: Config, fold: Fold, kinds: Sequence[str]) -> Callable[[]
     if part is None:
         return None
     stream = generator(config.seed, "polarity")
-    images = to_unit_range(trial_images(config, fold.held_out)[:POLARITY_IMAGES])
+    images = to_unit_range(trial_images(config, fold.held_out, generator(config.seed, "trial"))[:POLARITY_IMAGES])
     normals = jitter(images, stream)
     unseen = [kind for kind in NEGATIVES if kind not in kinds]
     pseudo = make_negatives(images[torch.randperm(len(images), generator=stream)], unseen, stream)
@@ -334,7 +347,18 @@ def _watch_now(
     fixed = with_values(config, {"calibration": {"weights": "fixed"}}, source="watch")
     still = Networks(copy.deepcopy(fold.networks.R).cpu(), copy.deepcopy(fold.networks.D).cpu())
     now = Fold(still, fold.statistics, fold.held_out)
+    if config.calibration.alpha:  # which the images of all folds support, but perhaps not those of one
+        alpha = max(config.calibration.alpha, smallest_alpha(len(fold.held_out)))
+        fixed = with_values(fixed, {"calibration": {"alpha": alpha}}, source="watch")
     return watch(Detector.calibrate(fixed, image_format, [now], fold.statistics, None, seen, summary))
+
+
+def _rows(config: Config, images: TrainingImages) -> int:
+    """Images, tiles and copies that one pass over all folds' training images takes."""
+    n, tile, augmentation = len(images.split.fit), config.images.tile, config.training.augmentation
+    of_each = tiles_in(images.image_format.size, tile, MOST_TILES, n) if tile else 1
+    copies = augmentation.copies if augmentation.is_on else 0
+    return sum(len(part.fit) for part in images.split.parts) * of_each * (1 + copies)
 
 
 def _shared(config: Config, n_folds: int) -> Config:
@@ -347,16 +371,47 @@ def _shared(config: Config, n_folds: int) -> Config:
     return with_iterations(config, max(1, round(main.iterations / n_folds)))
 
 
-def _hooks_of_fold(hooks: Hooks, index: int, n_folds: int, watch: Callable[[], Mapping[str, float]] | None) -> Hooks:
-    """The same hooks, told of all folds' iterations as of one training."""
-    tell = hooks.progress
+@dataclass(frozen=True)
+class _Told:
+    """The caller's hooks, told of all folds and of the maps as of one training."""
 
-    def progress(moment: Moment) -> None:
-        if tell:
-            done = index * moment.planned + moment.iteration
-            tell(moment._replace(iteration=done, planned=n_folds * moment.planned))
+    hooks: Hooks
+    config: Config
+    n_folds: int
+    judged: ImageFormat
 
-    return replace(hooks, progress=progress, watch=watch)
+    @property
+    def fold_length(self) -> int:
+        return sum(phase.config.iterations for phase in phases_of(_shared(self.config, self.n_folds)))
+
+    def of_fold(self, index: int, watch: Callable[[], Mapping[str, float]] | None) -> Hooks:
+        before = index * self.fold_length
+
+        def resumed(done: int) -> None:
+            finished = done == self.fold_length and index + 1 < self.n_folds  # then the next fold says where it goes on
+            if self.hooks.resumed and not finished:
+                self.hooks.resumed(before + done)
+
+        return replace(
+            self.hooks,
+            progress=lambda moment: self._show(moment.phase, before + moment.iteration, moment.losses),
+            resumed=resumed,
+            watch=watch,
+        )
+
+    def where(self, index: int) -> str:
+        return f", in fold {index + 1} of {self.n_folds}" if self.n_folds > 1 else ""
+
+    def maps(self, done: int) -> None:
+        """Raise StoppedError if the caller wants to stop."""
+        self._show("maps", self.n_folds * self.fold_length + done, {})
+        if self.hooks.stop_requested and self.hooks.stop_requested():
+            raise StoppedError("stopped while it learned where images are unusual; R and D are trained")
+
+    def _show(self, phase: str, done: int, losses: Mapping[str, float]) -> None:
+        if self.hooks.progress:
+            planned = self.n_folds * self.fold_length + _map_updates(self.config, self.judged)
+            self.hooks.progress(Moment(phase, done, planned, losses))
 
 
 def _with_batch_size(config: Config, image_format: ImageFormat) -> Config:
