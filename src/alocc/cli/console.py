@@ -94,7 +94,7 @@ def print_training_start(images: TrainingImages, again: bool) -> None:
     print_note(
         f"{len(images.normals):,} normal images, {images.image_format}: "
         + (
-            f"all set the threshold, {facts['n_fit']:,} train, in {facts['n_folds']} folds by turns"
+            f"{facts['n_fit']:,} train, {facts['n_held_out']:,} set the threshold, by turns in {facts['n_folds']} folds"
             if facts["n_folds"]
             else f"{facts['n_fit']:,} train, {facts['n_held_out']:,} are held out for the threshold"
         )
