@@ -186,7 +186,10 @@ def test_drift_is_told_and_calibrated_away(trained, newer, tmp_path):
         (tmp_path / "calm").mkdir(exist_ok=True)
         (tmp_path / "calm" / f"{i}.png").write_bytes((newer / f"{i:03}.png").read_bytes())
     assert "from 60 normal images" in run("calibrate", trained, tmp_path / "calm", "--out", again).stderr
-    assert not json.loads(run("monitor", again, newer, "--json").stdout)["has_drifted"]
+    watched = run("monitor", again, newer, "--json")
+    assert not json.loads(watched.stdout)["has_drifted"]
+    assert "warning: 60 of these images were trained or calibrated on" in watched.stderr
+    assert "not both" in run("score", again, newer, "--alpha", 0.1, "--fdr", 0.1, code=2).stderr
     assert "trained or calibrated on all" in run("calibrate", again, tmp_path / "calm", code=2).stderr
 
 

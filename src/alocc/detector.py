@@ -185,7 +185,8 @@ class Detector:
 
         Args:
             images: normal images that training never saw, (n, C, H, W), in the detector's format.
-            alpha: false-positive rate to keep; none: 0.01, or the smallest that the images support.
+            alpha: false-positive rate to keep; none: what the training asked for, else 0.01, or the smallest that the
+                images support.
             data: where they are from, for the notes.
 
         Raises:
@@ -202,7 +203,8 @@ class Detector:
             with torch.inference_mode():
                 localizer.recalibrate(self.networks, mapped(self.config, images), self.n_tiles)
         again = replace(self, localizer=localizer, held_out_scores=scores, seen=seen, training=notes)
-        return again.with_alpha(alpha or max(DEFAULT_ALPHA, smallest_alpha(len(images))))
+        wanted = self.config.calibration.alpha or DEFAULT_ALPHA
+        return again.with_alpha(alpha or max(wanted, smallest_alpha(len(images))))
 
     def score(self, images: NDArray[np.generic] | Tensor, progress: Progress | None = None) -> Scores:
         """Score images.

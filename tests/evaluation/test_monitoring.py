@@ -1,5 +1,7 @@
 """Drift is seen where there is some, and only there."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -51,6 +53,8 @@ def test_recalibrating_on_what_has_changed_makes_it_normal(detector):
     x = prepare_batch(darker[:200], detector.image_format)
     again = detector.recalibrated(x, 0.05)
     assert look(detector, darker[200:]).has_drifted and not look(again, darker[200:]).has_drifted
+    asked = replace(detector, config=with_settings(detector.config, ["calibration.alpha=0.2"]))
+    assert asked.recalibrated(x).alpha == 0.2 and detector.recalibrated(x).alpha == 0.01
     assert again.alpha == 0.05 and len(again.held_out_scores) == 200
     assert (again.score(darker[200:]).is_anomaly.mean() < 0.12) and again.was_seen(x).all()
     assert np.array_equal(again.score(darker[:9]).anomaly_score, detector.score(darker[:9]).anomaly_score)

@@ -9,6 +9,7 @@ import torch
 import alocc
 from alocc.config import preset, with_settings
 from alocc.data.sources import ImageSet
+from alocc.errors import ConfigError
 from alocc.report.overlays import LONGEST, overlay_writer, picture_name
 
 
@@ -42,3 +43,9 @@ def test_images_of_one_name_do_not_overwrite_each_other(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "a_b_c.png-2.png", "a_b_c.png-3.png", "a_b_c.png.png",
     ]  # fmt: skip
+
+
+def test_a_file_is_no_folder_for_pictures(tmp_path):
+    (tmp_path / "maps").write_text("")
+    with pytest.raises(ConfigError, match="that is a file; give a folder"):
+        overlay_writer(object(), tmp_path / "maps")

@@ -8,7 +8,7 @@ import sys
 import warnings
 
 from alocc.cli.app import app
-from alocc.cli.console import print_error
+from alocc.cli.console import print_error, print_note
 from alocc.errors import AloccError, InputError, StoppedError
 
 
@@ -25,7 +25,7 @@ def main() -> None:
         print_error(str(error))
         sys.exit(2)
     except StoppedError as error:
-        print_error(str(error))
+        print_note(f"{error}; the same command goes on from there")
         sys.exit(130)
     except AloccError as error:
         print_error(str(error))

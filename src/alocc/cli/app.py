@@ -19,6 +19,7 @@ from alocc.cli.options import (
     Json,
     Model,
     Normal,
+    OwnAlpha,
     Strict,
     Stride,
     class_names,
@@ -110,7 +111,7 @@ def score(
     out: Annotated[
         Path | None, typer.Option(help="File to write: .csv, .jsonl or .parquet. Default: CSV to standard output.")
     ] = None,
-    alpha: Alpha = None,
+    alpha: OwnAlpha = None,
     fdr: Annotated[
         float | None,
         typer.Option(
@@ -130,10 +131,13 @@ def score(
     Images are read, scored and let go, so that their number has no limit but time.
     """
     from alocc.cli.running import load_detector, score_in_terminal
+    from alocc.errors import ConfigError
     from alocc.evaluation.table import check_table_path
 
     if out:
         check_table_path(out)
+    if alpha is not None and fdr is not None:
+        raise ConfigError("give --alpha or --fdr, not both: each decides what is called an anomaly")
     detector = load_detector(model, alpha, device)
     table = score_in_terminal(detector, data, fdr=fdr, maps=maps, stride=stride, strict=strict)
     if out:
@@ -141,6 +145,7 @@ def score(
     elif not json:
         table.write_csv(sys.stdout)
     console.print_skipped(table.skipped)
+    console.print_seen(table.n_seen)
     n_images, n_anomalies = len(table.names), int(table.scores.is_anomaly.sum())
     if json:
         console.print_json(
@@ -167,7 +172,7 @@ def evaluate(
     data: Data,
     normal: Normal = None,
     anomalous: Anomalous = None,
-    alpha: Alpha = None,
+    alpha: OwnAlpha = None,
     bootstrap: Annotated[int, typer.Option(min=0, help="Resamples for the 95 % intervals; 0 for none.")] = 300,
     strict: Strict = False,
     device: Device = "auto",
@@ -191,10 +196,7 @@ def evaluate(
     else:
         console.out.print(console.evaluation_table(evaluation))
     console.print_skipped(labelled.images.skipped)
-    if n_seen:
-        console.print_note(
-            f"warning: {n_seen:,} of these images were trained or calibrated on; the figures flatter the detector"
-        )
+    console.print_seen(n_seen)
 
 
 @app.command(cls=ClassListCommand)
@@ -378,7 +380,7 @@ def monitor(
     data: Data,
     window: Annotated[int, typer.Option(min=10, help="Images of a window.")] = 100,
     chart: Annotated[Path | None, typer.Option(metavar="SVG", help="Draw the drift.")] = None,
-    alpha: Alpha = None,
+    alpha: OwnAlpha = None,
     stride: Stride = 1,
     strict: Strict = False,
     device: Device = "auto",
@@ -407,6 +409,7 @@ def monitor(
     else:
         console.out.print(console.drift_table(drift))
     console.print_skipped(table.skipped)
+    console.print_seen(table.n_seen)
     console.print_drift(drift)
     if drift.has_drifted:
         raise typer.Exit(3)

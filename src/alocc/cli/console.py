@@ -86,6 +86,14 @@ def print_skipped(skipped: Sequence[Skipped]) -> None:
         err.print(Text(f"  and {len(skipped) - SKIPPED_SHOWN} more"))
 
 
+def print_seen(n_seen: int) -> None:
+    """Warn of images that the detector knows from its training."""
+    if n_seen:
+        print_note(
+            f"warning: {n_seen:,} of these images were trained or calibrated on; they look more normal than fresh ones"
+        )
+
+
 def print_training_start(images: TrainingImages, again: bool) -> None:
     """What will be trained on."""
     if again:
@@ -139,7 +147,7 @@ def health_table(health: Health) -> Table:
     if measures.same_as_held_out is not None:
         table.add_row(f"{measures.n_fresh} fresh images score as held-out ones", f"p = {measures.same_as_held_out:.3g}")
     if measures.shift is not None:
-        table.add_row("squared distance of fresh and training images' means", f"{measures.shift:.2f}")
+        table.add_row("squared distance of fresh and training images' means", f"{max(0.0, measures.shift):.2f}")
     if measures.stability is not None:
         table.add_row("rank correlation with a second seed", f"{measures.stability:.2f}")
     table.add_row("held-out normal images", str(measures.n_held_out))
@@ -194,10 +202,22 @@ def training_progress() -> Iterator[Callable[[Moment], None]]:
 
 @contextmanager
 def image_progress(description: str, n_images: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar over images."""
+    """A bar over images; without a terminal, a plain line now and then."""
     with _bar() as bar:
         task = bar.add_task(description, total=n_images, note="")
-        yield lambda n_done: bar.advance(task, n_done)
+        done, began, last_line = 0, time.monotonic(), time.monotonic()
+
+        def advance(n_done: int) -> None:
+            nonlocal done, last_line
+            done += n_done
+            bar.advance(task, n_done)
+            now = time.monotonic()
+            if not err.is_terminal and now - last_line > PLAIN_LINE_EVERY:
+                last_line, speed = now, done / (now - began)
+                left = f"  {(n_images - done) / speed:.0f} s left" if n_images else ""
+                print_note(f"{description} {done:,}{f'/{n_images:,}' if n_images else ''}  {_per_second(speed)}{left}")
+
+        yield advance
 
 
 @contextmanager

@@ -37,6 +37,7 @@ Alpha = Annotated[
     float | None,
     typer.Option(help="False-positive rate to keep. Default: 0.01, or the smallest that the normal images support."),
 ]
+OwnAlpha = Annotated[float | None, typer.Option("--alpha", help="False-positive rate. Default: the detector's own.")]
 
 
 class ClassListCommand(TyperCommand):

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from alocc.config import ImagesConfig
 from alocc.data.entries import Skipped
 from alocc.data.images import ImageFormat, to_unit_range
 from alocc.data.sources import Source, check_strict
+from alocc.data.splits import MIN_IMAGES
 
 FINE = 3
 """So many times shrunk, an image loses what is small."""
@@ -106,10 +107,12 @@ def _warnings(found: Inspection, large: int) -> list[str]:
     """What to be wary of; ``large`` is the longer side of most images."""
     n_doubles = sum(len(group) - 1 for group in found.doubles)
     named = [name for name in found.classes if name]
+    n = found.n_images
     said = [
-        (found.n_images < FEW, f"only {found.n_images} images: alpha can be 1 / {found.n_images + 1} at best"),
+        (n < MIN_IMAGES, f"only {n} images: at least {MIN_IMAGES} are needed to train"),
+        (MIN_IMAGES <= n < FEW, f"only {n} images: alpha can be 1 / {n + 1} at best"),
         (large > FINE * max(found.image_format.size), f"images of about {large} pixels are brought to "
-         f"{found.image_format}, where small faults vanish; --set images.tile=64 keeps their size"),
+         f"{found.image_format}, where small faults may vanish; try --set images.tile=64 as well, and compare"),
         (len(named) > 1, f"{len(named)} classes: say which are normal (--normal {named[0] if named else ''})"),
         (len(named) >= 1 and "" in found.classes, f"{found.classes.get('', 0)} images lie beside the class folders"),
         (len(found.kinds) > 1, "grey and colour images are mixed: whether an image has colour will tell them apart"),
@@ -151,5 +154,5 @@ def _contact_sheet(tiles: Sequence[Tensor]) -> Image.Image:
     for i, tile in enumerate(tiles):
         pixels = (tile.expand(3, -1, -1).permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
         place = (i % SHEET_COLUMNS * (SHEET_SIDE + 4), i // SHEET_COLUMNS * (SHEET_SIDE + 4))
-        sheet.paste(Image.fromarray(pixels).resize((SHEET_SIDE, SHEET_SIDE)), place)
+        sheet.paste(ImageOps.pad(Image.fromarray(pixels), (SHEET_SIDE, SHEET_SIDE), color="white"), place)
     return sheet

@@ -58,6 +58,7 @@ def score_source(
     names: list[str] = []
     skipped: list[Skipped] = []
     parts: list[Scores] = []
+    n_seen = 0
     for batch in source.batches(detector.image_format):
         skipped += batch.skipped
         check_strict(strict, batch.skipped)
@@ -66,11 +67,12 @@ def score_source(
             if each:
                 each(batch, scores)
             names += batch.names
+            n_seen += int(detector.was_seen(batch.images).sum())
             parts.append(replace(scores, parts={}, p_real=None))  # the table needs no more, of millions of images
     if not parts:
         first = f"; the first: {skipped[0].reason}" if skipped else ""
         raise DataError(f"none of the {len(skipped)} images can be used{first}")
-    return ScoreTable(names, Scores.joined(parts), skipped)
+    return ScoreTable(names, Scores.joined(parts), skipped, n_seen)
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class ScoreTable:
     names: Sequence[str]
     scores: Scores
     skipped: Sequence[Skipped] = ()
+    n_seen: int = 0
+    """How many of the images the detector was trained or calibrated on: their scores flatter it."""
 
     def with_false_discovery_rate(self, rate: float) -> ScoreTable:
         """The same scores, with as many images called anomalies as the rate allows in this batch."""

@@ -15,6 +15,7 @@ from PIL import Image
 from alocc.data.images import to_unit_range
 from alocc.data.sources import ImageSet
 from alocc.detector import Detector, Scores
+from alocc.errors import ConfigError
 from alocc.storage import replacing
 
 SIDE = 256
@@ -71,7 +72,12 @@ def overlay_writer(detector: Detector, folder: Path) -> Callable[[ImageSet, Scor
     Args:
         detector: makes the maps.
         folder: where the pictures go, named like their images.
+
+    Raises:
+        ConfigError: if the folder is a file.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--maps {folder}: that is a file; give a folder")
     folder.mkdir(parents=True, exist_ok=True)
     threshold = detector.map_threshold
     taken: Counter[str] = Counter()
