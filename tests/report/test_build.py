@@ -8,6 +8,7 @@ import alocc
 from alocc.data.images import ImageFormat
 from alocc.errors import DataError
 from alocc.report import pictures, table
+from alocc.report.build import _with_gaps
 from alocc.report.pictures import by_interest, make_sheets, tile_size
 from alocc.report.shown import look
 
@@ -79,3 +80,15 @@ def test_a_class_that_does_not_exist_is_refused(trained, parts):
         with pytest.raises(DataError, match='has no class "god"; its classes: bad, good'):
             look(detector, str(parts), normal, anomalous)
     assert look(detector, str(parts)).is_anomalous is None  # trained without class names: nobody said what is normal
+
+
+def test_two_folds_curves_are_parted_and_name_only_what_was_measured():
+    rows = [
+        {"iteration": "10", "r_mse": "0.5", "d_real": "", "fold": "1"},
+        {"iteration": "20", "r_mse": "0.4", "d_real": "", "fold": "1"},
+        {"iteration": "30", "r_mse": "0.6", "d_real": "", "fold": "2"},
+    ]
+    parted = _with_gaps(rows)
+    assert [row["r_mse"] for row in parted] == ["0.5", "0.4", "nan", "0.6"]
+    assert not any(row["d_real"] for row in parted)
+    assert _with_gaps([{"iteration": "10"}, {"iteration": "20"}]) == [{"iteration": "10"}, {"iteration": "20"}]

@@ -175,7 +175,8 @@ def _with_gaps(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
     parted: list[dict[str, str]] = []
     for row in rows:
         if parted and row.get("fold") != parted[-1].get("fold"):
-            parted.append(dict.fromkeys(row, "nan") | {"iteration": row["iteration"], "fold": row["fold"]})
+            gap = {name: "nan" if value else "" for name, value in row.items()}
+            parted.append(gap | {"iteration": row["iteration"], "fold": row["fold"]})
         parted.append(row)
     return parted
 

@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -176,7 +177,7 @@ def train(
     summary = dict(images.summary)
     folds: list[Fold] = []
     histories: list[list[Row]] = []
-    seconds = 0.0
+    seconds, began = 0.0, time.perf_counter()
     told = _Told(hooks or Hooks(), config, len(parts), judged)
     for index, part in enumerate(parts):
         stream = f"fold{index + 1}/" if index else ""
@@ -198,13 +199,14 @@ def train(
                 index, partial(_watch_now, watch, config, image_format, fold, seen, summary) if watch else None
             ),
         )  # fmt: skip
+        before = time.perf_counter()
         try:
             state = train_fold()
         except StoppedError as stopped:
             raise StoppedError(f"{stopped}{told.where(index)}") from None
         folds.append(Fold(Networks(networks.R.cpu(), networks.D.cpu()), fold.statistics, fold.held_out))
         histories.append(state.history)
-        seconds += state.seconds
+        seconds += state.seconds - (time.perf_counter() - before)  # what an earlier, stopped training took
     looks = [[float(row["polarity"]) for row in rows if "polarity" in row] for rows in histories]
     if all(looks):  # a fold may have stopped earlier than another
         summary["polarity"] = [min(of_all_folds) for of_all_folds in zip(*looks, strict=False)]
@@ -215,10 +217,9 @@ def train(
         unusual = out_of_fold(config, statistics, images, fit, source)
     localizer = fit_localizer(config, judged, training_images(config, pixels, parts[0].fit)[0], told.maps)
     detector = Detector.calibrate(config, image_format, folds, statistics, localizer, seen, summary, unusual)
+    seconds += time.perf_counter() - began
     if folder:
-        detector.save(folder.model)
-        write_text(folder.history, history_csv(joined(histories)))
-        write_text(folder.summary, json.dumps(_run_notes(images, seconds, fabric, notes), indent=2))
+        _write(folder, detector, joined(histories), _run_notes(images, seconds, fabric, notes))
     return detector
 
 
@@ -482,6 +483,12 @@ def load_training_images(
         "versions": library_versions(),
     }  # nothing that differs from one run of a training to the next: the same training is the same file
     return TrainingImages(normals, image_format, split, summary)
+
+
+def _write(folder: RunFolder, detector: Detector, history: Sequence[Row], notes: Mapping[str, Any]) -> None:
+    detector.save(folder.model)
+    write_text(folder.history, history_csv(history))
+    write_text(folder.summary, json.dumps(notes, indent=2))
 
 
 def _run_notes(
