@@ -226,7 +226,7 @@ def test_info_tells_what_a_detector_is(trained):
     facts = json.loads(run("info", trained, "--json").stdout)
     assert facts["preset"] == "robust"
     assert facts["images"] == "20×18 grey"
-    assert facts["n_fit"] + facts["n_held_out"] == 60
+    assert (facts["n_fit"], facts["n_held_out"], facts["n_folds"]) == (60, 60, 2)
     assert "20×18 grey" in run("info", trained).stdout
 
 

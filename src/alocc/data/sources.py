@@ -396,7 +396,7 @@ class _Buffer:
 
 def _batch_size(to: ImageFormat) -> int:
     """``BATCH`` images, or fewer large ones."""
-    return max(8, min(BATCH, MOST_IN_BATCH // (to.channels * to.height * to.width)))
+    return min(BATCH, max(8, MOST_IN_BATCH // (to.channels * to.height * to.width)))
 
 
 def _ahead(
