@@ -20,8 +20,8 @@ demo: venv  ## train on the digit 1, judge 0 against 1, write demo/report.html
 	$(BIN)/alocc evaluate demo mnist --normal 1 --anomalous 0
 	$(BIN)/alocc report demo
 
-tutorial-textures: venv  ## photographs of brick, grass and gravel: train, evaluate, report; writes docs/results/textures.md
-	$(BIN)/python examples/textures.py --page docs/results/textures.md
+tutorial-textures: venv  ## damage on photographed brick: train, evaluate, report, in textures/
+	$(BIN)/python examples/textures.py --normal brick
 
 test: lint types layers  ## everything CI checks
 	$(BIN)/pytest --cov --cov-report=term

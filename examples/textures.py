@@ -112,10 +112,7 @@ def make_task(root, normal):
 def alocc(*words):
     """One command of alocc; what it prints as JSON, if asked for."""
     print("$ alocc", *words, flush=True)
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # surfaces run side by side
-    done = subprocess.run(
-        [ALOCC, *map(str, words)], check=True, env=one_thread, stdout=subprocess.PIPE if "--json" in words else None
-    )
+    done = subprocess.run([ALOCC, *map(str, words)], check=True, stdout=subprocess.PIPE if "--json" in words else None)
     return json.loads(done.stdout) if done.stdout else None
 
 
@@ -170,6 +167,8 @@ def main():
     parser.add_argument("--processes", type=int, default=2, help="surfaces that run side by side")
     parser.add_argument("--page", type=Path, help="Markdown page to write as well")
     options = parser.parse_args()
+    if min(options.processes, len(options.normal)) > 1:
+        os.environ["OMP_NUM_THREADS"] = "1"  # surfaces run side by side
     start = time.perf_counter()
     with ThreadPoolExecutor(options.processes) as pool:
         measured = pool.map(lambda normal: measure(options.out, normal, options.iterations), options.normal)

@@ -312,7 +312,7 @@ def test_twelve_images_are_enough_and_their_health_is_doubtful(parts, tmp_path):
     (tmp_path / "few").mkdir()
     for path in sorted((parts / "good").iterdir())[:12]:
         (tmp_path / "few" / path.name).write_bytes(path.read_bytes())
-    assert "only 4 held-out normal images" in run("train", tmp_path / "few", "--out", tmp_path / "r", *TINY).stderr
+    assert "only 12 held-out normal images" in run("train", tmp_path / "few", "--out", tmp_path / "r", *TINY).stderr
 
 
 def test_check_takes_a_folder_without_classes_and_names_what_it_cannot_use(parts, trained):

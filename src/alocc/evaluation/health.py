@@ -31,7 +31,7 @@ from alocc.training.run import RunFolder, TrainingImages, load_training_images, 
 FloatArray = NDArray[np.float64]
 Verdict = Literal["good", "doubtful", "useless"]
 ORDER: tuple[Verdict, ...] = ("good", "doubtful", "useless")
-FEW_HELD_OUT = 10
+FEW_HELD_OUT = 20
 PROBES = 50
 """Images of each probe."""
 PIECES = 4
