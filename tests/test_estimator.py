@@ -33,7 +33,11 @@ def test_decision_is_score_minus_offset_and_negative_for_outliers(fitted):
 
 
 def test_fit_predict_finds_both_kinds_in_the_training_images():
-    assert set(small(alpha=0.4).fit_predict(IMAGES)) == {-1, 1}
+    odd = np.zeros((16, 16), np.uint8)
+    predicted = small(alpha=0.4).fit_predict([*IMAGES, odd])
+    assert set(predicted) == {-1, 1} and predicted[-1] == -1
+    # each image is judged by what it did not train, so alpha is the share of those called
+    assert (predicted == -1).mean() == pytest.approx(0.4, abs=0.03)
 
 
 def test_clone_and_parameters_round_trip():

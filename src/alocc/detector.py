@@ -106,6 +106,8 @@ class Detector:
     """Hash of each image that it was trained or calibrated on."""
     training: Mapping[str, Any]
     """What it was trained on and how that went: data, classes, counts, fingerprint, library versions."""
+    held_out_in_order: FloatArray | None = None
+    """``held_out_scores`` in the order of the held-out images, fold after fold; none once it was saved and loaded."""
 
     @classmethod
     def calibrate(
@@ -148,13 +150,16 @@ class Detector:
         parts = {name: torch.cat([one[name] for one in by_fold]) for name in weights}
         parts |= {name: values for name, values in (unusual or {}).items() if name in weights}
         fusion = Fusion.fit(weights, parts)
-        scores = np.sort(fusion(parts).view(-1, n_tiles).amax(1).numpy())
+        in_order = fusion(parts).view(-1, n_tiles).amax(1).numpy()
+        scores = np.sort(in_order)
         alpha = config.calibration.alpha or max(DEFAULT_ALPHA, smallest_alpha(len(scores)))
         if localizer is not None:
             with torch.inference_mode():
                 localizer.calibrate([first.networks], mapped(config, first.held_out), n_tiles)
         networks = [fold.networks for fold in folds]
-        return cls(config, image_format, networks, statistics, localizer, fusion, scores, alpha, seen, training)
+        return cls(
+            config, image_format, networks, statistics, localizer, fusion, scores, alpha, seen, training, in_order
+        )
 
     def __repr__(self) -> str:
         return f"Detector({self.config.preset}, {self.image_format}, alpha {self.alpha:g})"
@@ -202,7 +207,9 @@ class Detector:
         if localizer is not None:
             with torch.inference_mode():
                 localizer.recalibrate(self.networks, mapped(self.config, images), self.n_tiles)
-        again = replace(self, localizer=localizer, held_out_scores=scores, seen=seen, training=notes)
+        again = replace(
+            self, localizer=localizer, held_out_scores=scores, seen=seen, training=notes, held_out_in_order=None
+        )
         wanted = self.config.calibration.alpha or DEFAULT_ALPHA
         return again.with_alpha(alpha or max(wanted, smallest_alpha(len(images))))
 
