@@ -56,6 +56,8 @@ trust: venv  ## the tables of docs/results/trust.md; hours, and it goes on where
 	$(BIN)/python benchmarks/ablation.py results
 	$(BIN)/alocc reproduce article --out results/article
 	$(BIN)/python benchmarks/trust.py results
+	$(BIN)/python benchmarks/false_positives.py results docs/results/false-positives.md
+	$(BIN)/python benchmarks/large_images.py docs/results/large-images.md
 
 clean:  ## remove what was built
 	rm -rf .venv demo textures .coverage* .mypy_cache .ruff_cache .pytest_cache

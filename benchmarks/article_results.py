@@ -43,7 +43,7 @@ def history_text(folder: RunFolder) -> str:
     """The run's history: its file if it is finished, else what the checkpoint remembers."""
     if folder.model.exists():
         return folder.history.read_text(encoding="utf-8")
-    return history_csv(load_tensors(folder.checkpoint)[1]["history"])
+    return history_csv(load_tensors(folder.checkpoint())[1]["history"])
 
 
 def page(folder: RunFolder, rows: list[dict[str, str]], text: str) -> str:

@@ -88,6 +88,7 @@ def inspect(
         flat += [name for name, deviation in zip(batch.names, x.flatten(1).std(1), strict=True) if deviation < FLAT]
         thumbnails.append(_thumbnails(x))
         tiles += [x[i] for i in range(len(x)) if (len(names) + i) % every == 0 and len(tiles) < SHOWN]
+        del tiles[SHOWN:]  # a batch may bring more than are missing
         names += batch.names
         classes.update(batch.classes.tolist())
         if progress:
