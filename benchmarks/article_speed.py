@@ -137,7 +137,7 @@ def start_alocc(images: NDArray[np.uint8], precision: str) -> Training:
     batches = Batches(len(images), config.training.batch_size, streams["batches"])
     state = TrainingState(networks, make_optimizers(phases, networks), streams, batches, identity={})
     normals = torch.from_numpy(images)[:, None]
-    return Training(begin(phases[0], config, state, normals, make_fabric("cpu", precision)), R, D)
+    return Training(begin(phases[0], config, state, normals, (), make_fabric("cpu", precision)), R, D)
 
 
 # ---- speed

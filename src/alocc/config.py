@@ -118,6 +118,8 @@ class AdversarialConfig(_Model):
     """n_dis, updates of D before each update of R."""
     mse_weight: NonNegative
     """λ, the weight of the reconstruction error averaged over all pixels."""
+    fresh_batches: bool = True
+    """Whether R's update draws its own images and noise, as in the article; if not, R runs once for both updates."""
     stop_mse: PositiveFloat | None = None
     """ρ: stop once R's error on held-out normal images, without noise, is below this; none: run all iterations."""
     adam: AdamConfig
@@ -197,8 +199,8 @@ class TrainingConfig(_Model):
     """Share of the training images that may be anomalies: the most unusual images, twice as many, do not train."""
     augmentation: AugmentationConfig = AugmentationConfig()
     """What else is normal."""
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    """Arithmetic of training; scoring is always in 32-bit."""
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+    """Arithmetic of training; auto: bfloat16 where the processor computes with it; scoring is always in 32-bit."""
     reconstruction: ReconstructionConfig | None = None
     adversarial: AdversarialConfig | None = None
     old_is_gold: OldIsGoldConfig | None = None

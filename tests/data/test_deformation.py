@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from alocc.data.deformation import FIXED_JITTERS, fixed_jitters, jitter, warp
+from alocc.data.deformation import jitter, warp
 from alocc.seeding import generator
 
 
@@ -117,17 +117,6 @@ def test_jitter_moves_the_centre_of_mass_by_at_most_its_shift():
     for moved in (moved_rows, moved_columns):
         assert limit / 2 < moved.abs().max() < limit * 1.05
         assert moved.min() < 0 < moved.max()
-
-
-def test_fixed_jitters_are_four_and_always_the_same():
-    x = pictures()
-    copies = fixed_jitters(x)
-    assert len(copies) == 4
-    for copy, again, (angle, dx, dy) in zip(copies, fixed_jitters(x), FIXED_JITTERS, strict=True):
-        assert torch.equal(copy, again)
-        assert close(copy, warp(x, angles(x, angle), shift=torch.tensor([[dx, dy]] * 3)))
-        assert not close(copy, x)
-    assert close(fixed_jitters(x[1:2])[2], copies[2][1:2])
 
 
 def test_scale_below_1_enlarges_the_middle():

@@ -53,7 +53,7 @@ def test_an_iteration_is_n_dis_updates_of_d_and_one_of_r_each_on_a_fresh_batch(d
     it = Recorder(discriminator_input=discriminator_input)
     losses = adversarial_iteration(
         it.R, it.D, it.draw_noisy, it.update("R"), it.update("D"),
-        sees_pair=discriminator_input == "pair", n_dis=3, mse_weight=0.2,
+        sees_pair=discriminator_input == "pair", n_dis=3, mse_weight=0.2, fresh_batches=True,
     )  # fmt: skip
     assert [name for name, _ in it.log] == ["D", "D", "D", "R"]
     assert len(it.draws) == 4
@@ -63,13 +63,30 @@ def test_an_iteration_is_n_dis_updates_of_d_and_one_of_r_each_on_a_fresh_batch(d
     assert all(parameter.requires_grad for parameter in it.D.parameters())
 
 
+def test_without_fresh_batches_r_runs_once_and_both_learn_from_the_same_images():
+    it = Recorder()
+    before = copy.deepcopy(it.R)
+    runs = []
+    it.R.register_forward_hook(lambda module, inputs, output: runs.append(inputs[0]))
+    losses = adversarial_iteration(
+        it.R, it.D, it.draw_noisy, it.update("R"), it.update("D"), sees_pair=False, n_dis=2, mse_weight=0.2,
+        fresh_batches=False,
+    )  # fmt: skip
+    assert [name for name, _ in it.log] == ["D", "D", "R"]
+    assert len(it.draws) == len(runs) == 2
+    x, x_noisy = it.draws[-1]
+    before(it.draws[0][1])  # the running statistics count the first one too
+    torch.testing.assert_close(losses["r_mse"].detach(), F.mse_loss(before(x_noisy), x).detach())
+
+
 def test_a_d_of_pairs_takes_an_image_beside_itself_for_real_and_beside_rs_image_for_fake():
     it = Recorder(discriminator_input="pair")
     it.R.eval(), it.D.eval()
     before = copy.deepcopy(it.D)
     losses = adversarial_iteration(
-        it.R, it.D, it.draw_noisy, lambda loss: None, lambda loss: None, sees_pair=True, n_dis=1, mse_weight=1.0
-    )
+        it.R, it.D, it.draw_noisy, lambda loss: None, lambda loss: None, sees_pair=True, n_dis=1, mse_weight=1.0,
+        fresh_batches=True,
+    )  # fmt: skip
     x, x_noisy = it.draws[0]
     with torch.no_grad():
         torch.testing.assert_close(losses["d_real"], F.softplus(-before(torch.cat([x, x], 1))).mean())
@@ -80,8 +97,9 @@ def test_r_is_judged_against_the_clean_image():
     it = Recorder()
     it.R.eval()
     losses = adversarial_iteration(
-        it.R, it.D, it.draw_noisy, lambda loss: None, lambda loss: None, sees_pair=False, n_dis=1, mse_weight=1.0
-    )
+        it.R, it.D, it.draw_noisy, lambda loss: None, lambda loss: None, sees_pair=False, n_dis=1, mse_weight=1.0,
+        fresh_batches=True,
+    )  # fmt: skip
     x, x_noisy = it.draws[-1]
     torch.testing.assert_close(losses["r_mse"], ((it.R(x_noisy) - x) ** 2).mean())
 

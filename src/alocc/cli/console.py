@@ -114,6 +114,8 @@ def print_training_start(images: TrainingImages, again: bool) -> None:
 def print_training_end(detector: Detector, run: Path, health: Health) -> None:
     """Where the threshold is, how well the detector is, and where."""
     n = detector.training["n_held_out"]
+    if detector.config.training.precision == "bf16-mixed":
+        print_note("trained in bfloat16, which this processor computes with; it scores in float32")
     print_note(f"threshold {detector.threshold:.3f} at alpha {detector.alpha:.4g}, from {n:,} held-out normal images")
     if detector.config.calibration.alpha is None and detector.alpha > DEFAULT_ALPHA:
         print_note(

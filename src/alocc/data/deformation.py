@@ -14,20 +14,11 @@ from torch import Tensor
 
 JITTER_DEGREES = 4.0
 JITTER_SHIFT = 0.025
-FIXED_JITTERS = ((3.0, 0.018, 0.018), (-3.0, -0.018, -0.018), (3.0, -0.018, 0.018), (-3.0, 0.018, -0.018))
 
 
 def jitter(x: Tensor, generator: torch.Generator) -> Tensor:
     """Rotate by up to ±4° and shift by up to ±2.5 % of the side: still normal."""
     return warp(x, *jitter_parameters(len(x), generator))
-
-
-def fixed_jitters(x: Tensor) -> list[Tensor]:
-    """Four slightly rotated and shifted copies of each image, always the same four."""
-    return [
-        warp(x, torch.full((len(x),), angle), torch.tensor([[dx, dy]]).expand(len(x), 2))
-        for angle, dx, dy in FIXED_JITTERS
-    ]
 
 
 def jitter_parameters(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -73,7 +73,12 @@ class Localizer(nn.Module):
         self.eval()
 
     def fit(
-        self, images: Tensor, iterations: int = 0, seed: int = 0, progress: Callable[[int], None] | None = None
+        self,
+        images: Tensor,
+        iterations: int = 0,
+        seed: int = 0,
+        progress: Callable[[int], None] | None = None,
+        bfloat16: bool = False,
     ) -> Localizer:
         """Learn a Gaussian of the filters' answers at each place, and what is pasted in and what is not.
 
@@ -82,9 +87,10 @@ class Localizer(nn.Module):
             iterations: updates of the network for places, if there is one.
             seed: of its stream.
             progress: told of each update; what it raises ends the fit.
+            bfloat16: whether that network's convolutions learn in bfloat16.
         """
         if self.places is not None:
-            self.places.fit(images, iterations, generator(seed, "places"), progress)
+            self.places.fit(images, iterations, generator(seed, "places"), progress, bfloat16)
         with torch.no_grad():
             return self._fit_statistics(images)
 

@@ -58,6 +58,7 @@ class Places(nn.Module):
         iterations: int,
         stream: torch.Generator,
         progress: Callable[[int], None] | None = None,
+        bfloat16: bool = False,
     ) -> Places:
         """Learn from normal images with something pasted in.
 
@@ -66,6 +67,7 @@ class Places(nn.Module):
             iterations: updates, of 16 images each.
             stream: of weights, batches and what is pasted where.
             progress: told of each update.
+            bfloat16: whether convolutions compute in bfloat16.
         """
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -80,7 +82,8 @@ class Places(nn.Module):
         for done in range(1, iterations + 1):
             batch = images[torch.randint(len(images), (BATCH,), generator=stream)]
             x, where = pasted(to_unit_range(batch), stream)
-            logits = self(x.contiguous(memory_format=torch.channels_last))
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
+                logits = self(x.contiguous(memory_format=torch.channels_last)).float()
             share = F.adaptive_avg_pool2d(where.float(), logits.shape[1:])[:, 0]  # of each place that was pasted over
             loss = F.binary_cross_entropy_with_logits(logits, share)
             optimizer.zero_grad()

@@ -4,7 +4,7 @@
 |--------------------|---------------------------------------------------------------|
 | `d_image`          | −logit of D(x)                                                |
 | `d_reconstruction` | −logit of D(R(x)), ALOCC's own score                          |
-| `d_pair`           | −logit of D(x, R(x)), averaged over x and four jittered copies |
+| `d_pair`           | −logit of D(x, R(x))                                          |
 | `mse`              | mean squared difference of x and R(x)                         |
 | `ssim`             | 1 − SSIM of x and R(x), 11×11 window                          |
 | `ssim_half`        | the same at half the resolution, 7×7 window                   |
@@ -23,7 +23,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alocc.data.deformation import fixed_jitters
 from alocc.model.networks import Discriminator, Networks, Reconstructor
 from alocc.model.statistics import PARTS as STATISTICS_PARTS
 from alocc.model.statistics import Statistics
@@ -69,7 +68,7 @@ def network_parts(
     compute: dict[str, Callable[[], Tensor]] = {
         "d_image": lambda: -D(x),
         "d_reconstruction": lambda: -D(x_hat),
-        "d_pair": lambda: _d_pair(R, D, x, x_hat),
+        "d_pair": lambda: -D(torch.cat([x, x_hat], 1)),
         "mse": lambda: (x - x_hat).square().mean((1, 2, 3)),
         "ssim": lambda: 1 - ssim(x, x_hat, window=11),
         "ssim_half": lambda: 1 - ssim(F.avg_pool2d(x, 2), F.avg_pool2d(x_hat, 2), window=7),
@@ -110,11 +109,6 @@ def _gaussian(size: int) -> Tensor:
     offsets = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
     weights = torch.exp(-(offsets**2) / (2 * 1.5**2))
     return weights / weights.sum()
-
-
-def _d_pair(R: Reconstructor, D: Discriminator, x: Tensor, x_hat: Tensor) -> Tensor:
-    copies = [torch.cat([x, x_hat], 1)] + [torch.cat([copy, R(copy)], 1) for copy in fixed_jitters(x)]
-    return -torch.stack([D(copy) for copy in copies]).mean(0)
 
 
 def _feature_distance(R: Reconstructor, x: Tensor, x_hat: Tensor) -> Tensor:

@@ -91,10 +91,10 @@ def begin(
                 reconstruction_iteration, R, draw_noisy, update["R"],
                 latent_dim=config.networks.latent_dim, generator=state.streams["latent_noise"],
             )  # fmt: skip
-        case AdversarialConfig(discriminator_updates=n_dis, mse_weight=mse_weight):
+        case AdversarialConfig(discriminator_updates=n_dis, mse_weight=mse_weight, fresh_batches=fresh_batches):
             return partial(
                 adversarial_iteration, R, D, draw_noisy, update["R"], update["D"],
-                sees_pair=sees_pair, n_dis=n_dis, mse_weight=mse_weight,
+                sees_pair=sees_pair, n_dis=n_dis, mse_weight=mse_weight, fresh_batches=fresh_batches,
             )  # fmt: skip
         case OldIsGoldConfig(real_weight=real_weight, old_weight=old_weight):
             return partial(

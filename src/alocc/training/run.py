@@ -159,7 +159,7 @@ def train(
         ConfigError, DataError, ArtefactError: if an argument, the images or the run folder is wrong.
         NonFiniteLossError: if the training diverges.
     """
-    config = _resolved(config, seed, alpha, contamination)
+    config = _resolved(config, device, seed, alpha, contamination)
     folder = RunFolder(Path(out)) if out is not None else None
     fabric = make_fabric(device, config.training.precision)
     images = load_training_images(data, normal, config, strict)
@@ -223,8 +223,8 @@ def train(
     return detector
 
 
-def make_fabric(device: Device, precision: Literal["32-true", "bf16-mixed"]) -> Fabric:
-    """One device and one precision, chosen by Lightning Fabric.
+def make_fabric(device: Device, precision: Literal["auto", "32-true", "bf16-mixed"]) -> Fabric:
+    """One device and one precision, through Lightning Fabric.
 
     Raises:
         ConfigError: if the machine has no such device.
@@ -232,13 +232,17 @@ def make_fabric(device: Device, precision: Literal["32-true", "bf16-mixed"]) -> 
     from lightning_fabric import Fabric
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    assert precision != "auto"  # settled with the rest of the config
     try:
         return Fabric(accelerator=device, devices=1, precision=precision)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"device {device} is not to be had on this machine ({error}); use --device auto") from None
 
 
-def _resolved(config: Config | str, seed: int | None, alpha: float | None, contamination: float | None) -> Config:
+def _resolved(
+    config: Config | str, device: Device, seed: int | None, alpha: float | None, contamination: float | None
+) -> Config:
+    """The preset by its name, the arguments on top, and the precision settled, so that a run's config tells it."""
     config = preset(config) if isinstance(config, str) else config
     if seed is not None:
         config = with_values(config, {"seed": seed}, source="seed")
@@ -246,7 +250,17 @@ def _resolved(config: Config | str, seed: int | None, alpha: float | None, conta
         config = with_values(config, {"calibration": {"alpha": alpha}}, source="alpha")
     if contamination is not None:
         config = with_values(config, {"training": {"contamination": contamination}}, source="contamination")
+    if config.training.precision == "auto":
+        on_cpu = device == "cpu" or not torch.accelerator.is_available()
+        precision = "bf16-mixed" if on_cpu and native_bfloat16() else "32-true"
+        config = with_values(config, {"training": {"precision": precision}}, source="precision")
     return config
+
+
+def native_bfloat16() -> bool:
+    """Whether the processor itself multiplies in bfloat16; where it does not, float32 is faster."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def fit_statistics(config: Config, image_format: ImageFormat, fit: Tensor) -> Statistics | None:
@@ -263,7 +277,8 @@ def fit_localizer(
     """What says where an image is unusual."""
     parts = map_parts(bool(config.statistics_parts), has_d(config), config.training.discrimination is not None)
     localizer = Localizer(image_format.channels, image_format.size, parts)
-    return localizer.fit(fit, _map_updates(config, image_format), config.seed, progress)
+    bfloat16 = config.training.precision == "bf16-mixed"
+    return localizer.fit(fit, _map_updates(config, image_format), config.seed, progress, bfloat16)
 
 
 def _map_updates(config: Config, image_format: ImageFormat) -> int:

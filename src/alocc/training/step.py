@@ -46,8 +46,12 @@ def adversarial_iteration(
     sees_pair: bool,
     n_dis: int,
     mse_weight: float,
+    fresh_batches: bool,
 ) -> Losses:
-    """D learns to tell x from R(x_noisy), then R learns to restore x so well that D says real."""
+    """D learns to tell x from R(x_noisy), then R learns to restore x so well that D says real.
+
+    Without fresh batches, R's update is on the images of D's last one, and R runs once for both.
+    """
 
     def judged(x: Tensor, y: Tensor) -> Tensor:
         logit: Tensor = D(torch.cat([x, y], dim=1) if sees_pair else y)
@@ -55,14 +59,15 @@ def adversarial_iteration(
 
     for _ in range(n_dis):
         x, x_noisy = draw_noisy()
-        with torch.no_grad():
+        with torch.set_grad_enabled(not fresh_batches):
             x_hat = R(x_noisy)
-        d_loss = discriminator_loss(judged(x, x), judged(x, x_hat))
+        d_loss = discriminator_loss(judged(x, x), judged(x, x_hat.detach()))
         update_D(d_loss.total)
 
-    x, x_noisy = draw_noisy()
+    if fresh_batches:
+        x, x_noisy = draw_noisy()
+        x_hat = R(x_noisy)
     D.requires_grad_(False)  # the gradient passes through D, but D stays
-    x_hat = R(x_noisy)
     r_loss = reconstructor_loss(judged(x, x_hat), x, x_hat, mse_weight)
     update_R(r_loss.total)
     D.requires_grad_(True)
