@@ -207,14 +207,18 @@ class Statistics(nn.Module):
 
 
 def gaussian(description: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Mean (p,) and whitening matrix (p, p) of rows (n, p), each with its weight."""
+    """Mean (p,) and whitening matrix (p, p) of rows (n, p), each with its weight.
+
+    With LLᵀ = covariance, L⁻ᵀ whitens: its product with its own transpose is the inverse of the covariance.
+    """
     weight = torch.ones(len(description)).to(description) if weight is None else weight
     weight = weight[:, None] / weight.mean()
     mean = (weight * description).mean(0)
     centred = (description - mean) * weight.sqrt()
     scale = centred.square().mean(0).sqrt() + SMALLEST_SCALE
-    precision = torch.linalg.inv(shrunk_covariance(centred / scale))
-    return mean, torch.linalg.cholesky(precision) / scale[:, None]
+    factor = torch.linalg.cholesky(shrunk_covariance(centred / scale))
+    identity = torch.eye(len(factor)).to(factor)
+    return mean, torch.linalg.solve_triangular(factor.T, identity, upper=True) / scale[:, None]
 
 
 def _robust_distance(description: Tensor) -> Tensor:
