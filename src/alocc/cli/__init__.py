@@ -14,7 +14,8 @@ from alocc.errors import AloccError, InputError, StoppedError
 
 def main() -> None:
     """Run ``alocc``. Exit code 0 for success, 2 for bad input, 1 for a failure, 130 if interrupted."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see docs/decisions/0009; read when torch is loaded
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # see docs/decisions/0009; read when torch is loaded
     warnings.filterwarnings("ignore", module="PIL")  # an image that cannot be used is named; oddities of others are not
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
