@@ -43,7 +43,7 @@ from alocc.model.localization import Localizer, map_parts
 from alocc.model.networks import Networks, build_networks
 from alocc.model.places import updates
 from alocc.model.scoring import D_PARTS
-from alocc.model.statistics import Statistics
+from alocc.model.statistics import Statistics, thinned
 from alocc.model.validation import auroc, useful_kinds
 from alocc.seeding import generator
 from alocc.storage import write_text
@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 POLARITY_IMAGES = 100
+LOOKED_AT = 200
+"""Held-out images that set the threshold of a look, so that looking stays cheap."""
 MOST_TILES = 20_000
 """Tiles that train, where images are cut."""
 PIXELS_PER_BATCH = 64 * 28 * 28
@@ -362,9 +364,9 @@ def _watch_now(
     """Look at the networks as they stand; weighing the parts, and maps, would take longer than a look."""
     fixed = with_values(config, {"calibration": {"weights": "fixed"}}, source="watch")
     still = Networks(copy.deepcopy(fold.networks.R).cpu(), copy.deepcopy(fold.networks.D).cpu())
-    now = Fold(still, fold.statistics, fold.held_out)
-    if config.calibration.alpha:  # which the images of all folds support, but perhaps not those of one
-        alpha = max(config.calibration.alpha, smallest_alpha(len(fold.held_out)))
+    now = Fold(still, fold.statistics, thinned(fold.held_out, LOOKED_AT))
+    if config.calibration.alpha:  # which the images of all folds support, but perhaps not some of those of one
+        alpha = max(config.calibration.alpha, smallest_alpha(len(now.held_out)))
         fixed = with_values(fixed, {"calibration": {"alpha": alpha}}, source="watch")
     return watch(Detector.calibrate(fixed, image_format, [now], fold.statistics, None, seen, summary))
 
