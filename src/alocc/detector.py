@@ -30,7 +30,7 @@ from alocc.model.validation import MOST_IMAGES, validated_weights
 from alocc.seeding import generator
 from alocc.storage import load_tensors, save_tensors
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 SCORING_BATCH = 64
 TILED_AT_ONCE = 8
 """Images that are in memory as tiles at one time."""
