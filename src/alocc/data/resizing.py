@@ -111,7 +111,8 @@ def _recoloured(image: NDArray[Any], channels: int) -> NDArray[Any]:
     R, G, B = np.moveaxis(image.astype(np.int32 if exact else np.float64), 2, 0)
     thousandfold = LUMA[0] * R + LUMA[1] * G + LUMA[2] * B
     grey = (thousandfold + 500) // 1000 if exact else thousandfold / 1000
-    return grey.astype(image.dtype)[..., None]
+    whole: NDArray[Any] = grey.astype(image.dtype)[..., None]
+    return whole
 
 
 def _along(x: NDArray[Any], n_out: int) -> NDArray[Any]:

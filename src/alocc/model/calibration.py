@@ -42,8 +42,8 @@ class Fusion:
         return cls(dict(weights), means, scales)
 
     def __call__(self, parts: Mapping[str, Tensor]) -> Tensor:
-        """Anomaly score of each image, (N,), float64."""
-        total = torch.zeros_like(next(iter(parts.values())), dtype=torch.float64)
+        """Anomaly score of each image, (N,), of the parts' type."""
+        total = torch.zeros_like(next(iter(parts.values())))
         for part, weight in self.weights.items():  # one after the other: a vectorised sum rounds by position
             z = (transformed(part, parts[part]) - self.means[part]) / self.scales[part]
             total += weight * z.abs() * z
