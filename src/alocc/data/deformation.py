@@ -26,8 +26,8 @@ def fixed_jitters(x: Tensor) -> Tensor:
     """Four slightly rotated and shifted copies of each image, always the same four: (N, C, H, W) → (4, N, C, H, W)."""
     angle, dx, dy = torch.tensor(FIXED_JITTERS).unbind(1)
     grid = _grid(angle, torch.stack([dx, dy], 1), (x.shape[2], x.shape[3])).flatten(0, 1)  # (4 · H, W, 2)
-    copies = _sampled(x, grid.expand(len(x), -1, -1, -1))  # (N, C, 4 · H, W): all four at once
-    return copies.view(len(x), x.shape[1], len(FIXED_JITTERS), *x.shape[2:]).permute(2, 0, 1, 3, 4)
+    copies = _sampled(x.flatten(0, 1)[None], grid[None])  # (1, N · C, 4 · H, W): all at once, by one grid
+    return copies.view(*x.shape[:2], len(FIXED_JITTERS), *x.shape[2:]).permute(2, 0, 1, 3, 4)
 
 
 def jitter_parameters(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -115,7 +115,7 @@ def _gaussian(size: int) -> Tensor:
 def _d_pair(R: Reconstructor, D: Discriminator, x: Tensor, x_hat: Tensor) -> Tensor:
     copies = fixed_jitters(x).flatten(0, 1)  # (4 · N, C, H, W): one large batch is quicker than four
     pairs = torch.cat([torch.cat([x, copies]), torch.cat([x_hat, R(copies)])], 1)
-    logits: Tensor = D(pairs).unflatten(0, (-1, len(x)))
+    logits: Tensor = D(pairs).view(-1, x.shape[0])
     return -logits.mean(0)
 
 
