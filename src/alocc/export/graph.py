@@ -22,8 +22,8 @@ from alocc.runtime import METADATA_KEY
 
 OPSET = 20
 OUTPUTS = ("anomaly_score", "p_value", "is_anomaly")
-PACKET = 4
-"""Numbers that ONNX Runtime takes the logarithm of together."""
+PACKET = 16
+"""Numbers, at most, that ONNX Runtime computes with in one instruction."""
 
 
 def build(scorer: Scorer) -> onnx.ModelProto:
@@ -48,7 +48,7 @@ def build(scorer: Scorer) -> onnx.ModelProto:
     assert program is not None
     model: onnx.ModelProto = program.model_proto
     _forget_where_it_was_made(model)
-    _even_logarithms(model.graph)
+    _in_full_packets(model.graph)
     return model
 
 
@@ -97,27 +97,65 @@ def _forget_where_it_was_made(model: onnx.ModelProto) -> None:
     del model.graph.metadata_props[:]
 
 
-def _even_logarithms(graph: onnx.GraphProto) -> None:
-    """Take each logarithm four times where an image has a number of them that four does not divide.
+def _in_full_packets(graph: onnx.GraphProto) -> None:
+    """Fill up what is summed, or taken the logarithm of, to a multiple of 16 numbers for each image.
 
-    ONNX Runtime computes the last one to three of a batch by another function than the rest, and so a score's last bit
-    would depend on the number of images.
+    ONNX Runtime computes several numbers at once, beginning where the memory is aligned, and the rest one by one, in
+    another order or by another function; so a score's last bit would depend on the images before it.
     """
-    shapes = {value.name: value.type.tensor_type.shape.dim for value in graph.value_info}
+    shapes = {value.name: value.type.tensor_type for value in (*graph.value_info, *graph.output)}
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
-        of_an_image = math.prod(dim.dim_value or 1 for dim in shapes.get(node.input[0], ()))
-        if node.op_type != "Log" or of_an_image % PACKET == 0:
+        source = shapes.get(node.input[0]) if node.input else None
+        if source is None or source.elem_type != onnx.TensorProto.FLOAT:
             nodes.append(node)
             continue
-        source, result = node.input[0], node.output[0]
-        nodes += [
-            helper.make_node("Unsqueeze", [source, "last_axis"], [f"{result}_column"]),
-            helper.make_node("Expand", [f"{result}_column", "packet"], [f"{result}_repeated"]),
-            helper.make_node("Log", [f"{result}_repeated"], [f"{result}_packets"]),
-            helper.make_node("Gather", [f"{result}_packets", "first"], [result], axis=-1),
-        ]
+        sides = [dim.dim_value for dim in source.shape.dim]  # 0 where it depends on the number of images
+        if node.op_type in ("ReduceMean", "ReduceSum"):
+            axes = {axis % len(sides) for axis in constants[node.input[1]].ravel().tolist()}
+            nodes += _filled_sum(node, sides, axes, graph)
+        elif node.op_type == "Log":
+            nodes += _filled_logarithm(node, sides, graph)
+        else:
+            nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)
-    for name, value in (("last_axis", [-1]), ("packet", [PACKET]), ("first", 0)):
-        graph.initializer.append(numpy_helper.from_array(np.array(value, np.int64), name))
+
+
+def _filled_sum(node: onnx.NodeProto, sides: list[int], axes: set[int], graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Zeros behind the last axis; a mean becomes a sum and a division."""
+    n_summed = math.prod(sides[axis] for axis in axes)
+    if len(sides) - 1 not in axes or n_summed % PACKET == 0:
+        return [node]
+    name = node.output[0]
+    pads = [0] * (2 * len(sides))
+    pads[-1] = -sides[-1] % PACKET
+    _add(graph, f"{name}_pads", np.array(pads))
+    _add(graph, f"{name}_n", np.float32(n_summed if node.op_type == "ReduceMean" else 1))
+    summed = helper.make_node("ReduceSum", [f"{name}_filled", node.input[1]], [f"{name}_sum"])
+    summed.attribute.extend(node.attribute)
+    return [
+        helper.make_node("Pad", [node.input[0], f"{name}_pads"], [f"{name}_filled"]),
+        summed,
+        helper.make_node("Div", [f"{name}_sum", f"{name}_n"], [name]),
+    ]
+
+
+def _filled_logarithm(node: onnx.NodeProto, sides: list[int], graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """As many equal copies as make a multiple of 16, of which one is taken."""
+    copies = PACKET // math.gcd(PACKET, math.prod(side or 1 for side in sides))
+    if copies == 1:
+        return [node]
+    name = node.output[0]
+    _add(graph, f"{name}_copies", np.array([copies] + [1] * len(sides)))
+    _add(graph, f"{name}_first", np.array(0))
+    return [
+        helper.make_node("Expand", [node.input[0], f"{name}_copies"], [f"{name}_filled"]),
+        helper.make_node("Log", [f"{name}_filled"], [f"{name}_all"]),
+        helper.make_node("Gather", [f"{name}_all", f"{name}_first"], [name], axis=0),
+    ]
+
+
+def _add(graph: onnx.GraphProto, name: str, value: NDArray[Any] | np.generic) -> None:
+    graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
