@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -16,12 +16,15 @@ from torch import Tensor
 from alocc.conformal import smallest_alpha
 from alocc.detector import FORMAT_VERSION, Detector, library_versions
 from alocc.errors import ArtefactError, ConfigError
-from alocc.export import graph, int8, parity
+from alocc.export import parity
 from alocc.export.scorer import Layout, Scorer
 from alocc.runtime import EXPORT_VERSION, KIND, SUFFIXES, Runtime
 
+if TYPE_CHECKING:
+    from alocc.export import int8
+
 Size = Literal["any", "fixed"]
-LIBRARIES = {".onnx": ("onnx", "onnxscript", "onnxruntime"), ".xml": ("onnx", "onnxscript", "openvino")}
+LIBRARIES = {".onnx": ("onnx", "onnxscript", "onnxruntime"), ".xml": ("onnx", "onnxscript", "onnxruntime", "openvino")}
 """What writing each kind of file, and reading it again, needs."""
 
 
@@ -86,8 +89,10 @@ def check_target(path: Path) -> None:
 def _exact(
     detector: Detector, draft: Path, layout: Layout, size: Size, fresh: Tensor | None
 ) -> tuple[parity.Parity, None]:
+    from alocc.export import graph
+
     model = graph.build(Scorer(detector, layout, size == "any"))
-    notes = _notes(detector, layout, size)
+    notes = _notes(detector, layout, size) | {"library_versions": library_versions() | graph.library_versions()}
     graph.write(model, notes, draft)
     compared = parity.compare(detector, Runtime(draft), any_size=size == "any")
     if not compared.holds:
@@ -102,12 +107,15 @@ def _exact(
 def _eight_bits(
     detector: Detector, draft: Path, layout: Layout, size: Size, fresh: Tensor | None
 ) -> tuple[None, int8.Shift]:
+    from alocc.export import graph, int8
+
     assert fresh is not None
     ranges, thresholds = int8.split(fresh)
     alpha = max(detector.alpha, smallest_alpha(len(thresholds)))
     blank = replace(detector, held_out_scores=np.zeros(len(thresholds)), alpha=alpha)  # filled in when it can score
     model = int8.quantized(graph.build(Scorer(blank, layout, size == "any")), ranges, layout)
-    notes = _notes(blank, layout, size) | {"precision": "int8"}
+    versions = library_versions() | graph.library_versions()
+    notes = _notes(blank, layout, size) | {"precision": "int8", "library_versions": versions}
     graph.write(model, notes, draft)
     scores = Runtime(draft).score(thresholds.permute(0, 2, 3, 1).numpy()).anomaly_score
     shift = int8.Shift.between(detector.score(thresholds).anomaly_score, scores)
@@ -133,7 +141,6 @@ def _notes(detector: Detector, layout: Layout, size: Size) -> dict[str, Any]:
         "held_out_scores": detector.held_out_scores.tolist(),
         "config": detector.config.model_dump(mode="json"),
         "training": dict(detector.training),
-        "library_versions": library_versions() | graph.library_versions(),
     }
 
 
