@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from alocc.export.scorer import Scorer
-from alocc.runtime import METADATA_KEY
+from alocc.runtime.sessions import METADATA_KEY
 
 OPSET = 20
 OUTPUTS = ("anomaly_score", "p_value", "is_anomaly")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,13 +65,17 @@ def quantized(model: onnx.ModelProto, ranges: Tensor, layout: str) -> onnx.Model
             return next(self.batches, None)
 
     theirs = [node.name for node in model.graph.node if node.op_type == "Conv" and _is_of_networks(node)]
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "int8.onnx"
-        quantize_static(
-            model, target, Images(), quant_format=QuantFormat.QDQ, per_channel=True, nodes_to_quantize=theirs,
-            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-        )  # fmt: skip
-        return onnx.load(target)
+    logging.disable(logging.WARNING)  # it advises what the exporter has done already
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            target = Path(folder) / "int8.onnx"
+            quantize_static(
+                model, target, Images(), quant_format=QuantFormat.QDQ, per_channel=True, nodes_to_quantize=theirs,
+                activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+            )  # fmt: skip
+            return onnx.load(target)
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _batches(ranges: Tensor, layout: str) -> Iterator[dict[str, Any]]:
