@@ -28,8 +28,7 @@ def test_every_pixel_is_the_formulas(n_in, n_out):
 
 
 def test_a_line_worked_out_by_hand():
-    # 4 → 2: a = 6 and 2 beyond the middle, so weights 3/8, 3/8, 1/8 (and 1/7 of less at the border, where one is cut off)
-    # i = 0: a = 6, 6, 2, 0 of 14: (6·0 + 6·70 + 2·140) / 14 = 50; i = 1: (2·70 + 6·140 + 6·210) / 14 = 160
+    # a = 6, 6, 2, 0 and 0, 2, 6, 6, of 14 each: (6·0 + 6·70 + 2·140) / 14 = 50 and (2·70 + 6·140 + 6·210) / 14 = 160
     image = np.array([[0, 70, 140, 210]], np.uint8)
     assert brought_to(image[None], ImageFormat(1, 2, 1)).ravel().tolist() == [50, 160]
 

@@ -98,7 +98,7 @@ def _exact(
     if not compared.holds:
         raise ArtefactError(
             f"{draft.name} was not written: its scores differ from the detector's by {compared.difference:.2g} "
-            f"({parity.TOLERANCE:g} is allowed); another version of torch, onnxscript or the engine may help"
+            f"({parity.TOLERANCE:g} is allowed); train longer if it was hardly trained, else try another engine"
         )
     graph.write(model, notes | {"parity": compared._asdict()}, draft)
     return compared, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import math
@@ -62,10 +63,8 @@ def write(model: onnx.ModelProto, notes: Mapping[str, Any], path: Path) -> None:
         return
     import openvino
 
-    source = path.with_suffix(".onnx")
-    source.write_bytes(model.SerializeToString(deterministic=True))
-    converted = openvino.convert_model(source)
-    source.unlink()
+    # not convert_model, which takes a path with a comma for several
+    converted = openvino.Core().read_model(io.BytesIO(model.SerializeToString(deterministic=True)))
     converted.set_rt_info(text, [METADATA_KEY])
     openvino.save_model(converted, path, compress_to_fp16=False)
 

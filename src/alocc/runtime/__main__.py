@@ -97,8 +97,13 @@ def _arguments() -> argparse.Namespace:
 def _run(given: argparse.Namespace) -> None:
     if given.out and given.out.suffix != ".csv":
         raise ConfigError(f"--out {given.out}: the file must end in .csv")
+    if given.threads < 1:
+        raise ConfigError(f"--threads must be at least 1, got {given.threads}")
     runtime = Runtime(given.model, given.threads, given.alpha)
-    entries, unusable = find_entries(Path(given.data), given.data, "test")
+    try:
+        entries, unusable = find_entries(Path(given.data), given.data, "test")
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise DataError(f"{given.data} cannot be read ({error.strerror or error})") from None
     if not entries:
         raise DataError(f"{given.data} holds no image files")
     names, scores, skipped = score_entries(runtime, entries)
