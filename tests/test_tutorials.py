@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 TUTORIALS = ROOT / "docs/tutorials"
 GROUPS = (
-    ("my-folder-of-good-parts.md", "choosing-alpha.md", "reading-the-report.md"),
+    ("my-folder-of-good-parts.md", "choosing-alpha.md", "reading-the-report.md", "exporting.md"),
     ("a-video.md",),
     ("from-python-with-arrays.md",),
 )

@@ -1,0 +1,98 @@
+"""The engines that compute an exported graph. Each needs its own library, and is loaded when a file asks for it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alocc.errors import ArtefactError, ConfigError, InputError
+
+METADATA_KEY = "alocc"
+SUFFIXES = (".onnx", ".xml")
+
+Outputs = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]
+
+
+class Session(Protocol):
+    """A graph that an engine has loaded."""
+
+    metadata: Any
+    """What the file says of itself."""
+    only_batch: int | None
+    """So many images are judged at a time, the last ones filled up; none: any number, which changes no bit."""
+
+    def run(self, images: NDArray[np.uint8]) -> Outputs:
+        """anomaly_score, p_value and is_anomaly of each image."""
+
+
+def open_session(path: Path, threads: int) -> Session:
+    """Load an exported file.
+
+    Raises:
+        ArtefactError: if it is missing, damaged, or has another kind of name.
+        ConfigError: if its engine is not installed.
+    """
+    if path.suffix not in SUFFIXES:
+        raise ArtefactError(f"{path} is no exported detector: its name must end in {' or '.join(SUFFIXES)}")
+    if not path.is_file():
+        raise ArtefactError(f"{path} does not exist")
+    try:
+        kind: type[OnnxSession | OpenVinoSession] = OnnxSession if path.suffix == ".onnx" else OpenVinoSession
+        return kind(path, threads)
+    except ImportError:
+        name, extra = ("onnxruntime", "runtime") if path.suffix == ".onnx" else ("openvino", "openvino")
+        raise ConfigError(f"{path} needs {name}; install it with: pip install 'alocc[{extra}]'") from None
+    except InputError:
+        raise
+    except Exception as error:  # engines raise all kinds on files that are not what they say
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise ArtefactError(f"{path} is damaged or no model that this engine knows ({reason})") from None
+
+
+class OnnxSession:
+    """ONNX Runtime on the CPU."""
+
+    only_batch: int | None = None
+
+    def __init__(self, path: Path, threads: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = 4  # what goes wrong is raised; it need not be printed too
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as docs/decisions/0009
+        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        notes = self._session.get_modelmeta().custom_metadata_map
+        self.metadata = json.loads(notes.get(METADATA_KEY, "null"))
+
+    def run(self, images: NDArray[np.uint8]) -> Outputs:
+        """See :class:`Session`."""
+        outputs: Outputs = self._session.run(["anomaly_score", "p_value", "is_anomaly"], {"images": images})
+        return outputs
+
+
+class OpenVinoSession:
+    """OpenVINO on the CPU, in 32 bits: by itself it takes 16 where the processor can."""
+
+    only_batch: int | None = 8  # by their number, it chooses how to compute
+
+    def __init__(self, path: Path, threads: int) -> None:
+        import openvino
+
+        if not path.with_suffix(".bin").is_file():
+            raise ArtefactError(f"{path} needs {path.with_suffix('.bin').name} beside it, which does not exist")
+        core = openvino.Core()
+        model = core.read_model(path)
+        notes = model.get_rt_info(METADATA_KEY).astype(str) if model.has_rt_info([METADATA_KEY]) else "null"
+        self.metadata = json.loads(notes)
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+        self._compiled = core.compile_model(model, "CPU", settings)
+
+    def run(self, images: NDArray[np.uint8]) -> Outputs:
+        """See :class:`Session`."""
+        found = self._compiled({"images": images})
+        return found["anomaly_score"].copy(), found["p_value"].copy(), found["is_anomaly"].astype(np.bool_)
