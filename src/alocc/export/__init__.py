@@ -119,6 +119,11 @@ def _eight_bits(
     graph.write(model, notes, draft)
     scores = Runtime(draft).score(thresholds.permute(0, 2, 3, 1).numpy()).anomaly_score
     shift = int8.Shift.between(detector.score(thresholds).anomaly_score, scores)
+    if not shift.spearman >= int8.LEAST_CORRELATION:
+        raise ArtefactError(
+            f"{draft.name} was not written: the rank correlation of its scores with the detector's is "
+            f"{shift.spearman:.2f} ({int8.LEAST_CORRELATION:g} is asked for); leave --int8 out, or try the other format"
+        )
     held_out = np.sort(scores)
     graph.set_held_out(model, held_out)
     graph.write(model, notes | {"held_out_scores": held_out.tolist(), "shift": shift._asdict()}, draft)

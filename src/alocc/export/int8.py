@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,10 @@ FEWEST = 30
 MOST_RANGES = 200
 """Images from which the range of each feature map is taken, at most."""
 BATCH = 16
+LEAST_CORRELATION = 0.9
+"""Rank correlation of normal images' scores before and after, below which a file is not worth having."""
+FEWEST_MAPS = 8
+"""A convolution with fewer maps on one of its sides reads or draws images."""
 
 
 class Shift(NamedTuple):
@@ -54,7 +58,7 @@ def split(fresh: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def quantized(model: onnx.ModelProto, ranges: Tensor, layout: str) -> onnx.ModelProto:
-    """The same graph with R's and D's convolutions in 8 bits, weights by channel; transposed ones stay as they are."""
+    """The same graph with R's and D's convolutions in 8 bits, weights by channel; those at images stay as they are."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     class Images(CalibrationDataReader):  # type: ignore[misc]
@@ -64,7 +68,8 @@ def quantized(model: onnx.ModelProto, ranges: Tensor, layout: str) -> onnx.Model
         def get_next(self) -> dict[str, Any] | None:
             return next(self.batches, None)
 
-    theirs = [node.name for node in model.graph.node if node.op_type == "Conv" and _is_of_networks(node)]
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    theirs = [node.name for node in model.graph.node if node.op_type == "Conv" and _is_within(node, shapes)]
     logging.disable(logging.WARNING)  # it advises what the exporter has done already
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -84,6 +89,7 @@ def _batches(ranges: Tensor, layout: str) -> Iterator[dict[str, Any]]:
         yield {"images": np.ascontiguousarray(images.numpy())}
 
 
-def _is_of_networks(node: onnx.NodeProto) -> bool:
-    """The random filters of the statistics stay exact."""
-    return any(name.startswith("networks.") for name in node.input)
+def _is_within(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Of R or D, and between feature maps: next to images 8 bits cost most and bring least."""
+    weight = node.input[1]
+    return weight.startswith("networks.") and min(shapes[weight][:2]) >= FEWEST_MAPS

@@ -17,7 +17,8 @@ from alocc.conformal import rank_at
 from alocc.data import tiles
 from alocc.data.resizing import ONE
 from alocc.detector import Detector, network_format, scoring_noise
-from alocc.model.networks import Networks
+from alocc.export.convolutions import AsConvolution
+from alocc.model.networks import Networks, Reconstructor
 from alocc.model.scoring import score_parts
 from alocc.model.statistics import Statistics
 
@@ -105,11 +106,13 @@ def _quotient(a: Tensor, b: Tensor | int) -> Tensor:
 
 
 def _folded(network: Network) -> Network:
-    """A copy with each batch normalisation folded into the convolution before it."""
+    """A copy with each batch normalisation folded into the convolution before it, and none of these transposed."""
     network = copy.deepcopy(network).eval()
-    for block in network.modules():
-        if isinstance(block, nn.Sequential) and isinstance(block[1], nn.BatchNorm2d):
-            transposed = isinstance(block[0], nn.ConvTranspose2d)
-            block[0] = fuse_conv_bn_eval(cast(nn.Conv2d, block[0]), block[1], transposed)
-            block[1] = nn.Identity()
+    for block in [block for block in network.modules() if isinstance(block, nn.Sequential)]:
+        transposed = isinstance(block[0], nn.ConvTranspose2d)
+        fused = fuse_conv_bn_eval(cast(nn.Conv2d, block[0]), cast(nn.BatchNorm2d, block[1]), transposed)
+        block[0] = AsConvolution(cast(nn.ConvTranspose2d, fused)) if transposed else fused
+        block[1] = nn.Identity()
+    if isinstance(network, Reconstructor):
+        network.decoder.to_image = AsConvolution(network.decoder.to_image)  # type: ignore[assignment]
     return cast(Network, network.to(memory_format=torch.contiguous_format))  # type: ignore[call-overload]

@@ -11,7 +11,8 @@ exported (:mod:`alocc.export` checks that before it leaves a file).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ class Runtime:
 
     Args:
         path: an ``.onnx`` file, or the ``.xml`` of an OpenVINO model with its ``.bin`` beside it.
-        threads: that a batch is computed with.
+        threads: batches that are computed at the same time, by a thread each.
         alpha: false-positive rate of ``is_anomaly``; none: the detector's.
 
     Raises:
@@ -48,6 +49,7 @@ class Runtime:
     def __init__(self, path: str | Path, threads: int = 2, alpha: float | None = None) -> None:
         self.path = Path(path)
         self._session = open_session(self.path, threads)
+        self._workers = ThreadPoolExecutor(self._session.at_once, "alocc-runtime")
         metadata = _checked(self._session.metadata, self.path)
         try:
             self._read(metadata)
@@ -85,12 +87,17 @@ class Runtime:
         """
         images = self._accepted(images)
         batches = [_nothing()]
-        for start in range(0, len(images), self._batch):
-            chunk = images[start : start + self._batch]
-            batches.append(self._judged(brought_to(chunk, self.image_format)))
+        chunks = [images[start : start + self._batch] for start in range(0, len(images), self._batch)]
+        for judged in self._each(lambda chunk: self._judged(brought_to(chunk, self.image_format)), chunks):
+            batches.append(judged)
             if progress:
-                progress(len(chunk))
+                progress(len(judged[0]))
         return self._scores(batches)
+
+    def _each(
+        self, judge: Callable[[NDArray[np.uint8]], Outputs], chunks: Sequence[NDArray[np.uint8]]
+    ) -> Iterable[Outputs]:
+        return map(judge, chunks) if len(chunks) == 1 else self._workers.map(judge, chunks)
 
     def score_in_one(self, images: NDArray[np.generic]) -> Scores:
         """:func:`score` by one call of the graph, which resizes the images itself if it can."""

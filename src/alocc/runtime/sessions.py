@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +25,8 @@ class Session(Protocol):
     """What the file says of itself."""
     only_batch: int | None
     """So many images are judged at a time, the last ones filled up; none: any number, which changes no bit."""
+    at_once: int
+    """Threads that may call :meth:`run` at the same time; each computes alone: sharing a batch wastes more."""
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
         """anomaly_score, p_value and is_anomaly of each image."""
@@ -61,10 +64,10 @@ class OnnxSession:
     def __init__(self, path: Path, threads: int) -> None:
         import onnxruntime
 
+        self.at_once = threads
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.intra_op_num_threads, options.inter_op_num_threads = 1, 1
         options.log_severity_level = 4  # what goes wrong is raised; it need not be printed too
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as docs/decisions/0009
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         notes = self._session.get_modelmeta().custom_metadata_map
         self.metadata = json.loads(notes.get(METADATA_KEY, "null"))
@@ -89,10 +92,14 @@ class OpenVinoSession:
         model = core.read_model(path)
         notes = model.get_rt_info(METADATA_KEY).astype(str) if model.has_rt_info([METADATA_KEY]) else "null"
         self.metadata = json.loads(notes)
-        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+        self.at_once = threads
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": threads}
         self._compiled = core.compile_model(model, "CPU", settings)
+        self._requests = threading.local()
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
         """See :class:`Session`."""
-        found = self._compiled({"images": images})
+        if not hasattr(self._requests, "own"):
+            self._requests.own = self._compiled.create_infer_request()
+        found = self._requests.own.infer({"images": images})
         return found["anomaly_score"].copy(), found["p_value"].copy(), found["is_anomaly"].astype(np.bool_)
