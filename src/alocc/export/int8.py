@@ -19,7 +19,7 @@ FEWEST = 30
 MOST_RANGES = 200
 """Images from which the range of each feature map is taken, at most."""
 BATCH = 16
-LEAST_CORRELATION = 0.9
+LEAST_CORRELATION = 0.8
 """Rank correlation of normal images' scores before and after, below which a file is not worth having."""
 FEWEST_MAPS = 8
 """A convolution with fewer maps on one of its sides reads or draws images."""

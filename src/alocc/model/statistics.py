@@ -54,8 +54,6 @@ GRIDS: dict[str, tuple[tuple[int, ...], int]] = {
 """Part → the grids over which the filters' answers are averaged, and how many filters."""
 ALL_GRIDS = (1, 2, 4)
 PARTS = (*GRIDS, "neighbours")
-BLOCKS = 4
-"""Of columns, in which a triangular matrix is multiplied: so many spare three eighths of the work."""
 FOLDS = 10
 """Tenths of the images that are measured by the other nine tenths, where all were fitted."""
 ROBUST_PARTS, ROBUST_ROUNDS, ROBUST_FOLDS = ("spectrum", "texture", "quarters"), 4, 5
@@ -138,7 +136,7 @@ class Statistics(nn.Module):
         for part, k in itertools.product(GRIDS, range(FOLDS)):
             own = tenth == k
             mean, whitening = gaussian(learned[part][~own[source]])
-            unusual[part][own] = mahalanobis(judged[part][own] - mean, whitening)
+            unusual[part][own] = ((judged[part][own] - mean) @ whitening).square().mean(1)
         fitted, source = thinned(fitted, MOST_REMEMBERED), thinned(source, MOST_REMEMBERED)
         distances = torch.cdist(self._small(to_unit_range(images)), self._small(to_unit_range(fitted)))
         distances[torch.arange(len(images))[:, None] == source] = torch.inf
@@ -166,7 +164,7 @@ class Statistics(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """How unusual images are, (N,) for each part."""
         return {"neighbours": self._neighbours(x)} | {
-            part: mahalanobis(description - getattr(self, f"{part}_mean"), getattr(self, f"{part}_whitening"))
+            part: ((description - getattr(self, f"{part}_mean")) @ getattr(self, f"{part}_whitening")).square().mean(1)
             for part, description in self.describe(x).items()
         }
 
@@ -251,14 +249,6 @@ def gaussian(description: Tensor, weight: Tensor | None = None) -> tuple[Tensor,
     factor = torch.linalg.cholesky(shrunk_covariance(centred / scale))
     identity = torch.eye(len(factor)).to(factor)
     return mean, torch.linalg.solve_triangular(factor.T, identity, upper=True) / scale[:, None]
-
-
-def mahalanobis(rest: Tensor, whitening: Tensor) -> Tensor:
-    """Mean square of whitened rows (n, p), (n,). The matrix is triangular: no column needs the rows below its end."""
-    p = len(whitening)
-    ends = [p * block // BLOCKS for block in range(BLOCKS + 1)]
-    whitened = [rest[:, :end] @ whitening[:end, begin:end] for begin, end in itertools.pairwise(ends)]
-    return torch.stack([block.square().sum(1) for block in whitened]).sum(0) / p
 
 
 def _robust_distance(description: Tensor) -> Tensor:
