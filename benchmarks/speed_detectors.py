@@ -1,0 +1,165 @@
+"""The detectors that the benchmark scores with, trained through the command line, and every engine that runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from measuring import Bench, Run, UnavailableError, alocc
+from numpy.typing import NDArray
+
+from alocc.data.mnist import CONTENT_SHA256, _on_disk, load_mnist
+from alocc.detector import Detector, _with_noise, score_parts, to_unit_range
+
+Images = NDArray[np.uint8]
+Score = Callable[[Images], NDArray[np.floating]]
+FORMATS = {"ONNX Runtime": "onnx", "OpenVINO": "openvino"}
+SUFFIX = {"onnx": ".onnx", "openvino": ".xml"}
+SINGLE_PAIR = ("--set", "calibration.folds=0", "--set", "calibration.held_out=0.5")
+PLAIN = "PyTorch, plain forward in one batch"
+PYTORCH = "PyTorch, `alocc`"
+
+
+class Task(NamedTuple):
+    """One digit against others, and the AUROC to reach."""
+
+    normal: str
+    anomalous: tuple[str, ...]
+    mark: float
+
+
+TASKS = {
+    "'1' against '0'": Task("1", ("0",), 0.99),
+    "'8' against the rest": Task("8", tuple("012345679"), 0.97),
+}
+
+
+class Trained(NamedTuple):
+    """A run folder, and the command that wrote it."""
+
+    folder: Path
+    run: Run
+
+
+def has_full_mnist() -> bool:
+    """Whether the digits that do not come with alocc are on this machine."""
+    return all(_on_disk(name) for name in CONTENT_SHA256)
+
+
+def tasks() -> dict[str, Task]:
+    """Those whose images are here."""
+    return {name: task for name, task in TASKS.items() if task.normal == "1" or has_full_mnist()}
+
+
+def train(bench: Bench, normal: str, iterations: int | None, name: str = "", *more: object) -> Trained:
+    """``alocc train mnist --normal …`` in a process of its own; a smoke run's is hardly trained, on few images."""
+    out = bench.folder / f"run-{normal}-{iterations}-{name}"
+    data: list[object] = ["mnist", "--normal", normal]
+    if bench.quick:
+        data, iterations, more = [few_images(bench)], 2, (*SINGLE_PAIR, *more)
+    length = () if iterations is None else ("--iterations", iterations)
+    return Trained(out, alocc("train", *data, "--out", out, "--overwrite", *length, *more))
+
+
+@cache
+def few_images(bench: Bench) -> Path:
+    """Some images of the digit 1."""
+    path = bench.folder / "few.npy"
+    np.save(path, load_mnist("train", ["1"])[0][:80])
+    return path
+
+
+@cache
+def robust(bench: Bench) -> Trained:
+    """``robust`` trained in full on one digit, '8' where it is here."""
+    return train(bench, "8" if has_full_mnist() else "1", None)
+
+
+@cache
+def in_folds(bench: Bench) -> Trained:
+    """``robust`` with two pairs of networks, as few images get it; hardly trained, for only its speed counts."""
+    return train(bench, "1", 5, "folds", "--set", "calibration.folds=2", "--set", "calibration.enough=100000")
+
+
+@cache
+def article(bench: Bench) -> Trained:
+    """``article``, hardly trained, for only its speed counts."""
+    return train(bench, "1", 5, "article", "--preset", "article")
+
+
+@cache
+def exported(bench: Bench, run: Path, format_: str, int8: bool) -> Path:
+    """A run's exported file.
+
+    Raises:
+        UnavailableError: if this version, or this machine, cannot export so.
+    """
+    out = bench.folder / f"{run.name}{'-int8' if int8 else ''}{SUFFIX[format_]}"
+    alocc("export", run, "--format", format_, "--out", out, *(["--int8"] if int8 else []))
+    return out
+
+
+def exports(bench: Bench, run: Path, wanted: Sequence[bool] = (False, True)) -> dict[str, Path | str]:
+    """The exported files, by the name of the engine that runs them; or the reason why there is none.
+
+    A smoke run has one of them.
+    """
+    found: dict[str, Path | str] = {}
+    for int8 in bench.pick(wanted, (False,)):
+        for name, format_ in bench.pick(FORMATS, {"ONNX Runtime": "onnx"}).items():
+            try:
+                found[f"{name}, int8" if int8 else name] = exported(bench, run, format_, int8)
+            except UnavailableError as reason:
+                found[f"{name}, int8" if int8 else name] = str(reason)
+    return found
+
+
+def engines(bench: Bench, run: Path) -> dict[str, Score | str]:
+    """Everything that scores in this process; or the reason why it does not."""
+    detector = Detector.load(run)
+    found: dict[str, Score | str] = {
+        PLAIN: plain(detector),
+        PYTORCH: lambda images: detector.score(images).anomaly_score,
+    }
+    for name, file in exports(bench, run).items():
+        found[name] = file if isinstance(file, str) else runtime(file)
+    return found
+
+
+def runtime(file: Path) -> Score | str:
+    """The runtime without PyTorch, on an exported file."""
+    try:
+        loaded: Any = load_runtime(file)
+    except (ImportError, UnavailableError) as reason:
+        return str(reason)
+    return lambda images: np.asarray(loaded.score(images).anomaly_score)
+
+
+def load_runtime(file: Path) -> Any:
+    """An exported file, ready to score."""
+    from alocc.runtime import Runtime
+
+    return Runtime(file)
+
+
+def plain(detector: Detector) -> Score:
+    """The same definition in PyTorch as anybody would write it: one forward pass of the whole batch."""
+    names = list(detector.config.weights)
+
+    def score(images: Images) -> NDArray[np.floating]:
+        with torch.inference_mode():
+            x = to_unit_range(torch.from_numpy(images)[:, None])
+            x_input = _with_noise(x, detector.config) if detector.config.corruption.at_scoring else x
+            parts = score_parts(detector.networks, detector.statistics, x, x_input, names)
+            return detector.fusion({name: part.double() for name, part in parts.items()}).numpy()
+
+    return score
+
+
+def test_images() -> tuple[Images, NDArray[np.str_]]:
+    """MNIST's 10,000 test images and their digits."""
+    return load_mnist("test")
