@@ -11,15 +11,17 @@ import numpy as np
 import torch
 from measuring import Bench, Run, UnavailableError, alocc
 from numpy.typing import NDArray
+from speed_workers import smooth_images
 
+from alocc.config import preset, with_settings
 from alocc.data.mnist import CONTENT_SHA256, _on_disk, load_mnist
 from alocc.detector import Detector, _with_noise, score_parts, to_unit_range
+from alocc.training.run import train as alocc_train
 
 Images = NDArray[np.uint8]
 Score = Callable[[Images], NDArray[np.floating]]
 FORMATS = {"ONNX Runtime": "onnx", "OpenVINO": "openvino"}
 SUFFIX = {"onnx": ".onnx", "openvino": ".xml"}
-SINGLE_PAIR = ("--set", "calibration.folds=0", "--set", "calibration.held_out=0.5")
 PLAIN = "PyTorch, plain forward in one batch"
 PYTORCH = "PyTorch, `alocc`"
 
@@ -55,22 +57,15 @@ def tasks() -> dict[str, Task]:
     return {name: task for name, task in TASKS.items() if task.normal == "1" or has_full_mnist()}
 
 
-def train(bench: Bench, normal: str, iterations: int | None, name: str = "", *more: object) -> Trained:
+def train(bench: Bench, normal: str, iterations: int | None, name: str = "") -> Trained:
     """``alocc train mnist --normal …`` in a process of its own; a smoke run's is hardly trained, on few images."""
     out = bench.folder / f"run-{normal}-{iterations}-{name}"
     data: list[object] = ["mnist", "--normal", normal]
+    length: list[object] = [] if iterations is None else ["--iterations", iterations]
     if bench.quick:
-        data, iterations, more = [few_images(bench)], 2, (*SINGLE_PAIR, *more)
-    length = () if iterations is None else ("--iterations", iterations)
-    return Trained(out, alocc("train", *data, "--out", out, "--overwrite", *length, *more))
-
-
-@cache
-def few_images(bench: Bench) -> Path:
-    """Some images of the digit 1."""
-    path = bench.folder / "few.npy"
-    np.save(path, load_mnist("train", ["1"])[0][:80])
-    return path
+        data, length = [bench.folder / "few.npy"], ["--iterations", 2, "--set", "calibration.folds=0"]
+        np.save(data[0], few_images())
+    return Trained(out, alocc("train", *data, "--out", out, "--overwrite", *length))
 
 
 @cache
@@ -80,15 +75,36 @@ def robust(bench: Bench) -> Trained:
 
 
 @cache
-def in_folds(bench: Bench) -> Trained:
-    """``robust`` with two pairs of networks, as few images get it; hardly trained, for only its speed counts."""
-    return train(bench, "1", 5, "folds", "--set", "calibration.folds=2", "--set", "calibration.enough=100000")
+def in_folds(bench: Bench) -> Path:
+    """``robust`` with two pairs of networks, as few images get it."""
+    return hardly_trained(bench.folder / "folds", few_images(), "robust")
 
 
 @cache
-def article(bench: Bench) -> Trained:
-    """``article``, hardly trained, for only its speed counts."""
-    return train(bench, "1", 5, "article", "--preset", "article")
+def article(bench: Bench) -> Path:
+    """``article``."""
+    return hardly_trained(bench.folder / "article", few_images(), "article")
+
+
+@cache
+def of_side(bench: Bench, side: int) -> Path:
+    """``robust`` for images of that size, one pair of networks."""
+    settings = ("calibration.folds=0", f"images.size=[{side},{side}]")
+    return hardly_trained(bench.folder / f"side-{side}", smooth_images(100, side), "robust", *settings)
+
+
+def hardly_trained(out: Path, images: Images, name: str, *settings: str) -> Path:
+    """A run folder of a detector whose speed is all that counts; the images lie beside it."""
+    data = out.with_suffix(".npy")
+    np.save(data, images)
+    config = with_settings(preset(name), (*settings, "calibration.weights=fixed"))
+    alocc_train(data, config=config, iterations=1, out=out)
+    return out
+
+
+def few_images() -> Images:
+    """Some images of the digit 1."""
+    return load_mnist("train", ["1"])[0][:100]
 
 
 @cache

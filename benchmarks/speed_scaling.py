@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import speed_detectors as detectors
 from measuring import SKIPPED, Bench, UnavailableError, alocc, exponent, table, worker
 from speed_detectors import PYTORCH
 from speed_figures import fits
-from speed_workers import smooth_images
 
 SIDES = (28, 64, 128, 256)
 SIDE_BATCH = 16
@@ -83,23 +81,13 @@ def scoring_over_sides(bench: Bench, sides: Sequence[int]) -> dict[str, Rows]:
     """Each engine's figures over the sizes that it could be measured at."""
     found: dict[str, Rows] = {}
     for side in sides:
-        folder = detector_of_side(bench, side)
+        folder = detectors.of_side(bench, side)
         for name, model in ({PYTORCH: folder} | detectors.exports(bench, folder, wanted=(False,))).items():
             if isinstance(model, Path):
                 figures = worker("speed_workers.py", "scoring", model, side, 64, bench.pick(3, 1))
                 found.setdefault(name, {})[side] = figures
         bench.say(f"scoring at {side}×{side} measured")
     return {name: rows for name, rows in found.items() if len(rows) > 1}
-
-
-@cache
-def detector_of_side(bench: Bench, side: int) -> Path:
-    """``robust`` for images of that size, hardly trained; only its speed counts."""
-    images, out = bench.folder / f"side-{side}.npy", bench.folder / f"side-{side}"
-    np.save(images, smooth_images(40, side))
-    size = ("--set", f"images.size=[{side},{side}]")
-    alocc("train", images, "--out", out, "--iterations", 1, *size, *detectors.SINGLE_PAIR)
-    return out
 
 
 # ---- number of images

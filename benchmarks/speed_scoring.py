@@ -15,7 +15,7 @@ import speed_detectors as detectors
 from measuring import BIN, SKIPPED, Bench, Run, UnavailableError, alocc, median_ms, run, spread, table
 from PIL import Image
 from scipy.stats import spearmanr
-from speed_detectors import PLAIN, PYTORCH, Score, Trained
+from speed_detectors import PLAIN, PYTORCH, Score
 from speed_figures import curves
 from speed_quality import memory_rows
 
@@ -30,7 +30,7 @@ LEAST_SECONDS = 0.2
 def scoring(bench: Bench) -> str:
     """The section."""
     batches = bench.pick(BATCHES, (1, 64))
-    whole = rates(bench, detectors.robust(bench), batches)
+    whole = rates(bench, detectors.robust(bench).folder, batches)
     drawn = {name: (batches, [statistics.median(of[b]) for b in batches]) for name, of in whole.items() if of}
     curves(bench.pictures / "speed-scoring.svg", "batch", "images a second", drawn)
     folds = rates(bench, detectors.in_folds(bench), FEW_BATCHES)
@@ -65,10 +65,10 @@ AUROC of '{digit}' against all other digits, the 10,000 test images of MNIST, an
 Rates = dict[str, dict[int, list[float]]]
 
 
-def rates(bench: Bench, trained: Trained, batches: tuple[int, ...]) -> Rates:
+def rates(bench: Bench, folder: Path, batches: tuple[int, ...]) -> Rates:
     """Images a second of each engine at each batch, all rounds; an engine that is missing has none."""
     images = detectors.test_images()[0]
-    found = detectors.engines(bench, trained.folder)
+    found = detectors.engines(bench, folder)
     programs: dict[tuple[str, int], Callable[[], float]] = {
         (name, batch): partial(images_a_second, score, np.ascontiguousarray(images[:batch]))
         for name, score in found.items()
