@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from alocc.config import Config, preset
-    from alocc.detector import Detector, Scores
+    from alocc.detector import Detector
     from alocc.errors import AloccError, ArtefactError, ConfigError, DataError, InputError, NonFiniteLossError
     from alocc.estimator import ALOCC
+    from alocc.scores import Scores
     from alocc.training.run import train
 
 __version__ = "0.1.0"
@@ -43,7 +44,7 @@ _HOME = {
     "Detector": "detector",
     "InputError": "errors",
     "NonFiniteLossError": "errors",
-    "Scores": "detector",
+    "Scores": "scores",
     "preset": "config",
     "train": "training.run",
 }

@@ -9,7 +9,7 @@ import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,62 +17,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alocc.config import Config, with_values
+from alocc.conformal import FloatArray, check_alpha, conformal_p_values, smallest_alpha, threshold_at
 from alocc.data import tiles
 from alocc.data.images import ImageFormat, prepare_batch, to_unit_range
-from alocc.data.splits import DEFAULT_ALPHA, images_needed, shown_alpha, smallest_alpha
-from alocc.errors import ArtefactError, ConfigError, DataError
-from alocc.model.calibration import Fusion, conformal_p_values, threshold_at
+from alocc.data.splits import DEFAULT_ALPHA
+from alocc.errors import ArtefactError, DataError
+from alocc.model.calibration import Fusion
 from alocc.model.localization import Localizer, at_full_size, map_parts
 from alocc.model.networks import Networks, build_networks
 from alocc.model.scoring import D_PARTS, score_parts
 from alocc.model.statistics import Statistics, thinned
 from alocc.model.validation import MOST_IMAGES, validated_weights
+from alocc.scores import Progress, Scores
 from alocc.seeding import generator
 from alocc.storage import load_tensors, save_tensors
 
-FORMAT_VERSION = 4
+__all__ = ["Detector", "Fold", "Scores"]
+
+FORMAT_VERSION = 5
 SCORING_BATCH = 64
 TILED_AT_ONCE = 8
 """Images that are in memory as tiles at one time."""
 MOST_MAPPED = 20_000
 """Tiles of held-out images that calibrate the maps, at most."""
-
-FloatArray = NDArray[np.float64]
-Progress = Callable[[int], None]
-
-
-@dataclass(frozen=True, eq=False)
-class Scores:
-    """What a detector says of n images; every array has n entries."""
-
-    anomaly_score: FloatArray
-    """Higher = more anomalous; unbounded, in about standard deviations of normal images."""
-    p_value: FloatArray
-    """Share of held-out normal images at least as anomalous, in (0, 1]; small = anomalous."""
-    is_anomaly: NDArray[np.bool_]
-    """``p_value <= alpha``."""
-    parts: Mapping[str, FloatArray]
-    """Each part of the anomaly score, before it is standardised; higher = more anomalous."""
-    p_real: FloatArray | None
-    """D's probability that its input is a real normal image, in [0, 1]; none if D has no part in the score."""
-    alpha: float
-    """The false-positive rate behind ``is_anomaly``."""
-
-    def __len__(self) -> int:
-        return len(self.anomaly_score)
-
-    @classmethod
-    def joined(cls, several: Sequence[Scores]) -> Scores:
-        """Scores of one detector, one behind the other."""
-        first = several[0]
-        return cls(
-            np.concatenate([scores.anomaly_score for scores in several]),
-            np.concatenate([scores.p_value for scores in several]),
-            np.concatenate([scores.is_anomaly for scores in several]),
-            {name: np.concatenate([scores.parts[name] for scores in several]) for name in first.parts},
-            None if first.p_real is None else np.concatenate([cast(FloatArray, one.p_real) for one in several]),
-            first.alpha,
-        )
 
 
 class Fold(NamedTuple):
@@ -175,12 +142,7 @@ class Detector:
         Raises:
             ConfigError: if the held-out images cannot support so small an alpha.
         """
-        n = len(self.held_out_scores)
-        if not smallest_alpha(n) <= alpha < 1:
-            raise ConfigError(
-                f"alpha must be at least {shown_alpha(n)} with {n} held-out images, and below 1, got {alpha:g} "
-                f"(alpha {alpha:g} needs {images_needed(alpha) if 0 < alpha < 1 else 'no number of'} held-out images)"
-            )
+        check_alpha(alpha, len(self.held_out_scores))
         return replace(self, alpha=alpha)
 
     def recalibrated(self, images: Tensor, alpha: float | None = None, data: str = "arrays") -> Detector:
@@ -561,7 +523,12 @@ def has_d(config: Config) -> bool:
     return any(part in config.scoring for part in D_PARTS)
 
 
+def scoring_noise(config: Config, image_format: ImageFormat) -> Tensor:
+    """What a preset adds before it scores: one pattern for all images, so that a score is a function of the image."""
+    shape = (1, image_format.channels, *image_format.size)
+    return config.corruption.sigma * torch.randn(shape, generator=generator(config.seed, "scoring_noise"))
+
+
 def _with_noise(x: Tensor, config: Config) -> Tensor:
-    """Noise at scoring: one pattern for all images, drawn from the seed, so that a score is a function of the image."""
-    pattern = torch.randn((1, *x.shape[1:]), generator=generator(config.seed, "scoring_noise"))
-    return (x + config.corruption.sigma * pattern.to(x.device)).clamp(0, 1)
+    pattern = scoring_noise(config, ImageFormat(x.shape[2], x.shape[3], x.shape[1]))  # type: ignore[arg-type]  # 1 or 3
+    return (x + pattern.to(x.device)).clamp(0, 1)

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from alocc.data import images as images_module
-from alocc.data import sources
+from alocc.data import resizing, sources
 from alocc.data.entries import shown
 from alocc.data.images import ImageFormat, prepare, prepare_batch, read_header, read_image
 from alocc.data.sources import open_source
@@ -90,12 +89,12 @@ def test_preparing_twice_changes_nothing_and_stays_in_range(image, to):
 @settings(max_examples=40)
 def test_strips_change_nothing(image, to):
     whole = prepare_batch(np.stack([image, 255 - image]), to)
-    before = images_module.LARGE
-    images_module.LARGE = max(1, image.shape[0] * image.shape[1] // 2)  # every image but one of a pixel is large now
+    before = resizing.STRIP
+    resizing.STRIP = max(1, image.shape[0] * image.shape[1] // 2)  # every image but one of a pixel is large now
     try:
         assert torch.equal(prepare_batch(np.stack([image, 255 - image]), to), whole)
     finally:
-        images_module.LARGE = before
+        resizing.STRIP = before
 
 
 def encoded(value):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,10 +16,12 @@ from alocc.cli.options import (
     ClassListCommand,
     Data,
     Device,
+    Engine,
     Json,
     Model,
     Normal,
     OwnAlpha,
+    Scoring,
     Strict,
     Stride,
     class_names,
@@ -106,7 +108,7 @@ def train(
 
 @app.command()
 def score(
-    model: Model,
+    model: Scoring,
     data: Data,
     out: Annotated[
         Path | None, typer.Option(help="File to write: .csv, .jsonl or .parquet. Default: CSV to standard output.")
@@ -123,6 +125,7 @@ def score(
     ] = None,
     stride: Stride = 1,
     strict: Strict = False,
+    engine: Engine = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -130,7 +133,7 @@ def score(
 
     Images are read, scored and let go, so that their number has no limit but time.
     """
-    from alocc.cli.running import load_detector, score_in_terminal
+    from alocc.cli.running import load_engine, score_in_terminal
     from alocc.errors import ConfigError
     from alocc.evaluation.table import check_table_path
 
@@ -138,7 +141,7 @@ def score(
         check_table_path(out)
     if alpha is not None and fdr is not None:
         raise ConfigError("give --alpha or --fdr, not both: each decides what is called an anomaly")
-    detector = load_detector(model, alpha, device)
+    detector = load_engine(model, engine, alpha, device)
     table = score_in_terminal(detector, data, fdr=fdr, maps=maps, stride=stride, strict=strict)
     if out:
         table.write(out)
@@ -168,22 +171,23 @@ def score(
 
 @app.command(cls=ClassListCommand)
 def evaluate(
-    model: Model,
+    model: Scoring,
     data: Data,
     normal: Normal = None,
     anomalous: Anomalous = None,
     alpha: OwnAlpha = None,
     bootstrap: Annotated[int, typer.Option(min=0, help="Resamples for the 95 % intervals; 0 for none.")] = 300,
     strict: Strict = False,
+    engine: Engine = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
     """Compare the verdicts with labels: first at the detector's own threshold, then over all thresholds."""
-    from alocc.cli.running import load_detector
+    from alocc.cli.running import load_engine
     from alocc.evaluation.labelled import evaluate as compare
     from alocc.evaluation.labelled import load_labelled
 
-    detector = load_detector(model, alpha, device)
+    detector = load_engine(model, engine, alpha, device)
     classes = class_names(normal) or detector.training["normal_classes"]
     labelled = load_labelled(data, detector.image_format, classes, class_names(anomalous), strict=strict)
     with console.image_progress("scoring", len(labelled.images)) as progress:
@@ -374,15 +378,56 @@ def calibrate(
     )
 
 
+@app.command(cls=ClassListCommand)
+def export(
+    model: Model,
+    format_: Annotated[Literal["onnx", "openvino"], typer.Option("--format", help="For which engine.")] = "onnx",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to write: .onnx, or .xml for OpenVINO. Default: model.onnx or model.xml in the run folder."
+        ),
+    ] = None,
+    layout: Annotated[Literal["nhwc", "nchw"], typer.Option(help="Order of the axes of the graph's images.")] = "nhwc",
+    size: Annotated[
+        Literal["any", "fixed"], typer.Option(help="Whether the graph resizes, or takes the detector's size alone.")
+    ] = "any",
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Compute R's and D's convolutions in 8 bits; needs --data.")
+    ] = False,
+    data: Annotated[
+        str | None, typer.Option(metavar="DATA", help="For --int8: normal images that training never saw.")
+    ] = None,
+    normal: Normal = None,
+    strict: Strict = False,
+    json: Json = False,
+) -> None:
+    """Write the detector as one ONNX or OpenVINO file that scores without torch, with the same numbers.
+
+    Images go in as whole numbers (uint8) of any size; anomaly_score, p_value and is_anomaly come out. No file is left
+    unless its scores are the detector's. --int8 makes another detector, with a threshold of its own.
+    """
+    from alocc.cli.running import export_in_terminal
+
+    written, skipped = export_in_terminal(
+        model, format_, out, layout=layout, size=size, int8=int8, data=data, normal=normal, strict=strict
+    )
+    console.print_skipped(skipped)
+    if json:
+        console.print_json(console.export_facts(written))
+    console.print_export(written)
+
+
 @app.command()
 def monitor(
-    model: Model,
+    model: Scoring,
     data: Data,
     window: Annotated[int, typer.Option(min=10, help="Images of a window.")] = 100,
     chart: Annotated[Path | None, typer.Option(metavar="SVG", help="Draw the drift.")] = None,
     alpha: OwnAlpha = None,
     stride: Stride = 1,
     strict: Strict = False,
+    engine: Engine = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -390,14 +435,14 @@ def monitor(
 
     Images are taken in the order of their names, a hundred at a time; their scores are compared with the held-out ones.
     """
-    from alocc.cli.running import load_detector, score_in_terminal
+    from alocc.cli.running import load_engine, score_in_terminal
     from alocc.errors import ConfigError
     from alocc.evaluation.monitoring import monitor as compare
     from alocc.storage import write_text
 
     if chart and chart.suffix.lower() != ".svg":
         raise ConfigError(f"--chart {chart}: the file must end in .svg")
-    detector = load_detector(model, alpha, device)
+    detector = load_engine(model, engine, alpha, device)
     table = score_in_terminal(detector, data, fdr=None, maps=None, stride=stride, strict=strict)
     drift = compare(detector, table.names, table.scores, window)
     if chart:

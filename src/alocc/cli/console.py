@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from alocc.evaluation.metrics import Evaluation
     from alocc.evaluation.monitoring import Drift
     from alocc.evaluation.reproduction import Comparison
+    from alocc.export import Exported
     from alocc.training.loop import Moment
     from alocc.training.run import TrainingImages
 
@@ -385,3 +386,30 @@ def print_drift(drift: Drift) -> None:
         )
     else:
         print_note("no sign of a change")
+
+
+def export_facts(written: Exported) -> dict[str, Any]:
+    """What was exported, for programs."""
+    return {
+        "out": str(written.path),
+        "n_bytes": written.n_bytes,
+        "parity": written.parity._asdict() if written.parity else None,
+        "shift": written.shift._asdict() if written.shift else None,
+    }
+
+
+def print_export(written: Exported) -> None:
+    """What was exported, and how near it is to the detector."""
+    if written.parity:
+        nearness = (
+            f"its scores are the detector's to {written.parity.difference:.1g}, on {written.parity.n_images:,} images "
+            "of all kinds"
+        )
+    else:
+        assert written.shift is not None
+        shift = written.shift
+        nearness = (
+            f"8 bits moved the scores of {shift.n_images:,} normal images by {shift.mean_difference:.2g} "
+            f"on average (rank correlation {shift.spearman:.3f}); the threshold is from these images"
+        )
+    print_note(f"{written.path} written ({written.n_bytes / 1e6:.1f} MB); {nearness}")

@@ -23,6 +23,13 @@ Data = Annotated[
 Strict = Annotated[bool, typer.Option(help="Stop at the first image that cannot be used, instead of naming it.")]
 Stride = Annotated[int, typer.Option(min=1, help="Of a video, take every so many frames.")]
 Model = Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="A run folder, or a detector's .safetensors file.")]
+Scoring = Annotated[
+    Path, typer.Argument(metavar="RUN_OR_MODEL", help="A run folder, or a detector's .safetensors, .onnx or .xml file.")
+]
+Engine = Annotated[
+    Literal["torch", "onnx", "openvino"] | None,
+    typer.Option(help="What computes. Default: torch, or what an exported file is for."),
+]
 Normal = Annotated[
     list[str] | None,
     typer.Option("--normal", metavar="CLASS…", help="Normal classes, by sub-folder or digit: --normal 1 7, or 1,7."),

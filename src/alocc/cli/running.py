@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from alocc.cli import console
 from alocc.config import Config, load_config, preset, with_settings
 from alocc.errors import ConfigError
 
 if TYPE_CHECKING:
-    from alocc.data.sources import ImageSet
+    from alocc.data.sources import ImageSet, Skipped
     from alocc.detector import Detector
+    from alocc.engines import Engine, EngineName
     from alocc.evaluation.table import ScoreTable
+    from alocc.export import Exported, Size
+    from alocc.export.scorer import Layout
     from alocc.training.run import Device
 
 WATCH_LIMIT = 250
@@ -37,6 +40,19 @@ def load_detector(path: Path, alpha: float | None, device: Device) -> Detector:
     if alpha is not None:
         detector = detector.with_alpha(alpha)
     return detector if device == "cpu" else detector.to(make_fabric(device, "32-true").device)
+
+
+def load_engine(path: Path, engine: EngineName | None, alpha: float | None, device: Device) -> Engine:
+    """What scores: a detector, or an exported file, by its name or as the engine says."""
+    from alocc.engines import is_exported, open_exported
+
+    if engine == "torch" and is_exported(path):
+        raise ConfigError(f"{path} is an exported file; --engine torch needs a run folder or a .safetensors file")
+    if engine in (None, "torch") and not is_exported(path):
+        return load_detector(path, alpha, device)
+    if device in ("cuda", "mps"):
+        raise ConfigError(f"exported detectors compute on the CPU; leave --device {device} out, or use --engine torch")
+    return open_exported(path, engine, alpha, note=console.print_note)
 
 
 def train_in_terminal(
@@ -96,7 +112,7 @@ def train_in_terminal(
 
 
 def score_in_terminal(
-    detector: Detector, data: str, *, fdr: float | None, maps: Path | None, stride: int, strict: bool
+    detector: Engine, data: str, *, fdr: float | None, maps: Path | None, stride: int, strict: bool
 ) -> ScoreTable:
     """Score a source with a progress bar; Ctrl-C loses nothing but time."""
     from alocc.data.sources import open_source
@@ -104,12 +120,16 @@ def score_in_terminal(
 
     if fdr is not None and not 0 < fdr < 1:
         raise ConfigError(f"--fdr must be above 0 and below 1, got {fdr:g}")
-    source = open_source(data, "test", stride=stride)
     each = None
     if maps:
+        from alocc.detector import Detector
         from alocc.report.overlays import overlay_writer
 
+        if not isinstance(detector, Detector):
+            raise ConfigError("--maps needs the torch engine: an exported detector makes no maps")
+
         each = overlay_writer(detector, maps)
+    source = open_source(data, "test", stride=stride)
     with console.image_progress("scoring", len(source) or None) as progress:
         table = score_source(detector, source, strict=strict, progress=progress, each=each)
     return table if fdr is None else table.with_false_discovery_rate(fdr)
@@ -127,3 +147,37 @@ def load_normals(detector: Detector, data: str, normal: list[str] | None, strict
     if not len(fresh):
         raise DataError(f"the detector was trained or calibrated on all images of {data}; give newer ones")
     return fresh
+
+
+def export_in_terminal(
+    model: Path,
+    format_: Literal["onnx", "openvino"],
+    out: Path | None,
+    *,
+    layout: Layout,
+    size: Size,
+    int8: bool,
+    data: str | None,
+    normal: list[str] | None,
+    strict: bool,
+) -> tuple[Exported, Sequence[Skipped]]:
+    """Write an exported file, by default into the run folder; with it, images of ``data`` that could not be used."""
+    from alocc.detector import Detector, artefact_path
+    from alocc.engines import SUFFIX_OF
+    from alocc.export import check_target, export
+
+    suffix = SUFFIX_OF[format_]
+    if int8 and not data:
+        raise ConfigError(
+            "--int8 needs --data: normal images that training never saw, for the ranges and the threshold"
+        )
+    if data and not int8:
+        raise ConfigError("--data is for --int8; leave it out, or give both")
+    if out and out.suffix != suffix:
+        raise ConfigError(f"--out {out}: a file for --format {format_} must end in {suffix}")
+    path = out or artefact_path(model).with_name(("model-int8" if int8 else "model") + suffix)
+    check_target(path)
+    detector = Detector.load(model)
+    fresh = load_normals(detector, data, normal, strict) if data else None
+    written = export(detector, path, layout=layout, size=size, fresh=fresh.images if fresh else None)
+    return written, fresh.skipped if fresh else ()

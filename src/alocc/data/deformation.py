@@ -22,12 +22,12 @@ def jitter(x: Tensor, generator: torch.Generator) -> Tensor:
     return warp(x, *jitter_parameters(len(x), generator))
 
 
-def fixed_jitters(x: Tensor) -> list[Tensor]:
-    """Four slightly rotated and shifted copies of each image, always the same four."""
-    return [
-        warp(x, torch.full((len(x),), angle), torch.tensor([[dx, dy]]).expand(len(x), 2))
-        for angle, dx, dy in FIXED_JITTERS
-    ]
+def fixed_jitters(x: Tensor) -> Tensor:
+    """Four slightly rotated and shifted copies of each image, always the same four: (N, C, H, W) → (4, N, C, H, W)."""
+    angle, dx, dy = torch.tensor(FIXED_JITTERS).unbind(1)
+    grid = _grid(angle, torch.stack([dx, dy], 1), (x.shape[2], x.shape[3])).flatten(0, 1)  # (4 · H, W, 2)
+    copies = _sampled(x.flatten(0, 1)[None], grid[None])  # (1, N · C, 4 · H, W): all at once, by one grid
+    return copies.view(*x.shape[:2], len(FIXED_JITTERS), *x.shape[2:]).permute(2, 0, 1, 3, 4)
 
 
 def jitter_parameters(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -55,17 +55,31 @@ def warp(
         mirrored: which images are mirrored left to right, (N,), bool.
         displacement: where each pixel is taken from, relative to its place, as fractions of the sides, (N, H, W, 2).
     """
-    height, width = x.shape[2:]
+    grid = _grid(angle, shift, (x.shape[2], x.shape[3]), scale, mirrored)
+    return _sampled(x, grid if displacement is None else grid + 2 * displacement)
+
+
+def _grid(
+    angle: Tensor,
+    shift: Tensor | None,
+    size: tuple[int, int],
+    scale: Tensor | None = None,
+    mirrored: Tensor | None = None,
+) -> Tensor:
+    """Where each pixel comes from, in grid_sample's coordinates, (N, H, W, 2); the arguments are those of `warp`."""
+    height, width = size
     radians = angle * (math.pi / 180)
     cos, sin = radians.cos(), radians.sin()
     aspect = width / height  # grid_sample's coordinates run from −1 to 1 along both sides, whatever their lengths
     flip = torch.ones_like(cos) if mirrored is None else 1.0 - 2.0 * mirrored.to(cos.dtype)
-    offset = torch.zeros((len(x), 2)) if shift is None else 2 * shift
+    offset = torch.zeros((len(angle), 2)) if shift is None else 2 * shift
     wide, high = (1.0, 1.0) if scale is None else (scale[:, 0], scale[:, 1])
     rows = [flip * cos * wide, -sin / aspect * high, offset[:, 0], flip * sin * aspect * wide, cos * high, offset[:, 1]]
-    grid = F.affine_grid(torch.stack(rows, dim=1).view(-1, 2, 3), [len(x), 1, height, width], align_corners=False)
-    if displacement is not None:
-        grid = grid + 2 * displacement
+    matrix = torch.stack(rows, dim=1).view(-1, 2, 3)
+    return F.affine_grid(matrix, [len(angle), 1, height, width], align_corners=False)
+
+
+def _sampled(x: Tensor, grid: Tensor) -> Tensor:
     return F.grid_sample(x, grid.to(x.device), mode="bilinear", padding_mode="reflection", align_corners=False)
 
 

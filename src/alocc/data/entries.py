@@ -7,6 +7,7 @@ found; :class:`alocc.data.sources.EntrySource` does the rest.
 from __future__ import annotations
 
 import csv
+import difflib
 import glob
 import io
 import lzma
@@ -19,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
-from alocc.data.images import SUFFIXES, count_pages
+from alocc.data.decoding import SUFFIXES, count_pages
 from alocc.errors import DataError
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -171,6 +172,39 @@ def archive_entries(archive: Path) -> list[Entry]:
         Entry(shown(f"{archive}/{name}"), content, class_of(parts[depth:]))
         for (name, content), parts in zip(members, paths, strict=True)
     ]
+
+
+def find_entries(path: Path, where: str, split: str, built_in: Sequence[str] = ()) -> tuple[list[Entry], list[Skipped]]:
+    """Images of a folder, a pattern, a table, an archive or a file.
+
+    Args:
+        path: where they are.
+        where: what to call that in errors.
+        split: which part of a source that has parts.
+        built_in: names of data sets, one of which may have been meant.
+
+    Raises:
+        DataError: if there is no such thing, or it cannot be read.
+    """
+    if not path.exists():
+        if glob.has_magic(str(path)):
+            return glob_entries(str(path)), []
+        near = difflib.get_close_matches(where, built_in, n=1)
+        choices = (
+            f"give a folder, an image file or one of: {', '.join(built_in)}" if built_in else "give a folder or a file"
+        )
+        hint = f'did you mean "{near[0]}"?' if near else choices
+        raise DataError(f"{where} does not exist; {hint}")
+    if path.is_dir():
+        return industrial_entries(path, split) or folder_entries(path)
+    if not path.is_file():  # a pipe or a device, which would be waited for without end
+        raise DataError(f"{where} is neither an ordinary file nor a folder")
+    if has_suffix(path, ARCHIVES):
+        return archive_entries(path), []
+    if has_suffix(path, MANIFESTS):
+        entries, skipped = manifest_entries(path)
+        return [entry for entry in entries if entry.split in (split, "")], skipped
+    return file_entries(path), []
 
 
 def class_of(parts: Sequence[str]) -> str:

@@ -19,7 +19,6 @@ source is a class with the members of :class:`Source` and a line in :func:`open_
 from __future__ import annotations
 
 import difflib
-import glob
 import itertools
 import os
 import tempfile
@@ -38,17 +37,10 @@ from torch import Tensor
 from alocc.config import ImagesConfig
 from alocc.data import arrays, remote, video
 from alocc.data.entries import (
-    ARCHIVES,
-    MANIFESTS,
     Entry,
     Skipped,
-    archive_entries,
-    file_entries,
-    folder_entries,
-    glob_entries,
+    find_entries,
     has_suffix,
-    industrial_entries,
-    manifest_entries,
 )
 from alocc.data.images import (
     DEFAULT_MAX_SIDE,
@@ -209,28 +201,7 @@ def _open_path(path: Path, where: str, split: Split, classes: Collection[str] | 
     if arrays.is_array_file(path) and path.is_file():
         images, labels = arrays.read_arrays(path)
         return ArraySource(images, labels, [f"{path}#{i}" for i in range(len(images))]).of_classes(classes, where)
-    return EntrySource(*_find_entries(path, where, split), where, classes)
-
-
-def _find_entries(path: Path, where: str, split: Split) -> tuple[list[Entry], list[Skipped]]:
-    if not path.exists():
-        if glob.has_magic(str(path)):
-            return glob_entries(str(path)), []
-        near = difflib.get_close_matches(where, BUILT_IN, n=1)
-        hint = (
-            f'did you mean "{near[0]}"?' if near else f"give a folder, an image file or one of: {', '.join(BUILT_IN)}"
-        )
-        raise DataError(f"{where} does not exist; {hint}")
-    if path.is_dir():
-        return industrial_entries(path, split) or folder_entries(path)
-    if not path.is_file():  # a pipe or a device, which would be waited for without end
-        raise DataError(f"{where} is neither an ordinary file nor a folder")
-    if has_suffix(path, ARCHIVES):
-        return archive_entries(path), []
-    if has_suffix(path, MANIFESTS):
-        entries, skipped = manifest_entries(path)
-        return [entry for entry in entries if entry.split in (split, "")], skipped
-    return file_entries(path), []
+    return EntrySource(*find_entries(path, where, split, BUILT_IN), where, classes)
 
 
 class ArraySource(Source):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,8 +9,11 @@ import torch
 from torch import Tensor
 
 from alocc.config import CalibrationConfig
+from alocc.conformal import images_needed, shown_alpha, smallest_alpha
 from alocc.errors import ConfigError, DataError
 from alocc.seeding import generator
+
+__all__ = ["DEFAULT_ALPHA", "Part", "Split", "images_needed", "shown_alpha", "smallest_alpha", "split_normals"]
 
 DEFAULT_ALPHA = 0.01
 MIN_IMAGES = 10
@@ -89,18 +91,3 @@ def split_normals(n_images: int, calibration: CalibrationConfig, seed: int, *, m
     fold = torch.empty_like(order)
     fold[order] = torch.arange(n_images) % folds
     return Split(tuple(Part(torch.nonzero(fold != k)[:, 0], torch.nonzero(fold == k)[:, 0]) for k in range(folds)))
-
-
-def images_needed(alpha: float) -> int:
-    """Smallest number of held-out images n with 1 / (n + 1) ≤ alpha."""
-    return math.ceil(1 / alpha - 1e-9) - 1
-
-
-def shown_alpha(n_held_out: int) -> str:
-    """:func:`smallest_alpha` in four decimals, rounded up, so that asking for it is granted."""
-    return f"{math.ceil(smallest_alpha(n_held_out) * 10_000) / 10_000:g}"
-
-
-def smallest_alpha(n_held_out: int) -> float:
-    """Smallest false-positive rate that n held-out images can promise: 1 / (n + 1)."""
-    return 1 / (n_held_out + 1)

@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 
 from alocc.data.images import ImageFormat
 from alocc.data.sources import Data, ImageSet, open_source
-from alocc.detector import Detector, Scores
+from alocc.detector import Detector
+from alocc.engines import Engine
 from alocc.errors import DataError
 from alocc.evaluation.metrics import RESAMPLES, Evaluation, at_threshold, auroc, evaluate_scores
 from alocc.evaluation.pixels import load_masks, pixel_figures
+from alocc.scores import Scores
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def load_labelled(
 
 
 def evaluate(
-    detector: Detector, labelled: Labelled, scores: Scores | None = None, resamples: int = RESAMPLES
+    detector: Engine, labelled: Labelled, scores: Scores | None = None, resamples: int = RESAMPLES
 ) -> Evaluation:
     """Score labelled images, unless that is done, and compare with the labels, and maps with masks if there are any."""
     scores = scores or detector.score(labelled.images.images)
@@ -80,7 +82,7 @@ def evaluate(
         parts=scores.parts,
         resamples=resamples,
     )
-    if not any(labelled.images.masks):
+    if not (any(labelled.images.masks) and isinstance(detector, Detector)):  # an exported one makes no maps
         return evaluation
     has_mask = np.array([mask is not None for mask in labelled.images.masks])
     known = labelled.images[has_mask | ~labelled.is_anomalous]  # an anomaly without a mask may be anywhere

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alocc.detector import Detector, Scores
+from alocc.engines import Engine
 from alocc.errors import DataError
+from alocc.scores import Scores
 
 FloatArray = NDArray[np.float64]
 ALARM = 0.001
@@ -47,7 +48,7 @@ class Drift:
         return asdict(self)
 
 
-def monitor(detector: Detector, names: Sequence[str], scores: Scores, window: int = 100) -> Drift:
+def monitor(detector: Engine, names: Sequence[str], scores: Scores, window: int = 100) -> Drift:
     """Compare the scores of images, in their order, with those of the held-out images, window by window.
 
     Args:

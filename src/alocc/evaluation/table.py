@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from alocc.data.sources import ImageSet, Skipped, Source, check_strict
-from alocc.detector import Detector, Scores
+from alocc.engines import Engine
 from alocc.errors import ConfigError, DataError
 from alocc.model.calibration import discoveries
+from alocc.scores import Scores
 from alocc.storage import replacing
 
 FORMATS = (".csv", ".jsonl", ".parquet")
@@ -36,7 +37,7 @@ def check_table_path(path: Path) -> None:
 
 
 def score_source(
-    detector: Detector,
+    detector: Engine,
     source: Source,
     *,
     strict: bool = False,

@@ -1,7 +1,6 @@
-"""Held-out normal images → one anomaly score on a known scale, p-values and a threshold.
+"""Held-out normal images → one anomaly score on a known scale, and what a batch of p-values says.
 
-One rule, everywhere, ties included: an image is an anomaly if and only if ``p_value <= alpha``, and that is the same
-as ``anomaly_score > threshold``.
+p-values and thresholds themselves are in :mod:`alocc.conformal`.
 """
 
 from __future__ import annotations
@@ -14,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from alocc.conformal import FloatArray, conformal_p_values, threshold_at
 from alocc.model.scoring import transformed
 
-FloatArray = NDArray[np.float64]
+__all__ = ["Fusion", "conformal_p_values", "discoveries", "threshold_at"]
 
 
 @dataclass(frozen=True)
@@ -42,41 +42,13 @@ class Fusion:
         return cls(dict(weights), means, scales)
 
     def __call__(self, parts: Mapping[str, Tensor]) -> Tensor:
-        """Anomaly score of each image, (N,), float64."""
-        total = torch.zeros_like(next(iter(parts.values())), dtype=torch.float64)
+        """Anomaly score of each image, (N,), of the parts' type."""
+        total = torch.zeros_like(next(iter(parts.values())))
         for part, weight in self.weights.items():  # one after the other: a vectorised sum rounds by position
             z = (transformed(part, parts[part]) - self.means[part]) / self.scales[part]
             total += weight * z.abs() * z
         mean = total / sum(self.weights.values())
         return mean.sign() * mean.abs().sqrt()
-
-
-def conformal_p_values(anomaly_score: FloatArray, held_out: FloatArray) -> FloatArray:
-    """``(1 + #{s_i ≥ s}) / (n + 1)``: the chance that a normal image looks at least this anomalous.
-
-    For normal images like the held-out ones, ``P(p_value <= alpha) <= alpha`` (Vovk et al. 2005).
-
-    Args:
-        anomaly_score: scores to judge, (m,).
-        held_out: scores of the n held-out normal images, sorted ascending.
-    """
-    at_least = len(held_out) - np.searchsorted(held_out, anomaly_score, side="left")
-    return (1 + at_least) / (len(held_out) + 1)
-
-
-def threshold_at(alpha: float, held_out: FloatArray) -> float:
-    """The score above which ``p_value <= alpha``: the k-th largest held-out score; infinite if no score can be.
-
-    Args:
-        alpha: false-positive rate, in (0, 1).
-        held_out: scores of the n held-out normal images, sorted ascending.
-    """
-    n = len(held_out)
-    p_if_k_are_larger = (1 + np.arange(n + 1)) / (n + 1)  # the very numbers that conformal_p_values gives
-    k = int((p_if_k_are_larger <= alpha).sum())
-    if k == 0:
-        return float("inf")
-    return float(held_out[n - k]) if k <= n else float("-inf")
 
 
 def discoveries(p_values: FloatArray, false_discovery_rate: float) -> NDArray[np.bool_]:

@@ -52,6 +52,7 @@ GRIDS: dict[str, tuple[tuple[int, ...], int]] = {
     "sixteenths": ((1, 4), FILTERS // 2),
 }
 """Part → the grids over which the filters' answers are averaged, and how many filters."""
+ALL_GRIDS = (1, 2, 4)
 PARTS = (*GRIDS, "neighbours")
 FOLDS = 10
 """Tenths of the images that are measured by the other nine tenths, where all were fitted."""
@@ -77,6 +78,9 @@ class Statistics(nn.Module):
     columns_cos: Tensor
     columns_sin: Tensor
     bands: Tensor
+    cells_0: Tensor
+    small_rows: Tensor
+    small_columns: Tensor
     memory: Tensor
 
     def __init__(self, channels: int, image_size: tuple[int, int], n_memory: int = NEIGHBOURS) -> None:
@@ -85,6 +89,11 @@ class Statistics(nn.Module):
         self.register_buffer("filters", random_filters(channels))
         for name, matrix in _fourier(image_size).items():
             self.register_buffer(name, matrix, persistent=False)
+        sizes = [image.shape[2:] for image in scales(torch.empty((1, 1, *image_size)))]
+        for scale, (height, width) in enumerate(sizes):
+            self.register_buffer(f"cells_{scale}", _cells(height, width), persistent=False)
+        for side, n in zip(("rows", "columns"), image_size, strict=True):
+            self.register_buffer(f"small_{side}", _averages(n, SMALL_SIDE), persistent=False)
         length = self.describe(torch.zeros((1, channels, *image_size)))
         for part, description in length.items():
             n = description.shape[1]
@@ -105,7 +114,7 @@ class Statistics(nn.Module):
             mean, whitening = gaussian(described[part])
             getattr(self, f"{part}_mean").copy_(mean)
             getattr(self, f"{part}_whitening").copy_(whitening)
-        self.memory = _small(to_unit_range(thinned(images, MOST_REMEMBERED)))
+        self.memory = self._small(to_unit_range(thinned(images, MOST_REMEMBERED)))
         return self
 
     def out_of_fold(self, images: Tensor, fitted: Tensor, source: Tensor, stream: torch.Generator) -> dict[str, Tensor]:
@@ -129,7 +138,7 @@ class Statistics(nn.Module):
             mean, whitening = gaussian(learned[part][~own[source]])
             unusual[part][own] = ((judged[part][own] - mean) @ whitening).square().mean(1)
         fitted, source = thinned(fitted, MOST_REMEMBERED), thinned(source, MOST_REMEMBERED)
-        distances = torch.cdist(_small(to_unit_range(images)), _small(to_unit_range(fitted)))
+        distances = torch.cdist(self._small(to_unit_range(images)), self._small(to_unit_range(fitted)))
         distances[torch.arange(len(images))[:, None] == source] = torch.inf
         nearest = distances.topk(min(NEIGHBOURS, len(set(source.tolist())) - 1), largest=False).values
         return unusual | {"neighbours": nearest.mean(1).double()}
@@ -154,12 +163,22 @@ class Statistics(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """How unusual images are, (N,) for each part."""
-        distances = torch.cdist(_small(x), self.memory)
-        nearest = distances.topk(min(NEIGHBOURS, len(self.memory)), largest=False).values
-        return {"neighbours": nearest.mean(1)} | {
+        return {"neighbours": self._neighbours(x)} | {
             part: ((description - getattr(self, f"{part}_mean")) @ getattr(self, f"{part}_whitening")).square().mean(1)
             for part, description in self.describe(x).items()
         }
+
+    def _neighbours(self, x: Tensor) -> Tensor:
+        """Mean distance to the nearest in memory: found by products, which is quick, then measured by differences."""
+        small = self._small(x)
+        nearness = small @ self.memory.T - self.memory.square().sum(1) / 2
+        nearest = nearness.topk(min(NEIGHBOURS, len(self.memory))).indices
+        distances: Tensor = (small[:, None] - self.memory[nearest]).square().sum(2).sqrt()
+        return distances.mean(1)
+
+    def _small(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, C · 14 · 14), means of as many cells."""
+        return (self.small_rows @ x @ self.small_columns.T).flatten(1)
 
     def shift(self, images: Tensor, n_fit: int) -> float:
         """How far the mean of images is from the mean of the normal images, in texture.
@@ -184,13 +203,24 @@ class Statistics(nn.Module):
     def describe(self, x: Tensor) -> dict[str, Tensor]:
         """φ(x) of each part, (N, length of φ)."""
         whole = torch.cat([self._spectrum(x), _levels(x)], 1)
-        answers = [F.conv2d(F.pad(image, (FILTER_SIZE // 2,) * 4, mode="reflect"), self.filters) for image in scales(x)]
+        pooled = [self._pooled(image, scale) for scale, image in enumerate(scales(x))]
+        colours = _by_grid(x.flatten(2) @ self.cells_0)
         descriptions = {}
         for part, (grids, n_filters) in GRIDS.items():
-            pooled = [_pooled(answer[:, :n_filters], grid) for grid in grids for answer in answers]
-            colours = [F.adaptive_avg_pool2d(x, grid).flatten(1) for grid in grids]
-            descriptions[part] = torch.cat([whole, *pooled, *colours], 1)
+            answers = [answer[grid][:, :n_filters].flatten(1) for grid in grids for of in pooled for answer in of]
+            descriptions[part] = torch.cat([whole, *answers, *(colours[grid].flatten(1) for grid in grids)], 1)
         return descriptions
+
+    def _pooled(self, image: Tensor, scale: int) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+        """What the filters answer, in each cell of each grid: logarithm of the root mean square, mean of the positive.
+
+        Means over cells are one matrix product, which is quick in any runtime.
+        """
+        padded = F.pad(image, (FILTER_SIZE // 2,) * 4, mode="reflect")
+        answer = F.conv2d(padded, self.filters).flatten(2)
+        cells = getattr(self, f"cells_{scale}")
+        power = 0.5 * (answer.square() @ cells + FLOOR).log()
+        return _by_grid(power), _by_grid(answer.relu() @ cells)
 
     def _spectrum(self, x: Tensor) -> Tensor:
         """Logarithm of the power in each ring and sector of frequencies, of the grey image under a smooth window.
@@ -264,22 +294,29 @@ def thinned(images: Tensor, most: int) -> Tensor:
     return images if n <= most else images[torch.arange(most) * n // most]
 
 
-def _small(x: Tensor) -> Tensor:
-    return F.adaptive_avg_pool2d(x, SMALL_SIDE).flatten(1)
-
-
 def scales(x: Tensor) -> list[Tensor]:
     """The image, smaller and smaller, as long as the filters fit in."""
     images = [F.avg_pool2d(x, scale) if scale > 1 else x for scale in SCALES]
     return [image for image in images if min(image.shape[2:]) > FILTER_SIZE]
 
 
-def _pooled(answer: Tensor, grid: int) -> Tensor:
-    """Logarithm of the root mean square, and the mean of the positive part, in each cell of a grid."""
-    power = F.adaptive_avg_pool2d(answer.square(), grid)
-    return torch.cat(
-        [(0.5 * (power + FLOOR).log()).flatten(1), F.adaptive_avg_pool2d(answer.relu(), grid).flatten(1)], 1
-    )
+def _averages(n: int, cells: int) -> Tensor:
+    """Means over cells of a side as a matrix, (cells, n); where they do not divide it, cells overlap by a pixel."""
+    i, j = torch.arange(cells)[:, None], torch.arange(n)
+    inside = ((j >= i * n // cells) & (j < -(-(i + 1) * n // cells))).float()
+    return inside / inside.sum(1, keepdim=True)
+
+
+def _cells(height: int, width: int) -> Tensor:
+    """Means over the cells of all grids as one matrix, (H · W, cells), grid after grid."""
+    products = [torch.kron(_averages(height, grid), _averages(width, grid)) for grid in ALL_GRIDS]
+    return torch.cat(products).T.contiguous()
+
+
+def _by_grid(values: Tensor) -> dict[int, Tensor]:
+    """(N, C, cells of all grids) → grid → (N, C, its cells)."""
+    parts = torch.split(values, [grid**2 for grid in ALL_GRIDS], 2)
+    return dict(zip(ALL_GRIDS, parts, strict=True))
 
 
 def _levels(x: Tensor) -> Tensor:

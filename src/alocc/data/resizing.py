@@ -1,0 +1,151 @@
+"""Arrays of images → one height, width and number of channels, in whole numbers. NumPy alone.
+
+uint8 images are computed without rounding errors, so that every engine that follows the formula has the same pixels,
+to the last bit: the graph that :mod:`alocc.export` writes does.
+
+For output pixel i and input pixel j along a side, with s = max(n_in, n_out), the triangle filter is::
+
+    a_ij = max(0, 2·s − |(2j + 1)·n_out − (2i + 1)·n_in|)
+    w_ij = (2^15·a_ij + ⌊Σ_j a_ij / 2⌋) div Σ_j a_ij,   and what lacks to Σ_j w_ij = 2^15 is added to the middle one
+    y_i  = ⌊(Σ_j w_ij·x_j + 2^14) / 2^15⌋
+
+first along the width, then along the height. All sums are below 2^24, so float32 holds them exactly in any order.
+Colour becomes grey before: ⌊(299·R + 587·G + 114·B + 500) / 1000⌋.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alocc.errors import DataError
+
+ONE = 1 << 15
+"""What the weights of an output pixel add up to."""
+LUMA = (299, 587, 114)
+"""Thousandths of R, G and B in grey (ITU-R 601)."""
+STRIP = 1_000_000
+"""Pixels of a large image that are computed with at one time."""
+BLOCK = 32
+"""Output pixels that are computed together, from the part of the side that they depend on."""
+
+
+class ImageFormat(NamedTuple):
+    """What every image of one detector is brought to."""
+
+    height: int
+    width: int
+    channels: Literal[1, 3]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.height, self.width
+
+    def __str__(self) -> str:
+        return f"{self.height}×{self.width} {'grey' if self.channels == 1 else 'colour'}"
+
+
+class _Block(NamedTuple):
+    """Some output pixels of a side, the input pixels that they depend on, and the weights (n_out, n_in)."""
+
+    out: slice
+    source: slice
+    weights: NDArray[np.int64]
+
+
+def brought_to(images: NDArray[np.generic], to: ImageFormat) -> NDArray[Any]:
+    """Images of one size in another format: (n, height, width, channels), uint8 if they were uint8, else float32.
+
+    Args:
+        images: (n, H, W) or (n, H, W, C), uint8, or float in [0, 1].
+        to: the format.
+
+    Raises:
+        DataError: if the array holds no images, or its values are outside [0, 1] (float) or not 8-bit (integer).
+    """
+    images = _checked(images)
+    if images.shape[1:] == (*to.size, to.channels):
+        return images
+    resized = [_resized(image, to) for image in images]
+    kind = np.uint8 if images.dtype == np.uint8 else np.float32
+    return np.stack(resized) if resized else np.empty((0, *to.size, to.channels), kind)
+
+
+def _checked(images: NDArray[np.generic]) -> NDArray[Any]:
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[3] not in (1, 3):
+        raise DataError(f"expected images of shape (n, H, W), (n, H, W, 1) or (n, H, W, 3), got {images.shape}")
+    if images.dtype == np.uint8:
+        return images
+    if not np.issubdtype(images.dtype, np.floating):
+        raise DataError(f"expected uint8 images or floats in [0, 1], got {images.dtype}")
+    if images.size and not (images.min() >= 0 and images.max() <= 1):  # false for NaN too
+        raise DataError(
+            f"float images must be in [0, 1], got {images.min():.4g} to {images.max():.4g}; divide by their maximum, "
+            "or pass uint8"
+        )
+    return images.astype(np.float32)
+
+
+def _resized(image: NDArray[Any], to: ImageFormat) -> NDArray[Any]:
+    """One image (H, W, C) → (height, width, channels), strip by strip along its rows, so that memory stays bounded."""
+    height, width, channels = image.shape
+    strips = np.array_split(image, min(height, -(-height * width // STRIP)))
+    narrow = [_along(_recoloured(strip, min(channels, to.channels)).transpose(2, 0, 1), to.width) for strip in strips]
+    across = np.concatenate(narrow, 1).transpose(0, 2, 1)  # (C, width, H)
+    whole = _along(across, to.height).transpose(2, 1, 0)  # (height, width, C)
+    return np.repeat(whole, to.channels, 2) if whole.shape[2] < to.channels else np.ascontiguousarray(whole)
+
+
+def _recoloured(image: NDArray[Any], channels: int) -> NDArray[Any]:
+    """Colour → grey where grey is wanted."""
+    if image.shape[2] == channels:
+        return image
+    exact = image.dtype == np.uint8
+    R, G, B = np.moveaxis(image.astype(np.int32 if exact else np.float64), 2, 0)
+    thousandfold = LUMA[0] * R + LUMA[1] * G + LUMA[2] * B
+    grey = (thousandfold + 500) // 1000 if exact else thousandfold / 1000
+    whole: NDArray[Any] = grey.astype(image.dtype)[..., None]
+    return whole
+
+
+def _along(x: NDArray[Any], n_out: int) -> NDArray[Any]:
+    """The last axis, resized to ``n_out``; of the same type."""
+    n_in = x.shape[-1]
+    if n_in == n_out:
+        return x
+    exact = x.dtype == np.uint8
+    y = np.empty((*x.shape[:-1], n_out), x.dtype)
+    for block in _filter(n_in, n_out):
+        part, weights = np.ascontiguousarray(x[..., block.source]), block.weights.T
+        if exact:
+            sums = part.astype(np.float32) @ weights.astype(np.float32)
+            y[..., block.out] = np.floor((sums + ONE / 2) / ONE).clip(0, 255)
+        else:
+            y[..., block.out] = (part.astype(np.float64) @ (weights / ONE)).clip(0, 1)
+    return y
+
+
+@lru_cache(maxsize=32)
+def _filter(n_in: int, n_out: int) -> Sequence[_Block]:
+    """The triangle filter, as blocks of output pixels."""
+    blocks = []
+    s = max(n_in, n_out)
+    for start in range(0, n_out, BLOCK):
+        i = np.arange(start, min(start + BLOCK, n_out))[:, None]
+        centre = (2 * i + 1) * n_in // (2 * n_out)  # the input pixel in which an output pixel's middle lies
+        reach = 1 + s // n_out
+        low, high = max(0, int(centre[0, 0]) - reach), min(n_in, int(centre[-1, 0]) + reach + 1)
+        j = np.arange(low, high)
+        a = np.maximum(0, 2 * s - np.abs((2 * j + 1) * n_out - (2 * i + 1) * n_in))
+        total = a.sum(1, keepdims=True)
+        weights = (a * ONE + total // 2) // total
+        weights += (ONE - weights.sum(1, keepdims=True)) * (j == centre)
+        blocks.append(_Block(slice(start, start + len(i)), slice(low, high), weights))
+    return blocks

@@ -1,0 +1,161 @@
+"""The scorer as an ONNX graph, and that graph as a file of ONNX or OpenVINO."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import warnings
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from alocc.export.scorer import Scorer
+from alocc.runtime import METADATA_KEY
+
+OPSET = 20
+OUTPUTS = ("anomaly_score", "p_value", "is_anomaly")
+PACKET = 16
+"""Numbers, at most, that ONNX Runtime computes with in one instruction."""
+
+
+def build(scorer: Scorer) -> onnx.ModelProto:
+    """Trace the scorer for any number of images, and of any size if it resizes."""
+    height, width = (side + 5 * scorer.any_size for side in scorer.size)
+    shape = (3, height, width, scorer.channels) if scorer.layout == "nhwc" else (3, scorer.channels, height, width)
+    first_side = 1 if scorer.layout == "nhwc" else 2
+    dynamic = {0: torch.export.Dim("batch")}
+    if scorer.any_size:
+        dynamic |= {first_side: torch.export.Dim("height"), first_side + 1: torch.export.Dim("width")}
+    before = logging.getLogger("torch.onnx").level
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which nothing here needs
+    try:
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                scorer, (torch.zeros(shape, dtype=torch.uint8),), input_names=["images"], output_names=OUTPUTS,
+                dynamic_shapes=(dynamic,), dynamo=True, opset_version=OPSET, verbose=False,
+            )  # fmt: skip
+    finally:
+        logging.getLogger("torch.onnx").setLevel(before)
+    assert program is not None
+    model: onnx.ModelProto = program.model_proto
+    _forget_where_it_was_made(model)
+    _in_full_packets(model.graph)
+    return model
+
+
+def write(model: onnx.ModelProto, notes: Mapping[str, Any], path: Path) -> None:
+    """Write ONNX, or, where the name ends in ``.xml``, OpenVINO, with the notes in its metadata."""
+    text = json.dumps(notes, sort_keys=True)
+    if path.suffix == ".onnx":
+        del model.metadata_props[:]
+        helper.set_model_props(model, {METADATA_KEY: text})
+        path.write_bytes(model.SerializeToString(deterministic=True))
+        return
+    import openvino
+
+    source = path.with_suffix(".onnx")
+    source.write_bytes(model.SerializeToString(deterministic=True))
+    converted = openvino.convert_model(source)
+    source.unlink()
+    converted.set_rt_info(text, [METADATA_KEY])
+    openvino.save_model(converted, path, compress_to_fp16=False)
+
+
+def set_held_out(model: onnx.ModelProto, scores: NDArray[np.float64]) -> None:
+    """Put other held-out scores, as many, into the graph."""
+    [held_out] = [tensor for tensor in model.graph.initializer if tensor.name == "held_out"]
+    held_out.CopyFrom(numpy_helper.from_array(scores.astype(np.float32), "held_out"))
+
+
+def library_versions() -> dict[str, str]:
+    """Versions that decide what a graph looks like."""
+    found = {}
+    for name in ("onnx", "onnxscript", "onnxruntime", "openvino"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _forget_where_it_was_made(model: onnx.ModelProto) -> None:
+    """The tracer notes files and lines of this machine at every node."""
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
+        del value.metadata_props[:]
+    del model.graph.metadata_props[:]
+
+
+def _in_full_packets(graph: onnx.GraphProto) -> None:
+    """Fill up what is summed, or taken the logarithm of, to a multiple of 16 numbers for each image.
+
+    ONNX Runtime computes several numbers at once, beginning where the memory is aligned, and the rest one by one, in
+    another order or by another function; so a score's last bit would depend on the images before it.
+    """
+    shapes = {value.name: value.type.tensor_type for value in (*graph.value_info, *graph.output)}
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        source = shapes.get(node.input[0]) if node.input else None
+        if source is None or source.elem_type != onnx.TensorProto.FLOAT:
+            nodes.append(node)
+            continue
+        sides = [dim.dim_value for dim in source.shape.dim]  # 0 where it depends on the number of images
+        if node.op_type in ("ReduceMean", "ReduceSum"):
+            axes = {axis % len(sides) for axis in constants[node.input[1]].ravel().tolist()}
+            nodes += _filled_sum(node, sides, axes, graph)
+        elif node.op_type == "Log":
+            nodes += _filled_logarithm(node, sides, graph)
+        else:
+            nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _filled_sum(node: onnx.NodeProto, sides: list[int], axes: set[int], graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Zeros behind the last axis; a mean becomes a sum and a division."""
+    n_summed = math.prod(sides[axis] for axis in axes)
+    if len(sides) - 1 not in axes or n_summed % PACKET == 0:
+        return [node]
+    name = node.output[0]
+    pads = [0] * (2 * len(sides))
+    pads[-1] = -sides[-1] % PACKET
+    _add(graph, f"{name}_pads", np.array(pads))
+    _add(graph, f"{name}_n", np.float32(n_summed if node.op_type == "ReduceMean" else 1))
+    summed = helper.make_node("ReduceSum", [f"{name}_filled", node.input[1]], [f"{name}_sum"])
+    summed.attribute.extend(node.attribute)
+    return [
+        helper.make_node("Pad", [node.input[0], f"{name}_pads"], [f"{name}_filled"]),
+        summed,
+        helper.make_node("Div", [f"{name}_sum", f"{name}_n"], [name]),
+    ]
+
+
+def _filled_logarithm(node: onnx.NodeProto, sides: list[int], graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """As many equal copies as make a multiple of 16, of which one is taken."""
+    copies = PACKET // math.gcd(PACKET, math.prod(side or 1 for side in sides))
+    if copies == 1:
+        return [node]
+    name = node.output[0]
+    _add(graph, f"{name}_copies", np.array([copies] + [1] * len(sides)))
+    _add(graph, f"{name}_first", np.array(0))
+    return [
+        helper.make_node("Expand", [node.input[0], f"{name}_copies"], [f"{name}_filled"]),
+        helper.make_node("Log", [f"{name}_filled"], [f"{name}_all"]),
+        helper.make_node("Gather", [f"{name}_all", f"{name}_first"], [name], axis=0),
+    ]
+
+
+def _add(graph: onnx.GraphProto, name: str, value: NDArray[Any] | np.generic) -> None:
+    graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))

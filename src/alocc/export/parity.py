@@ -1,0 +1,116 @@
+"""Does a file give the detector's scores? Asked of images of several kinds, sizes and numbers, before it is there."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from alocc.data.deformation import jitter, uniform
+from alocc.data.resizing import ImageFormat
+from alocc.detector import Detector
+from alocc.model.statistics import SMALL_SIDE
+from alocc.runtime import Runtime
+from alocc.seeding import generator
+
+TOLERANCE = 1e-4
+"""Largest difference of anomaly scores; of those above 1 or below −1, relative to them."""
+BATCHES = (1, 7, 256)
+OTHER_SIZES = (0.6, 1.7)
+"""Sizes, beside the detector's, of images that the graph resizes."""
+FEW = 24
+"""Images of a batch that have to be resized, and of one of large images."""
+
+
+class Parity(NamedTuple):
+    """A comparison of an exported file with its detector."""
+
+    difference: float
+    """Largest difference of anomaly scores, as :func:`difference` measures it."""
+    n_images: int
+    same_verdicts: bool
+    """All p-values and verdicts are equal, but for scores within the tolerance of a held-out one."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the file may be used in place of the detector."""
+        return self.difference <= TOLERANCE and self.same_verdicts
+
+
+def compare(detector: Detector, runtime: Runtime, any_size: bool = True) -> Parity:
+    """Score the same images by both, in batches of several sizes."""
+    found = Parity(0.0, 0, True)
+    for n in _batches(detector):
+        for size in _sizes(detector.image_format, any_size) if n > 1 else [detector.image_format.size]:
+            images = trial_images(detector, min(n, n if size == detector.image_format.size else FEW), size)
+            found = _worse(found, _compared(detector, runtime, images))
+    return found
+
+
+def difference(expected: NDArray[np.float64], found: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far scores are from what they should be, relative to those beyond ±1.
+
+    Near 0 the score is a root, which makes a large difference of a rounding; there, its square is compared.
+    """
+    distance = np.abs(found - expected) / np.maximum(1, np.abs(expected))
+    of_squares = np.abs(found * np.abs(found) - expected * np.abs(expected))
+    return np.where(np.abs(expected) < 1, np.minimum(distance, of_squares), distance)
+
+
+def trial_images(detector: Detector, n: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Images like the normal ones, as far as the detector remembers them; noise; gradients: (n, H, W, C), uint8."""
+    stream = generator(0, "parity")
+    channels = detector.image_format.channels
+    x = torch.cat([_remembered(detector, n, size, stream), _gradients(n, channels, size, stream),
+                   torch.rand((n, channels, *size), generator=stream)])  # fmt: skip
+    chosen = x.view(3, n, *x.shape[1:])[torch.arange(n) * 2 % 3, torch.arange(n)]
+    return (chosen * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def _batches(detector: Detector) -> list[int]:
+    return [n if detector.n_tiles == 1 else min(n, max(2, FEW * 4 // detector.n_tiles)) for n in BATCHES]
+
+
+def _sizes(to: ImageFormat, any_size: bool) -> list[tuple[int, int]]:
+    factors = OTHER_SIZES if any_size else ()
+    others = [(max(1, round(to.height * factor)), max(1, round(to.width * factor) - 1)) for factor in factors]
+    return [to.size, *others]
+
+
+def _compared(detector: Detector, runtime: Runtime, images: NDArray[np.uint8]) -> Parity:
+    expected, found = detector.score(images), runtime.score_in_one(images)
+    worst = difference(expected.anomaly_score, found.anomaly_score)
+    margin = np.maximum(TOLERANCE, np.abs(found.anomaly_score - expected.anomaly_score))
+    below, above = (
+        np.searchsorted(detector.held_out_scores, expected.anomaly_score + sign * margin) for sign in (-1, 1)
+    )
+    same = (expected.p_value == found.p_value) & (expected.is_anomaly == found.is_anomaly)
+    return Parity(float(worst.max()), len(images), bool((same | (below != above)).all()))
+
+
+def _worse(one: Parity, other: Parity) -> Parity:
+    return Parity(
+        max(one.difference, other.difference),
+        one.n_images + other.n_images,
+        one.same_verdicts and other.same_verdicts,
+    )
+
+
+def _remembered(detector: Detector, n: int, size: tuple[int, int], stream: torch.Generator) -> Tensor:
+    """Small copies that the detector keeps of its training images, enlarged and jittered; else soft noise."""
+    shape = (detector.image_format.channels, SMALL_SIDE, SMALL_SIDE)
+    small = torch.rand((n, *shape), generator=stream)
+    if detector.statistics is not None:
+        memory = detector.statistics.memory
+        small = memory[torch.randint(len(memory), (n,), generator=stream)].view(-1, *shape)
+    return jitter(F.interpolate(small, size=size, mode="bilinear"), stream).clamp(0, 1)
+
+
+def _gradients(n: int, channels: int, size: tuple[int, int], stream: torch.Generator) -> Tensor:
+    y, x = torch.linspace(0, 1, size[0])[:, None], torch.linspace(0, 1, size[1])
+    slope, level = (uniform((n, channels, 1, 1), -1, 1, stream) for _ in range(2))
+    return (0.5 + slope * x + level * y).clamp(0, 1)
