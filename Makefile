@@ -37,7 +37,7 @@ layers: venv
 	$(BIN)/lint-imports
 
 bench: venv  ## the published figures of speed, on this machine
-	$(BIN)/python benchmarks/article_speed.py
+	$(BIN)/python benchmarks/speed.py
 
 trust: venv  ## the tables of docs/results/trust.md; hours, and it goes on where it stopped
 	$(BIN)/alocc benchmark one-vs-rest mnist --out results/mnist --methods robust --seeds 5 --watch --processes 2

@@ -13,8 +13,8 @@ import io
 import tempfile
 from pathlib import Path
 
-from article_speed import cpu_model
 from matplotlib.figure import Figure
+from measuring import cpu_model
 
 from alocc.config import load_config
 from alocc.evaluation.reproduction import CLAIMED_ACCURACY, READINGS, compare_with_article

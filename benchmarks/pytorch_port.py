@@ -1,7 +1,7 @@
 """The Chainer program (``chainer/article.py``) line by line in PyTorch: what a port alone gains.
 
 Plain on purpose: NCHW float32, eager, Adam as it comes. R runs once for D's update and again for its own, and R's
-update computes gradients of D that nobody uses. What alocc does on top of this is what the last rows of the table show.
+update computes gradients of D that nobody uses. What alocc has beyond this can be switched on piece by piece.
 """
 
 from __future__ import annotations
@@ -107,24 +107,45 @@ def update_discriminator(R: nn.Module, D: nn.Module, optimizer: torch.optim.Opti
     optimizer.step()
 
 
-def update_reconstructor(R: nn.Module, D: nn.Module, optimizer: torch.optim.Optimizer, draw: Draw) -> None:
+def update_reconstructor(
+    R: nn.Module, D: nn.Module, optimizer: torch.optim.Optimizer, draw: Draw, frozen_d: bool
+) -> None:
     x, x_noisy = draw()
+    D.requires_grad_(not frozen_d)
     x_hat = R(x_noisy)
     loss = cross_entropy(D(x_hat), REAL) + MSE_WEIGHT * F.mse_loss(x_hat, x)
     optimizer.zero_grad()
-    loss.backward()  # gives D gradients too, which its next update clears
+    loss.backward()  # gives a D that is not frozen gradients too, which its next update clears
     optimizer.step()
+    D.requires_grad_(True)
 
 
-def make_iteration(images: Tensor, generator: torch.Generator) -> Callable[[], None]:
-    """Fresh R and D; each call is one iteration of their training."""
+def make_iteration(
+    images: Tensor,
+    generator: torch.Generator,
+    *,
+    frozen_d: bool = False,
+    fused: bool = False,
+    channels_last: bool = False,
+) -> Callable[[], None]:
+    """Fresh R and D; each call is one iteration of their training.
+
+    Args:
+        images: uint8 (n, 1, 28, 28).
+        generator: draws weights, batches and noise.
+        frozen_d: compute no gradients of D in R's update.
+        fused: PyTorch's Adam as one operation a network.
+        channels_last: memory in the order (N, H, W, C).
+    """
     R, D = make_reconstructor(generator), make_discriminator(generator)
-    optimizer_R, optimizer_D = (torch.optim.Adam(network.parameters(), **ADAM) for network in (R, D))
+    for network in (R, D):
+        network.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    optimizer_R, optimizer_D = (torch.optim.Adam(network.parameters(), **ADAM, fused=fused) for network in (R, D))
     draw = drawing(images, generator)
 
     def iterate() -> None:
         for _ in range(N_DIS):
             update_discriminator(R, D, optimizer_D, draw)
-        update_reconstructor(R, D, optimizer_R, draw)
+        update_reconstructor(R, D, optimizer_R, draw, frozen_d)
 
     return iterate

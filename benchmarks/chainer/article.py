@@ -1,7 +1,7 @@
 """The article's training loop, written against Chainer's API: what alocc's speed and behaviour are compared with.
 
-It needs an environment of its own (requirements.txt beside this file); ``benchmarks/article_speed.py`` makes one and
-runs this file in it. On Python 3.11 Chainer 7.8.1 needs no patching for what is used here.
+It needs an environment of its own (requirements.txt beside this file); ``benchmarks/speed.py`` makes one and runs this
+file in it. On Python 3.11 Chainer 7.8.1 needs no patching for what is used here.
 
 R restores x from x_noisy, D tells x from R(x_noisy); class 1 of D is "real":
 
