@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line has it; read when torch is loaded
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line has it; read when torch is loaded
 
 from measuring import IMAGES, Bench, provenance
 from speed_quality import quality
@@ -31,7 +31,7 @@ RESULTS = IMAGES.parent / "results" / "speed.md"
 TITLE = """# Speed
 
 Written by `benchmarks/speed.py`; each section says when, where and with what. Medians, programs in turn. Threads that wait
-sleep, as in the command line.
+spin for a moment, then sleep, as in the command line.
 """
 
 
