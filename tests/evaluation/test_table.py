@@ -11,7 +11,7 @@ import pytest
 from alocc.data.sources import Skipped
 from alocc.detector import Scores
 from alocc.errors import ArtefactError, ConfigError
-from alocc.evaluation.table import ScoreTable, check_table_path
+from alocc.evaluation.table import Joined, ScoreTable, check_table_path
 
 AWKWARD = 'b/a "quoted", Größe\n2.png'
 
@@ -113,3 +113,11 @@ def test_place_that_cannot_be_written_is_an_artefact_error(table, tmp_path, suff
     with pytest.raises(ArtefactError, match=r"cannot be written"):
         table.write(tmp_path / f"s.{suffix}")
     assert [path.name for path in tmp_path.iterdir()] == [f"s.{suffix}"]
+
+
+def test_joined_names_are_those_of_all_batches():
+    names = Joined([["a", "b"], ["c"], [], ["d"]])
+    assert len(names) == 4 and list(names) == ["a", "b", "c", "d"]
+    assert [names[i] for i in range(4)] == list(names) and names[-1] == "d" and names[1:3] == ["b", "c"]
+    with pytest.raises(IndexError):
+        names[4]

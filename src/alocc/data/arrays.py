@@ -6,7 +6,9 @@ import gzip
 import re
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,23 +21,63 @@ LABEL_KEYS = ("labels", "y", "Y", "y_train", "targets", "arr_1")
 IDX_NAME = re.compile(r"idx\d-ubyte(\.gz)?$|\.idx(\.gz)?$")
 
 
+class ArrayFile:
+    """An .npy file as an array: a part is read when it is asked for, and then nothing of the file stays in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        array = self._mapped()
+        self.shape, self.ndim, self.dtype = array.shape, array.ndim, array.dtype
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def __getitem__(self, part: slice | NDArray[np.generic]) -> NDArray[np.generic]:
+        # a map of its own: the pages that a map has shown count as this process's memory as long as it lives
+        return np.array(self._mapped()[part])
+
+    def _mapped(self) -> NDArray[np.generic]:
+        array: NDArray[np.generic] = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        return array
+
+
+class Numbered(Sequence[str]):
+    """The names "prefix#0", "prefix#1", …, each made when it is asked for: there may be millions."""
+
+    def __init__(self, prefix: str, numbers: range) -> None:
+        self.prefix, self.numbers = prefix, numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, part: int) -> str: ...
+    @overload
+    def __getitem__(self, part: slice) -> Numbered: ...
+    def __getitem__(self, part: int | slice) -> str | Numbered:
+        if isinstance(part, slice):
+            return Numbered(self.prefix, self.numbers[part])
+        return f"{self.prefix}#{self.numbers[part]}"
+
+
 def is_array_file(path: Path) -> bool:
     """Whether a file holds arrays, by its name."""
     return path.suffix.lower() in (".npy", ".npz") or bool(IDX_NAME.search(path.name.lower()))
 
 
-def read_arrays(path: Path) -> tuple[NDArray[np.generic], NDArray[np.str_]]:
+def read_arrays(path: Path) -> tuple[NDArray[np.generic] | ArrayFile, NDArray[np.str_]]:
     """Images (n, H, W[, C]), uint8 or float in [0, 1], and the class of each, "" where there are no labels.
 
-    An .npy file is read where it lies, piece by piece. Labels stand in the same .npz file, or, for IDX, in the file
+    An .npy file is read piece by piece. Labels stand in the same .npz file, or, for IDX, in the file
     whose name has "labels" for "images". Nothing is unpickled.
 
     Raises:
         DataError: if there are no such arrays in the file.
     """
+    images: NDArray[np.generic] | ArrayFile
     try:
         if path.suffix.lower() == ".npy":
-            images, labels = np.load(path, mmap_mode="r", allow_pickle=False), None
+            images, labels = ArrayFile(path), None
         elif path.suffix.lower() == ".npz":
             images, labels = _from_npz(path)
         else:

@@ -200,16 +200,18 @@ def _open_path(path: Path, where: str, split: Split, classes: Collection[str] | 
         return VideoSource(path, stride)
     if arrays.is_array_file(path) and path.is_file():
         images, labels = arrays.read_arrays(path)
-        return ArraySource(images, labels, [f"{path}#{i}" for i in range(len(images))]).of_classes(classes, where)
+        return ArraySource(images, labels, arrays.Numbered(str(path), range(len(images)))).of_classes(classes, where)
     return EntrySource(*find_entries(path, where, split, BUILT_IN), where, classes)
 
 
 class ArraySource(Source):
     """Images of one size in memory, or in a file that looks like it."""
 
-    def __init__(self, images: NDArray[np.generic], classes: NDArray[np.str_], names: Sequence[str]) -> None:
+    def __init__(
+        self, images: NDArray[np.generic] | arrays.ArrayFile, classes: NDArray[np.str_], names: Sequence[str]
+    ) -> None:
         self.images, self.classes, self.names = images, classes, names
-        self.class_names = tuple(sorted(set(classes.tolist()) - {""}))
+        self.class_names = tuple(sorted(set(np.unique(classes).tolist()) - {""}))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -223,7 +225,8 @@ class ArraySource(Source):
         return ArraySource(self.images[kept], self.classes[kept], [self.names[i] for i in kept.tolist()])
 
     def headers(self) -> list[Header]:
-        colour = self.images.ndim == 4 and not all(is_grey(image) for image in self.images)
+        parts = (self.images[start : start + BATCH] for start in range(0, len(self), BATCH))
+        colour = self.images.ndim == 4 and not all(is_grey(image) for part in parts for image in part)
         return [Header(self.images.shape[1], self.images.shape[2], grey=not colour)] * len(self)
 
     def infer_format(self, wanted: ImagesConfig) -> ImageFormat:

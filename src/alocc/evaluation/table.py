@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import bisect
 import csv
 import io
+import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, overload
 
 from alocc.data.sources import ImageSet, Skipped, Source, check_strict
 from alocc.engines import Engine
@@ -56,7 +58,7 @@ def score_source(
     Raises:
         DataError: if not one image can be used, or, if strict, if one cannot.
     """
-    names: list[str] = []
+    names: list[Sequence[str]] = []
     skipped: list[Skipped] = []
     parts: list[Scores] = []
     n_seen = 0
@@ -67,13 +69,37 @@ def score_source(
             scores = detector.score(batch.images, progress)
             if each:
                 each(batch, scores)
-            names += batch.names
+            names.append(batch.names)
             n_seen += int(detector.was_seen(batch.images).sum())
             parts.append(replace(scores, parts={}, p_real=None))  # the table needs no more, of millions of images
     if not parts:
         first = f"; the first: {skipped[0].reason}" if skipped else ""
         raise DataError(f"none of the {len(skipped)} images can be used{first}")
-    return ScoreTable(names, Scores.joined(parts), skipped, n_seen)
+    return ScoreTable(Joined(names), Scores.joined(parts), skipped, n_seen)
+
+
+class Joined(Sequence[str]):
+    """Names, batch after batch, as the batches keep them."""
+
+    def __init__(self, batches: Sequence[Sequence[str]]) -> None:
+        self.batches, self.ends = batches, list(itertools.accumulate(map(len, batches)))
+
+    def __len__(self) -> int:
+        return self.ends[-1] if self.ends else 0
+
+    def __iter__(self) -> Iterator[str]:
+        return itertools.chain.from_iterable(self.batches)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        number = range(len(self))[index]
+        batch = bisect.bisect_right(self.ends, number)
+        return self.batches[batch][number - self.ends[batch]]
 
 
 @dataclass(frozen=True)
