@@ -33,13 +33,18 @@ def load_settings(preset_name: str | None, config_file: Path | None, settings: S
 
 def load_detector(path: Path, alpha: float | None, device: Device) -> Detector:
     """Read a detector, set its false-positive rate if asked, and move it to the device."""
+    import torch
+
     from alocc.detector import Detector
-    from alocc.training.run import make_fabric
 
     detector = Detector.load(path)
     if alpha is not None:
         detector = detector.with_alpha(alpha)
-    return detector if device == "cpu" else detector.to(make_fabric(device, "32-true").device)
+    if device == "cpu" or (device == "auto" and not torch.accelerator.is_available()):
+        return detector  # without Fabric, which takes a second to load
+    from alocc.training.run import make_fabric
+
+    return detector.to(make_fabric(device, "32-true").device)
 
 
 def load_engine(path: Path, engine: EngineName | None, alpha: float | None, device: Device) -> Engine:
