@@ -123,5 +123,5 @@ def open_exported(
     detector = Detector.load(source)
     if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
         note(f"exporting the detector to {target}, once")
-        export(detector, target, size="fixed")  # images come in the detector's size already
+        export(detector, target)
     return Exported(Runtime(target, threads, alpha), detector.seen)

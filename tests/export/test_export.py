@@ -319,7 +319,7 @@ def test_engines_write_the_same_table(exported):
 @pytest.mark.slow
 def test_an_export_older_than_its_detector_is_made_again(exported, monkeypatch):
     made, notes = [], []
-    monkeypatch.setattr("alocc.export.export", lambda detector, path, size: made.append(path))
+    monkeypatch.setattr("alocc.export.export", lambda detector, path: made.append(path))
     open_exported(exported / "run", "onnx", note=notes.append)
     os.utime(exported / "run/model.onnx", (0, 0))
     engine = open_exported(exported / "run", "onnx", note=notes.append)
