@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import itertools
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ from alocc.scores import Progress, Scores
 from alocc.storage import replacing
 
 COLUMNS = ("path", "anomaly_score", "p_value", "is_anomaly", "error")
+Item = TypeVar("Item")
 AT_ONCE = 256
 """Images that are decoded and wait together."""
 
@@ -31,7 +33,7 @@ AT_ONCE = 256
 def score_entries(
     runtime: Runtime, entries: Sequence[Entry], progress: Progress | None = None
 ) -> tuple[list[str], Scores, list[Skipped]]:
-    """Decode and score images in bounded memory: names and scores of those that can be used, and the others."""
+    """Names and scores of images that can be used, and the others: some are decoded while those before are judged."""
     names, skipped = [], []
     several = [runtime.score(np.empty((0, *runtime.image_format.size), np.uint8))]
 
@@ -42,8 +44,8 @@ def score_entries(
             return Skipped(entry.name, str(error))
 
     with ThreadPoolExecutor() as pool:
-        for chunk in _chunks(entries):
-            found = list(zip(chunk, pool.map(read, chunk), strict=True))
+        for chunk, images in _one_ahead((chunk, pool.map(read, chunk)) for chunk in _chunks(entries)):
+            found = list(zip(chunk, images, strict=True))
             skipped += [image for _, image in found if isinstance(image, Skipped)]
             good = [(entry.name, image) for entry, image in found if not isinstance(image, Skipped)]
             names += [name for name, _ in good]
@@ -55,6 +57,15 @@ def score_entries(
 def _chunks(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
     for start in range(0, len(entries), AT_ONCE):
         yield entries[start : start + AT_ONCE]
+
+
+def _one_ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """Each item once the one behind it is begun."""
+    before, after = itertools.tee(items)
+    next(after, None)
+    for item in before:
+        next(after, None)
+        yield item
 
 
 def write_csv(file: IO[str], names: Sequence[str], scores: Scores, skipped: Sequence[Skipped]) -> None:
