@@ -87,7 +87,10 @@ class Runtime:
         """
         images = self._accepted(images)
         batches = [_nothing()]
-        chunks = [images[start : start + self._batch] for start in range(0, len(images), self._batch)]
+        n = self._batch
+        if not self._session.only_batch:  # few images are shared out among the threads
+            n = max(1, min(n, -(-len(images) // self._session.at_once)))
+        chunks = [images[start : start + n] for start in range(0, len(images), n)]
         for judged in self._each(lambda chunk: self._judged(brought_to(chunk, self.image_format)), chunks):
             batches.append(judged)
             if progress:
