@@ -54,7 +54,13 @@ def __getattr__(name: str) -> Any:
     """Load a public name when it is first used: ``import alocc`` itself costs next to nothing."""
     if name not in _HOME:
         raise AttributeError(f"module 'alocc' has no attribute {name!r}")
-    return getattr(import_module(f"alocc.{_HOME[name]}"), name)
+    try:
+        home = import_module(f"alocc.{_HOME[name]}")
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("alocc"):
+            raise
+        raise ImportError(f"alocc-runtime scores exported files alone; alocc.{name} needs the whole of alocc") from None
+    return getattr(home, name)
 
 
 def __dir__() -> list[str]:

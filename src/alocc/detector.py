@@ -339,6 +339,8 @@ class Detector:
             ArtefactError: if there is no detector, or it is damaged or from a newer version.
         """
         path = artefact_path(path)
+        if path.suffix in (".onnx", ".xml"):
+            raise ArtefactError(f"{path} is an exported file, which only scores; give the run folder it was made from")
         tensors, metadata = load_tensors(path)
         if metadata.get("kind") != "detector":
             raise ArtefactError(f"{path} is not a detector; a run's detector is its model.safetensors")
