@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from alocc.config import Config, preset
 from alocc.data.mnist import load_mnist
-from alocc.model.networks import build_networks
+from alocc.networks.architecture import build_networks
 from alocc.seeding import generator
 from alocc.training.batches import Batches
 from alocc.training.checkpoint import TrainingState

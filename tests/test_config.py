@@ -19,9 +19,9 @@ from alocc.config import (
     with_settings,
     with_values,
 )
-from alocc.data.negatives import NEGATIVES
+from alocc.synthesis.negatives import NEGATIVES
 from alocc.errors import ConfigError
-from alocc.model.statistics import PARTS
+from alocc.parts.descriptions import PARTS
 
 ARTICLES_ADAM = "{learning_rate = 2e-4, betas = [0.5, 0.9]}"
 CONFIGS = {

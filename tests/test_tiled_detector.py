@@ -7,7 +7,7 @@ from PIL import Image
 
 import alocc
 from alocc.config import preset, with_settings
-from alocc.data.tiles import cut
+from alocc.data.frame import cut
 from alocc.detector import trial_images
 from alocc.errors import ConfigError
 from alocc.evaluation.health import measure

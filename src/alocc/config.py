@@ -18,16 +18,12 @@ from alocc.errors import ConfigError
 
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
-StatisticsPart: TypeAlias = Literal["spectrum", "texture", "quarters", "sixteenths", "neighbours"]
-ScorePart: TypeAlias = Literal[
-    "d_pair", "d_image", "d_reconstruction", "mse", "ssim", "ssim_half", "features", StatisticsPart
-]
 NegativeKind: TypeAlias = Literal[
     "elastic", "elastic_mild", "turned", "swirled", "patched", "tinted",
     "mirrored", "shifted", "zoomed", "mixed", "relit", "blurred", "scrambled",
 ]  # fmt: skip
 NONE = "none"
-PHASES = ("reconstruction", "adversarial", "old_is_gold", "discrimination")
+PHASES = ("reconstruction", "adversarial", "old_is_gold", "discrimination", "places")
 """Phases of a training, in order."""
 
 
@@ -84,8 +80,9 @@ class NetworksConfig(_Model):
     """Numbers in R's bottleneck; 0 for none, as in the article and the paper."""
     latent_noise: NonNegative = 0.0
     """Standard deviation of the noise added to the bottleneck in training."""
-    discriminator_input: Literal["single", "pair"] = "single"
-    """What D sees: one image, or an image and its reconstruction as channels of one."""
+    discriminator_input: Literal["reconstruction", "image", "pair"] = "reconstruction"
+    """What D judges: R's reconstruction, as in ALOCC (OCC2 of the paper); the image itself (OCC1); or both as channels
+    of one image."""
     discriminator_logits: Literal[1, 2] = 1
     """2 for the article's softmax over two classes, 1 for a sigmoid; the same model with other weights."""
 
@@ -164,6 +161,16 @@ class DiscriminationConfig(_Model):
         return self
 
 
+class PlacesConfig(_Model):
+    """The network of the map's part ``places``: it learns where something was pasted into normal images."""
+
+    iterations: PositiveInt | None = None
+    """Updates; none: as many as D's own phase has, and twice as many for images of at least 48 pixels a side."""
+    batch_size: PositiveInt = 16
+    """Images of an update."""
+    adam: AdamConfig
+
+
 class AugmentationConfig(_Model):
     """Changed copies of the training images that are normal too; none unless something is set."""
 
@@ -205,11 +212,14 @@ class TrainingConfig(_Model):
     adversarial: AdversarialConfig | None = None
     old_is_gold: OldIsGoldConfig | None = None
     discrimination: DiscriminationConfig | None = None
+    places: PlacesConfig | None = None
 
     @pydantic.model_validator(mode="after")
     def _trains_r(self) -> TrainingConfig:
         if self.reconstruction is None and self.adversarial is None:
             raise ValueError("R is never trained; set training.reconstruction or training.adversarial")
+        if self.places and not (self.places.iterations or self.discrimination):
+            raise ValueError("training.places.iterations must be given where there is no training.discrimination")
         if self.old_is_gold and not (self.adversarial and self.old_is_gold.old_after <= self.adversarial.iterations):
             raise ValueError("training.old_is_gold needs an adversarial phase of at least old_after iterations")
         return self
@@ -247,33 +257,18 @@ class Config(_Model):
     corruption: CorruptionConfig
     networks: NetworksConfig
     training: TrainingConfig
-    scoring: Annotated[dict[ScorePart, PositiveFloat], Field(min_length=1)]
-    """Weight of each part of the anomaly score; the parts are in ``alocc.model.scoring``."""
+    scoring: Annotated[dict[str, PositiveFloat], Field(min_length=1)]
+    """Weight of each part of the anomaly score; the parts are in ``alocc.parts``."""
+    maps: Annotated[dict[str, PositiveFloat], Field(min_length=1)]
+    """Weight of each part of the anomaly map."""
     calibration: CalibrationConfig = CalibrationConfig()
 
-    @property
-    def statistics_parts(self) -> frozenset[str]:
-        """Parts of the score that need the statistics of normal images."""
-        return frozenset(self.scoring) & frozenset(get_args(StatisticsPart))
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """Weight of each part of the anomaly score, in one order, whatever the config was read from."""
-        return {str(part): self.scoring[part] for part in sorted(self.scoring)}
-
     @pydantic.model_validator(mode="after")
-    def _d_sees_what_is_scored(self) -> Config:
-        seen = self.networks.discriminator_input
-        d_parts = {part for part in self.scoring if part.startswith("d_")}
-        wrong = d_parts - ({"d_pair"} if seen == "pair" else {"d_image", "d_reconstruction"})
-        if wrong:
-            raise ValueError(f'scoring.{min(wrong)} does not go with networks.discriminator_input = "{seen}"')
-        if d_parts and not (self.training.adversarial or self.training.discrimination):
-            raise ValueError(f"scoring.{min(d_parts)} needs a trained D; no phase of training trains it")
+    def _goes_together(self) -> Config:
         if self.images.tile and self.training.contamination:
             raise ValueError("training.contamination does not go with images.tile; leave one of them out")
-        if self.training.old_is_gold and seen == "pair":
-            raise ValueError('training.old_is_gold needs networks.discriminator_input = "single"')
+        if self.training.old_is_gold and self.networks.discriminator_input == "pair":
+            raise ValueError('training.old_is_gold does not go with networks.discriminator_input = "pair"')
         return self
 
 
@@ -289,7 +284,8 @@ PRESETS: dict[str, Config] = {
                 adam=AdamConfig(learning_rate=2e-4, betas=(0.5, 0.9), weight_decay=1e-5),
             )
         ),
-        scoring={"d_reconstruction": 1.0},
+        scoring={"d": 1.0},
+        maps={"d": 1.0, "mse": 1.0},
     ),
     "paper": Config(
         preset="paper",
@@ -304,7 +300,8 @@ PRESETS: dict[str, Config] = {
                 adam=AdamConfig(learning_rate=2e-4, betas=(0.5, 0.9)),
             )
         ),
-        scoring={"d_reconstruction": 1.0},
+        scoring={"d": 1.0},
+        maps={"d": 1.0, "mse": 1.0},
     ),
     "ognet": Config(
         preset="ognet",
@@ -319,7 +316,8 @@ PRESETS: dict[str, Config] = {
             ),
             old_is_gold=OldIsGoldConfig(old_after=50),
         ),
-        scoring={"d_reconstruction": 1.0},
+        scoring={"d": 1.0},
+        maps={"d": 1.0, "mse": 1.0},
     ),
     "robust": Config(
         preset="robust",
@@ -338,15 +336,19 @@ PRESETS: dict[str, Config] = {
                 noisy=0.5,
                 adam=AdamConfig(learning_rate=1e-3, weight_decay=1e-2, decoupled_decay=True, schedule="one-cycle"),
             ),
+            places=PlacesConfig(
+                adam=AdamConfig(learning_rate=3e-3, weight_decay=1e-2, decoupled_decay=True, schedule="one-cycle"),
+            ),
         ),
         scoring={
-            "d_pair": 1.5,
+            "d": 1.5,
             "neighbours": 0.5,
             "spectrum": 0.5,
             "texture": 0.5,
             "quarters": 1.0,
             "sixteenths": 0.5,
         },
+        maps={"places": 8.0, "cells": 2.0, "mse": 1.0, "d": 1.0},
         calibration=CalibrationConfig(folds=2, weights="validated"),
     ),
 }
@@ -427,7 +429,7 @@ def with_iterations(config: Config, iterations: int) -> Config:
     lengths = {
         name: {"iterations": max(1, round(phase.iterations * factor))}
         for name in PHASES
-        if (phase := getattr(training, name))
+        if (phase := getattr(training, name)) and phase.iterations
     }
     if training.old_is_gold:
         lengths["old_is_gold"]["old_after"] = max(1, round(training.old_is_gold.old_after * factor))
@@ -438,8 +440,8 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     merged = dict(below)
     for key, value in above.items():
         under = merged.get(key)
-        # the parts of a score are replaced as one: a part not named is not in it
-        if isinstance(under, Mapping) and isinstance(value, Mapping) and key != "scoring":
+        # the weights of a score or a map are replaced as one: a part not named is not in it
+        if isinstance(under, Mapping) and isinstance(value, Mapping) and key not in ("scoring", "maps"):
             merged[key] = _merge(under, value)
         else:
             merged[key] = value

@@ -4,137 +4,88 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import itertools
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alocc.config import Config, with_values
-from alocc.conformal import FloatArray, check_alpha, conformal_p_values, smallest_alpha, threshold_at
-from alocc.data import tiles
-from alocc.data.images import ImageFormat, prepare_batch, to_unit_range
-from alocc.data.splits import DEFAULT_ALPHA
+from alocc.calibration import Calibration, FloatArray, default_alpha
+from alocc.config import Config
+from alocc.data.frame import Frame
+from alocc.data.images import ImageFormat, prepare_batch
 from alocc.errors import ArtefactError, DataError
-from alocc.model.calibration import Fusion
-from alocc.model.localization import Localizer, at_full_size, map_parts
-from alocc.model.networks import Networks, build_networks
-from alocc.model.scoring import D_PARTS, score_parts
-from alocc.model.statistics import Statistics, thinned
-from alocc.model.validation import MOST_IMAGES, validated_weights
+from alocc.networks.architecture import build_networks
+from alocc.parts import check_parts
+from alocc.parts.discriminator import p_real
+from alocc.parts.part import View
+from alocc.scorer import Scorer
 from alocc.scores import Progress, Scores
 from alocc.seeding import generator
 from alocc.storage import load_tensors, save_tensors
 
-__all__ = ["Detector", "Fold", "Scores"]
+__all__ = ["Detector", "Scores"]
 
-FORMAT_VERSION = 5
-SCORING_BATCH = 64
-TILED_AT_ONCE = 8
-"""Images that are in memory as tiles at one time."""
-MOST_MAPPED = 20_000
-"""Tiles of held-out images that calibrate the maps, at most."""
-
-
-class Fold(NamedTuple):
-    """Networks, and normal images that they were not trained on."""
-
-    networks: Networks
-    statistics: Statistics | None
-    """Of the images that the networks were trained on; none if no part of the score needs them."""
-    held_out: Tensor
-    """(n, C, H, W), uint8 or float32 in [0, 1]."""
+FORMAT_VERSION = 6
+ANOMALY_SCORE, ANOMALY_MAP = "anomaly_score", "anomaly_map"
+MOST_MAPPED = 1_000
+"""Held-out images, evenly spread, that calibrate the map, at most."""
+MAX_SIDE = 4096
+MAX_NETWORKS = 10
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Detector:
-    """R and D with all that turns their outputs into a verdict. Immutable: make another with :meth:`with_alpha`."""
+    """A scorer, what held-out normal images say of its scores, and notes. Immutable: methods make another."""
 
     config: Config
-    image_format: ImageFormat
-    networks: Sequence[Networks]
-    """One R and D; or several, each trained without a fold of the images, whose judgements are averaged."""
-    statistics: Statistics | None
-    """Of the images that trained; none if no part of the score needs them."""
-    localizer: Localizer | None
-    """Says where an image is unusual; none while a training is only looked at."""
-    fusion: Fusion
-    held_out_scores: FloatArray
-    """Anomaly scores of the held-out normal images, sorted ascending."""
-    alpha: float
-    """False-positive rate that ``is_anomaly`` keeps."""
+    scorer: Scorer
+    calibration: Calibration
+    map_maxima: FloatArray
+    """Highest value in the map of each held-out normal image, or of some of them."""
     seen: NDArray[np.int64]
     """Hash of each image that it was trained or calibrated on."""
     training: Mapping[str, Any]
     """What it was trained on and how that went: data, classes, counts, fingerprint, library versions."""
     held_out_in_order: FloatArray | None = None
-    """``held_out_scores`` in the order of the held-out images, fold after fold; none once it was saved and loaded."""
-
-    @classmethod
-    def calibrate(
-        cls,
-        config: Config,
-        image_format: ImageFormat,
-        folds: Sequence[Fold],
-        statistics: Statistics | None,
-        localizer: Localizer | None,
-        seen: NDArray[np.int64],
-        training: Mapping[str, Any],
-        unusual: Mapping[str, Tensor] | None = None,
-    ) -> Detector:
-        """Turn trained networks into a detector with the help of normal images that they were not trained on.
-
-        Args:
-            folds: all networks, each with its own held-out images.
-            statistics: fitted to all images that trained.
-            localizer: fitted to the images that trained the first fold's networks; none: no maps.
-            seen: :func:`image_hashes` of all images used.
-            training: notes to keep.
-            unusual: the statistics' parts of all held-out images, fold after fold, where ``statistics`` was fitted to
-                them; none: it was not.
-        """
-        for network in (network for fold in folds for network in fold.networks):
-            network.eval()  # running statistics: a score must not depend on its batch
-        if not config.statistics_parts:
-            statistics = None
-        weights, first = config.weights, folds[0]
-        if config.calibration.weights == "validated":
-            weights = validated_weights(
-                weights,
-                lambda x: compute_parts(whole(config), [first.networks], first.statistics, x),
-                trial_images(config, first.held_out, generator(config.seed, "trial")),
-                training.get("negatives", ()),
-                generator(config.seed, "validation"),
-            )
-        by_fold = [compute_parts(config, [fold.networks], fold.statistics, fold.held_out) for fold in folds]
-        n_tiles = tiles_of(config, image_format)
-        parts = {name: torch.cat([one[name] for one in by_fold]) for name in weights}
-        parts |= {name: values for name, values in (unusual or {}).items() if name in weights}
-        fusion = Fusion.fit(weights, parts)
-        in_order = fusion(parts).view(-1, n_tiles).amax(1).numpy()
-        scores = np.sort(in_order)
-        alpha = config.calibration.alpha or max(DEFAULT_ALPHA, smallest_alpha(len(scores)))
-        if localizer is not None:
-            with torch.inference_mode():
-                localizer.calibrate([first.networks], mapped(config, first.held_out), n_tiles)
-        networks = [fold.networks for fold in folds]
-        return cls(
-            config, image_format, networks, statistics, localizer, fusion, scores, alpha, seen, training, in_order
-        )
+    """Scores of the held-out images in their order, fold after fold; none once it was saved and loaded."""
 
     def __repr__(self) -> str:
         return f"Detector({self.config.preset}, {self.image_format}, alpha {self.alpha:g})"
 
     @property
+    def image_format(self) -> ImageFormat:
+        """What every image is brought to."""
+        return self.scorer.frame.image_format
+
+    @property
+    def alpha(self) -> float:
+        """False-positive rate that ``is_anomaly`` keeps."""
+        return self.calibration.alpha
+
+    @property
     def threshold(self) -> float:
         """An image is an anomaly if and only if its anomaly score is above this."""
-        return threshold_at(self.alpha, self.held_out_scores)
+        return self.calibration.threshold
+
+    @property
+    def held_out_scores(self) -> FloatArray:
+        """Anomaly scores of the held-out normal images, sorted ascending."""
+        return self.calibration.held_out_scores
+
+    @property
+    def map_threshold(self) -> float:
+        """The value that a normal image's map exceeds anywhere with probability alpha, about.
+
+        Where the maps of fewer than 1 / alpha − 1 images calibrated it, the probability is that of the highest of them.
+        """
+        return Calibration.of(self.map_maxima, default_alpha(len(self.map_maxima), self.alpha)).threshold
 
     def with_alpha(self, alpha: float) -> Detector:
         """The same detector at another false-positive rate.
@@ -142,8 +93,7 @@ class Detector:
         Raises:
             ConfigError: if the held-out images cannot support so small an alpha.
         """
-        check_alpha(alpha, len(self.held_out_scores))
-        return replace(self, alpha=alpha)
+        return replace(self, calibration=self.calibration.with_alpha(alpha))
 
     def recalibrated(self, images: Tensor, alpha: float | None = None, data: str = "arrays") -> Detector:
         """The same detector with another threshold: from newer normal images, without training.
@@ -158,24 +108,25 @@ class Detector:
 
         Raises:
             ConfigError: if the images cannot support so small an alpha.
-            DataError: if there are none.
+            DataError: if there are none, or they have a wrong shape, type or value range.
         """
-        if not len(images):
+        x = self._accepted(images)
+        if not len(x):
             raise DataError("no normal images to calibrate with")
-        scores = np.sort(self.score(images).anomaly_score)
-        seen = np.union1d(self.seen, image_hashes(images))
-        notes = {**self.training, "n_held_out": len(images), "recalibrated_on": data}
-        localizer = copy.deepcopy(self.localizer)
-        if localizer is not None:
-            with torch.inference_mode():
-                localizer.recalibrate(self.networks, mapped(self.config, images), self.n_tiles)
-        again = replace(
-            self, localizer=localizer, held_out_scores=scores, seen=seen, training=notes, held_out_in_order=None
+        scores = self.score(x).anomaly_score
+        peaks = self.scorer.over(self.scorer.frame.thinned(x, MOST_MAPPED), self.scorer.map_peak)["peak"]
+        return replace(
+            self,
+            calibration=Calibration.of(scores, alpha or default_alpha(len(x), self.config.calibration.alpha)),
+            map_maxima=self.scorer.frame.worst(peaks).double().numpy(),
+            seen=np.union1d(self.seen, image_hashes(x)),
+            training={**self.training, "n_held_out": len(x), "recalibrated_on": data},
+            held_out_in_order=None,
         )
-        wanted = self.config.calibration.alpha or DEFAULT_ALPHA
-        return again.with_alpha(alpha or max(wanted, smallest_alpha(len(images))))
 
-    def score(self, images: NDArray[np.generic] | Tensor, progress: Progress | None = None) -> Scores:
+    def score(
+        self, images: NDArray[np.generic] | Tensor, progress: Progress | None = None, *, maps: bool = False
+    ) -> Scores:
         """Score images.
 
         An image's numbers do not depend on the others it is scored with.
@@ -183,45 +134,44 @@ class Detector:
         Args:
             images: an array (n, H, W) or (n, H, W, C), uint8 or float in [0, 1], of any size; or a tensor
                 (n, C, H, W) already in the detector's format.
-            progress: called with the number of images of each finished batch.
+            progress: called with the number of images that are done.
+            maps: whether to say where they are unusual too, in the same pass.
 
         Raises:
             DataError: if the images have a wrong shape, type or value range.
         """
-        x = images if isinstance(images, Tensor) else self._prepared(images)
-        parts = compute_parts(self.config, self.networks, self.statistics, x, progress)
-        fused = self.fusion(parts).view(-1, self.n_tiles)
-        worst = torch.arange(len(x)) * self.n_tiles + fused.argmax(1)  # an image is as anomalous as its worst tile
-        parts = {name: part[worst] for name, part in parts.items()}
-        anomaly_score = fused.amax(1).numpy()
-        p_value = conformal_p_values(anomaly_score, self.held_out_scores)
-        logits = next((-parts[name] for name in D_PARTS if name in parts), None)
+        scorer, frame = self.scorer, self.scorer.frame
+
+        def compute(view: View) -> dict[str, Tensor]:
+            evidence = scorer.image_evidence(view)
+            return {**evidence, ANOMALY_SCORE: scorer.fusion(evidence)} | (
+                {ANOMALY_MAP: scorer.anomaly_map(view)} if maps else {}
+            )
+
+        none = torch.empty(0, dtype=torch.float64)
+        found = {name: [none] for name in (*scorer.fusion.scales, ANOMALY_SCORE)}
+        grids = [torch.empty((0, *frame.image_format.size))]
+        for chunk in frame.chunks(self._accepted(images)):
+            of_crops = scorer.over(chunk, compute)
+            if maps:
+                grids.append(frame.join(of_crops.pop(ANOMALY_MAP))[:, 0])
+            worst = frame.worst_crop(of_crops[ANOMALY_SCORE])  # an image is as anomalous as its worst crop
+            for name, values in of_crops.items():
+                found[name].append(values[worst].double())
+            if progress:
+                progress(len(chunk))
+        parts = {name: torch.cat(values) for name, values in found.items()}
+        anomaly_score = parts.pop(ANOMALY_SCORE).numpy()
+        p_value = self.calibration.p_values(anomaly_score)
         return Scores(
             anomaly_score,
             p_value,
             p_value <= self.alpha,
             {name: part.numpy() for name, part in parts.items()},
-            None if logits is None else torch.sigmoid(logits).numpy(),
+            p_real(parts["d"]).numpy() if "d" in parts else None,
             self.alpha,
+            torch.cat(grids).numpy() if maps else None,
         )
-
-    def _prepared(self, images: NDArray[np.generic]) -> Tensor:
-        try:
-            array = np.asarray(images)
-        except ValueError:
-            raise DataError("images of different sizes are no array; score them one by one, or from files") from None
-        if array.ndim == 3 and array.shape[2] == 3 and self.image_format.channels == 3:
-            raise DataError(f"{array.shape} looks like one colour image; give image[None], (1, H, W, 3)")
-        return prepare_batch(array, self.image_format)
-
-    @property
-    def map_threshold(self) -> float:
-        """The value that a normal image's map exceeds anywhere with probability alpha, about.
-
-        Where the maps of fewer than 1 / alpha − 1 images calibrated it, the probability is that of the highest of them.
-        """
-        maxima = self._localizer().held_out_maxima.cpu().double().numpy()
-        return threshold_at(max(self.alpha, smallest_alpha(len(maxima))), maxima)
 
     def anomaly_map(
         self, images: NDArray[np.generic] | Tensor, progress: Progress | None = None
@@ -232,76 +182,67 @@ class Detector:
 
         Args:
             images: as for :meth:`score`.
-            progress: called with the number of images of each finished batch.
+            progress: called with the number of images that are done.
 
         Raises:
             DataError: if the images have a wrong shape, type or value range.
         """
-        localizer = self._localizer()
-        x = images if isinstance(images, Tensor) else self._prepared(images)
-
-        size = network_format(self.config, self.image_format).size
-
-        def compute(batch: Tensor) -> dict[str, Tensor]:
-            return {"map": at_full_size(localizer(self.networks, batch), size)}
-
-        maps = [torch.empty((0, *self.image_format.size))]
-        for chunk, told in _chunks(self.config, x, progress):
-            judged = in_batches(compute, chunk, self._device, told)
-            maps += [self._whole(judged["map"][:, None])[:, 0]] if judged else []
+        maps, frame = [torch.empty((0, *self.image_format.size))], self.scorer.frame
+        for chunk in frame.chunks(self._accepted(images)):
+            found = self.scorer.over(chunk, lambda view: {ANOMALY_MAP: self.scorer.anomaly_map(view)})
+            maps.append(frame.join(found[ANOMALY_MAP])[:, 0])
+            if progress:
+                progress(len(chunk))
         return torch.cat(maps).numpy()
 
-    def _whole(self, images: Tensor) -> Tensor:
-        """Tiles put together again, if they are tiles: (n, C, H, W)."""
-        return tiles.stitched(images, self.image_format.size) if self.config.images.tile else images
+    def reconstruct(self, images: NDArray[np.generic] | Tensor) -> tuple[Tensor, Tensor]:
+        """What R is given when it scores, and what it makes of it (the mean, of several): (n, C, H, W), in [0, 1].
 
-    @property
-    def n_tiles(self) -> int:
-        """How many tiles an image is cut into; 1 for whole images."""
-        return tiles_of(self.config, self.image_format)
+        Args:
+            images: as for :meth:`score`.
 
-    def of_tiles(self) -> Detector:
-        """This detector as one that judges single tiles; unchanged without tiles.
-
-        Such a detector knows no threshold of its own: its p-values mean nothing.
+        Raises:
+            DataError: if the images have a wrong shape, type or value range.
         """
-        one = network_format(self.config, self.image_format)
-        return replace(self, config=whole(self.config), image_format=one) if self.config.images.tile else self
+        frame = self.scorer.frame
+        none = torch.empty((0, self.image_format.channels, *self.image_format.size))
+        noisy, hats = [none], [none]
+        for chunk in frame.chunks(self._accepted(images)):
+            found = self.scorer.over(
+                chunk, lambda view: {"x_noisy": view.x_noisy, "x_hat": torch.stack(view.x_hats).mean(0)}
+            )
+            noisy.append(frame.join(found["x_noisy"]))
+            hats.append(frame.join(found["x_hat"]))
+        return torch.cat(noisy), torch.cat(hats)
 
-    def _localizer(self) -> Localizer:
-        if self.localizer is None:
-            raise ArtefactError("this detector makes no maps; train it again")
-        return self.localizer
+    def _accepted(self, images: NDArray[np.generic] | Tensor) -> Tensor:
+        """Images in the detector's format, (n, C, H, W), uint8 or float32 in [0, 1]."""
+        if not isinstance(images, Tensor):
+            return prepare_batch(images, self.image_format)
+        expected = (self.image_format.channels, *self.image_format.size)
+        if images.ndim != 4 or tuple(images.shape[1:]) != expected:
+            raise DataError(f"a tensor must have the detector's format, (n, {', '.join(map(str, expected))}), got "
+                            f"{tuple(images.shape)}; an array may have any size")  # fmt: skip
+        if images.dtype == torch.uint8:
+            return images
+        if not images.is_floating_point() or (len(images) and not (images.min() >= 0 and images.max() <= 1)):
+            raise DataError(
+                f"a tensor must hold uint8, or floats in [0, 1], got {images.dtype}; divide by the largest value"
+            )
+        return images.float()
 
     def was_seen(self, images: Tensor) -> NDArray[np.bool_]:
         """Which images, in the detector's format, it was trained or calibrated on: their scores flatter it."""
         return np.isin(image_hashes(images), self.seen)
 
-    def to(self, device: str | torch.device) -> Detector:
-        """Move the networks, in place, to where scoring shall run; scores come back as arrays all the same."""
-        for part in (*itertools.chain(*self.networks), self.statistics, self.localizer):
-            if part is not None:
-                part.to(device)
-        return self
-
     @property
-    def _device(self) -> torch.device:
-        return next(self.networks[0].R.parameters()).device
+    def of_crops(self) -> Detector:
+        """The detector of single crops; of whole images, itself. Its p-values mean nothing where images are cut."""
+        return replace(self, scorer=self.scorer.of_crops())
 
-    def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """What R is given and makes of it (the mean, of several), for pictures: (n, C, H, W) each, float32 in [0, 1].
-
-        The input carries the noise of the preset, whether or not the preset adds it when it scores.
-        """
-        chunks = [in_batches(self._reconstructed, x, self._device) for x, _ in _chunks(self.config, images, None)]
-        x_noisy, x_hat = (
-            torch.cat([self._whole(chunk[name]) for chunk in chunks if chunk]) for name in ("x_noisy", "x_hat")
-        )
-        return x_noisy, x_hat
-
-    def _reconstructed(self, x: Tensor) -> dict[str, Tensor]:
-        x_noisy = _with_noise(x, self.config)
-        return {"x_noisy": x_noisy, "x_hat": torch.stack([R(x_noisy) for R, _ in self.networks]).mean(0)}
+    def to(self, device: str | torch.device) -> Detector:
+        """The same detector, computing on another device; scores come back as arrays all the same."""
+        return replace(self, scorer=copy.deepcopy(self.scorer).to(device))
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file: weights, and everything else as JSON. It is the same file for the same detector.
@@ -309,27 +250,18 @@ class Detector:
         Raises:
             ArtefactError: if the file cannot be written.
         """
-        tensors: dict[str, Tensor] = {}
-        for index, (R, D) in enumerate(self.networks):
-            tensors |= {f"{index}.R.{name}": value for name, value in R.state_dict().items()}
-            tensors |= {f"{index}.D.{name}": value for name, value in D.state_dict().items()}
-        if self.statistics is not None:
-            tensors |= {f"statistics.{name}": value for name, value in self.statistics.state_dict().items()}
-        if self.localizer is not None:
-            tensors |= {f"localizer.{name}": value for name, value in self.localizer.state_dict().items()}
-        tensors["held_out_scores"] = torch.from_numpy(self.held_out_scores)
-        tensors["seen"] = torch.from_numpy(self.seen)
+        tensors = {f"scorer.{name}": value for name, value in self.scorer.state_dict().items()}
+        arrays = {"held_out_scores": self.held_out_scores, "map_maxima": self.map_maxima, "seen": self.seen}
         metadata = {
             "kind": "detector",
             "format_version": FORMAT_VERSION,
             "config": self.config.model_dump(mode="json"),
             "image_format": self.image_format._asdict(),
-            "n_networks": len(self.networks),
-            "fusion": {"weights": self.fusion.weights, "means": self.fusion.means, "scales": self.fusion.scales},
+            "n_networks": len(self.scorer.R),
             "alpha": self.alpha,
             "training": self.training,
         }
-        save_tensors(Path(path), tensors, metadata)
+        save_tensors(Path(path), tensors | {name: torch.from_numpy(array) for name, array in arrays.items()}, metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> Detector:
@@ -344,52 +276,60 @@ class Detector:
         tensors, metadata = load_tensors(path)
         if metadata.get("kind") != "detector":
             raise ArtefactError(f"{path} is not a detector; a run's detector is its model.safetensors")
-        if metadata["format_version"] > FORMAT_VERSION:
-            raise ArtefactError(f"{path} was written by a newer alocc; upgrade alocc to read it")
-        if metadata["format_version"] < FORMAT_VERSION:
-            raise ArtefactError(f"{path} was written by an older alocc, with another score; train it again")
+        version = metadata.get("format_version")
+        if not isinstance(version, int) or version != FORMAT_VERSION:
+            newer = isinstance(version, int) and version > FORMAT_VERSION
+            remedy = "a newer alocc; upgrade alocc to read it" if newer else "an older alocc; train it again"
+            raise ArtefactError(f"{path} was written by {remedy}")
         try:
             return cls._restored(tensors, metadata)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ArtefactError(f"{path} is damaged ({type(error).__name__}: {error})") from None
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+            reason = str(error).strip().partition("\n")[0][:200]
+            raise ArtefactError(f"{path} is damaged ({type(error).__name__}: {reason})") from None
 
     @classmethod
     def _restored(cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Detector:
         config = Config.model_validate(metadata["config"])
-        image_format = ImageFormat(**metadata["image_format"])
-        networks = []
-        judged = network_format(config, image_format)
-        for index in range(metadata["n_networks"]):
-            blank = generator(config.seed, "weights")
-            R, D = build_networks(config.networks, judged.channels, judged.size, blank)
-            R.load_state_dict(_below(f"{index}.R.", tensors))
-            D.load_state_dict(_below(f"{index}.D.", tensors))
-            networks.append(Networks(R.eval(), D.eval()))
-        statistics = None
-        if config.statistics_parts:
-            n_memory = len(tensors["statistics.memory"])
-            statistics = Statistics(judged.channels, judged.size, n_memory)
-            statistics.load_state_dict(_below("statistics.", tensors))
-        parts = map_parts(bool(config.statistics_parts), has_d(config), config.training.discrimination is not None)
-        n_held_out = len(tensors["localizer.held_out_maxima"])
-        localizer = Localizer(judged.channels, judged.size, parts, n_held_out)
-        localizer.load_state_dict(_below("localizer.", tensors))
-        return cls(
-            config,
-            image_format,
-            networks,
-            statistics,
-            localizer,
-            Fusion(**metadata["fusion"]),
-            tensors["held_out_scores"].numpy(),
-            metadata["alpha"],
-            tensors["seen"].numpy(),
-            metadata["training"],
-        )
+        check_parts(config)
+        image_format, n_networks = ImageFormat(**metadata["image_format"]), metadata["n_networks"]
+        if not (all(0 < side <= MAX_SIDE for side in image_format.size) and image_format.channels in (1, 3)):
+            raise ValueError(f"image_format {image_format}")
+        if not 0 < n_networks <= MAX_NETWORKS:
+            raise ValueError(f"n_networks {n_networks}")
+        state = {name.removeprefix("scorer."): value for name, value in tensors.items() if name.startswith("scorer.")}
+        _check_state(config, state)
+        scorer = Scorer(config, Frame.of(config.images, image_format))
+        for _ in range(n_networks):
+            crop = scorer.frame.crop_format
+            scorer.add_networks(*build_networks(config.networks, crop.channels, crop.size, generator(0, "weights")))
+        scorer.load_state_dict(state)
+        held_out, maxima = (_finite(tensors[name].numpy(), name) for name in ("held_out_scores", "map_maxima"))
+        if (np.diff(held_out) < 0).any():
+            raise ValueError("held_out_scores are not sorted")
+        calibration = Calibration.of(held_out, float(metadata["alpha"]))
+        seen = tensors["seen"].numpy()
+        if seen.dtype != np.int64 or seen.ndim != 1:
+            raise ValueError("seen is no list of hashes")
+        return cls(config, scorer.eval(), calibration, maxima, seen, dict(metadata["training"]))
 
 
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+def _check_state(config: Config, state: Mapping[str, Tensor]) -> None:
+    """Refuse what would cost memory to find out, or would score without a word: networks of another size, NaN."""
+    first = state["R.0.encoder.blocks.0.0.weight"]
+    if len(first) != config.networks.width:
+        raise ValueError(f"networks of width {len(first)}, not {config.networks.width}")
+    latent = state.get("R.0.bottleneck.to_latent.weight")
+    if (0 if latent is None else len(latent)) != config.networks.latent_dim:
+        raise ValueError(f"a bottleneck other than networks.latent_dim {config.networks.latent_dim}")
+    for name, value in state.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ValueError(f"{name} is not finite")
+
+
+def _finite(values: NDArray[Any], name: str) -> FloatArray:
+    if values.ndim != 1 or not len(values) or values.dtype != np.float64 or not np.isfinite(values).all():
+        raise ValueError(f"{name} are no finite numbers")
+    return values
 
 
 def artefact_path(path: str | Path) -> Path:
@@ -415,122 +355,16 @@ def fingerprint(images: Tensor) -> str:
 
 def image_hashes(images: Tensor) -> NDArray[np.int64]:
     """A 64-bit hash of each image's pixels, (n,)."""
-    return np.array([_hash64(image) for image in images.numpy()], dtype=np.int64)
+    digests = (hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in images.numpy())
+    return np.array([int.from_bytes(digest, "big", signed=True) for digest in digests], dtype=np.int64)
 
 
-def _hash64(array: NDArray[np.generic]) -> int:
-    return int.from_bytes(hashlib.blake2b(array.tobytes(), digest_size=8).digest(), "big", signed=True)
+def library_versions(*more: str) -> dict[str, str]:
+    """Versions of Python, of what decides a detector's numbers, and of more packages, where they are installed."""
+    from importlib.metadata import PackageNotFoundError, version
 
-
-def library_versions() -> dict[str, str]:
-    """Versions that decide a detector's numbers."""
-    from importlib.metadata import version
-
-    names = ("alocc", "torch", "numpy", "pillow")
-    return {"python": platform.python_version()} | {name: version(name) for name in names}
-
-
-def compute_parts(
-    config: Config,
-    networks: Sequence[Networks],
-    statistics: Statistics | None,
-    images: Tensor,
-    progress: Progress | None = None,
-) -> dict[str, Tensor]:
-    """All parts of the score for images of any number, (n,) float64 each; of tiles, (n · tiles,), image after image."""
-    names = list(config.weights)
-
-    def compute(x: Tensor) -> dict[str, Tensor]:
-        x_input = _with_noise(x, config) if config.corruption.at_scoring else x
-        return {name: part.double() for name, part in score_parts(networks, statistics, x, x_input, names).items()}
-
-    device = next(networks[0].R.parameters()).device
-    chunks = [in_batches(compute, chunk, device, told) for chunk, told in _chunks(config, images, progress)]
-    none = torch.empty(0, dtype=torch.float64)
-    return {name: torch.cat([none, *(chunk[name] for chunk in chunks if chunk)]) for name in names}
-
-
-def in_batches(
-    compute: Callable[[Tensor], Mapping[str, Tensor]],
-    images: Tensor,
-    device: torch.device,
-    progress: Progress | None = None,
-) -> dict[str, Tensor]:
-    """What ``compute`` makes of images of any number, in constant memory, on the CPU; nothing of no images.
-
-    Batches are filled up to one fixed size, so that the same arithmetic meets an image whatever it is scored with:
-    numerical libraries pick another order of summation for another batch size.
-    """
-    batches: list[dict[str, Tensor]] = []
-    with torch.inference_mode():
-        for chunk in torch.split(images, SCORING_BATCH) if len(images) else ():
-            x = to_unit_range(chunk).to(device)
-            filler = x[-1:].expand(SCORING_BATCH - len(x), -1, -1, -1)
-            x = torch.cat([x, filler]).contiguous(memory_format=torch.channels_last)
-            batches.append({name: value[: len(chunk)].cpu() for name, value in compute(x).items()})
-            if progress:
-                progress(len(chunk))
-    return {name: torch.cat([batch[name] for batch in batches]) for name in (batches[0] if batches else ())}
-
-
-def network_format(config: Config, image_format: ImageFormat) -> ImageFormat:
-    """What R, D and the statistics are given: a whole image, or a tile."""
-    tile = config.images.tile
-    return ImageFormat(tile, tile, image_format.channels) if tile else image_format
-
-
-def tiles_of(config: Config, image_format: ImageFormat) -> int:
-    """How many tiles an image is cut into; 1 for whole images."""
-    return len(tiles.places(image_format.size, config.images.tile)) if config.images.tile else 1
-
-
-def whole(config: Config) -> Config:
-    """The same config for images that are not cut, or are tiles already."""
-    return with_values(config, {"images": {"tile": None}}, source="tile") if config.images.tile else config
-
-
-def trial_images(config: Config, held_out: Tensor, stream: torch.Generator) -> Tensor:
-    """What pseudo-anomalies are made of: held-out images, or tiles of some of them, from anywhere."""
-    if not config.images.tile:
-        return held_out
-    chosen, _ = tiles.some(thinned(held_out, MOST_IMAGES), config.images.tile, MOST_IMAGES, stream)
-    return chosen
-
-
-def mapped(config: Config, held_out: Tensor) -> Tensor:
-    """What calibrates the maps: held-out images, or all tiles of some of them."""
-    if not config.images.tile:
-        return held_out
-    n_tiles = len(tiles.places((held_out.shape[2], held_out.shape[3]), config.images.tile))
-    return _cut(config, thinned(held_out, max(1, MOST_MAPPED // n_tiles)))
-
-
-def _chunks(config: Config, images: Tensor, progress: Progress | None) -> Iterator[tuple[Tensor, Progress | None]]:
-    """All images at once; or, where they are cut, tiles of a few images at a time, so that memory stays small."""
-    if not config.images.tile:
-        yield images, progress
-        return
-    for chunk in torch.split(images, TILED_AT_ONCE) if len(images) else ():
-        yield _cut(config, chunk), None
-        if progress:
-            progress(len(chunk))
-
-
-def _cut(config: Config, images: Tensor) -> Tensor:
-    return tiles.cut(images, config.images.tile) if config.images.tile else images
-
-
-def has_d(config: Config) -> bool:
-    """Whether D has a part in the score."""
-    return any(part in config.scoring for part in D_PARTS)
-
-
-def scoring_noise(config: Config, image_format: ImageFormat) -> Tensor:
-    """What a preset adds before it scores: one pattern for all images, so that a score is a function of the image."""
-    shape = (1, image_format.channels, *image_format.size)
-    return config.corruption.sigma * torch.randn(shape, generator=generator(config.seed, "scoring_noise"))
-
-
-def _with_noise(x: Tensor, config: Config) -> Tensor:
-    pattern = scoring_noise(config, ImageFormat(x.shape[2], x.shape[3], x.shape[1]))  # type: ignore[arg-type]  # 1 or 3
-    return (x + pattern.to(x.device)).clamp(0, 1)
+    found = {"python": platform.python_version()}
+    for name in ("alocc", "torch", "numpy", "pillow", *more):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

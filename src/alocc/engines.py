@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alocc.conformal import FloatArray
+from alocc.calibration import FloatArray
 from alocc.data.resizing import ImageFormat
 from alocc.detector import Detector, artefact_path, image_hashes
 from alocc.errors import ArtefactError, ConfigError, DataError

@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from alocc.conformal import FloatArray
+from alocc.calibration import FloatArray
 
 Progress = Callable[[int], None]
 """Told of the number of images of each finished batch."""
@@ -31,6 +31,8 @@ class Scores:
     """D's probability that its input is a real normal image, in [0, 1]; none if D has no part in the score."""
     alpha: float
     """The false-positive rate behind ``is_anomaly``."""
+    anomaly_map: NDArray[np.float32] | None = None
+    """Where images are unusual, (n, H, W), if that was asked for."""
 
     def __len__(self) -> int:
         return len(self.anomaly_score)

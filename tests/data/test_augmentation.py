@@ -6,7 +6,7 @@ import torch
 
 import alocc
 from alocc.config import AugmentationConfig, preset, with_settings
-from alocc.data.augmentation import augmented
+from alocc.synthesis.augmentation import augmented
 
 
 def stream():

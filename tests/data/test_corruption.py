@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from alocc.data.corruption import corrupt, corrupt_each
+from alocc.synthesis.corruption import corrupt, corrupt_each
 from alocc.seeding import generator
 
 

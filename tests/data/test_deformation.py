@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from alocc.data.deformation import jitter, warp
+from alocc.synthesis.deformation import jitter, warp
 from alocc.seeding import generator
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from alocc.data.deformation import jitter
-from alocc.data.negatives import NEGATIVES, make_negatives
+from alocc.synthesis.deformation import jitter
+from alocc.synthesis.negatives import NEGATIVES, make_negatives
 from alocc.seeding import generator
 
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alocc.data.tiles import OVERLAP, cut, offsets, places, some, stitched
+from alocc.data.frame import OVERLAP, cut, offsets, places, some, stitched
 
 
 @given(st.integers(16, 64), st.integers(0, 400))

@@ -11,7 +11,7 @@ from alocc.detector import Detector, Fold, image_hashes
 from alocc.errors import DataError
 from alocc.evaluation.labelled import evaluate, load_labelled, watch_on
 from alocc.evaluation.metrics import auroc, evaluate_scores
-from alocc.model.networks import build_networks
+from alocc.networks.architecture import build_networks
 from alocc.seeding import generator
 from alocc.training.run import fit_statistics
 

@@ -6,8 +6,8 @@ import torch
 
 import alocc
 from alocc.config import preset, with_settings
-from alocc.data.pasting import pasted
-from alocc.model.localization import GRID, Localizer, _to_grid, at_full_size, map_parts
+from alocc.synthesis.pasting import pasted
+from alocc.parts.cells import GRID, Localizer, _to_grid, at_full_size, map_parts
 from alocc.seeding import generator
 
 SMALL = ["networks.width=4", "training.batch_size=16"]

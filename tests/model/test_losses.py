@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from alocc.model.losses import discriminator_loss, reconstructor_loss
+from alocc.networks.losses import discriminator_loss, reconstructor_loss
 
 
 def logit(probability):

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from alocc.config import NetworksConfig
-from alocc.model.networks import Networks, build_networks
+from alocc.networks.architecture import Networks, build_networks
 from alocc.model.scoring import FLOOR, score_parts, ssim, transformed
 from alocc.seeding import generator
 

@@ -6,7 +6,7 @@ import torch
 from sklearn.covariance import ledoit_wolf
 from sklearn.neighbors import NearestNeighbors
 
-from alocc.model.statistics import PARTS, Statistics, _robust_distance, gaussian, shrunk_covariance, thinned
+from alocc.parts.descriptions import PARTS, Statistics, _robust_distance, gaussian, shrunk_covariance, thinned
 
 STREAM = torch.Generator().manual_seed(0)
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from alocc.data.negatives import NEGATIVES
-from alocc.model.statistics import Statistics
-from alocc.model.validation import auroc, separation, useful_kinds, validated_weights
+from alocc.synthesis.negatives import NEGATIVES
+from alocc.parts.descriptions import Statistics
+from alocc.parts.validation import auroc, separation, useful_kinds, validated_weights
 from alocc.seeding import generator
 
 

@@ -7,7 +7,7 @@ import torch
 import alocc
 from alocc.config import preset, with_settings
 from alocc.errors import NonFiniteLossError, StoppedError
-from alocc.model.networks import build_networks
+from alocc.networks.architecture import build_networks
 from alocc.seeding import generator
 from alocc.storage import load_tensors
 from alocc.training.batches import Batches

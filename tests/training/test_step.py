@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from alocc.config import NetworksConfig
-from alocc.model.networks import build_networks
+from alocc.networks.architecture import build_networks
 from alocc.seeding import generator
 from alocc.training.step import (
     adversarial_iteration,

@@ -24,7 +24,7 @@ from alocc.detector import Detector
 from alocc.errors import DataError
 from alocc.evaluation.health import measure
 from alocc.evaluation.metrics import auroc
-from alocc.model.validation import MOST_IMAGES
+from alocc.parts.validation import MOST_IMAGES
 from alocc.seeding import generator
 from alocc.training.run import train
 

@@ -8,18 +8,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from alocc.calibration import images_needed, smallest_alpha_text
 from alocc.config import CalibrationConfig
-from alocc.conformal import images_needed, shown_alpha, smallest_alpha
 from alocc.errors import ConfigError, DataError
 from alocc.seeding import generator
 
-__all__ = ["DEFAULT_ALPHA", "Part", "Split", "images_needed", "shown_alpha", "smallest_alpha", "split_normals"]
-
-DEFAULT_ALPHA = 0.01
 MIN_IMAGES = 10
 
 
-class Part(NamedTuple):
+class Fold(NamedTuple):
     """What one pair of networks is trained on, and what it is held against: sorted indices."""
 
     fit: Tensor
@@ -30,29 +27,28 @@ class Part(NamedTuple):
 class Split:
     """Which normal images train and which calibrate."""
 
-    parts: tuple[Part, ...]
-    """One, or, where every image does both in turn, one for each fold."""
+    folds: tuple[Fold, ...]
+    """One; or several, where every image trains some networks and calibrates the others."""
 
     @property
     def crosses(self) -> bool:
         """Whether every image trains some networks and calibrates the others."""
-        return len(self.parts) > 1
+        return len(self.folds) > 1
 
     @property
     def fit(self) -> Tensor:
         """Images that train something, sorted."""
-        trained = torch.cat([part.fit for part in self.parts])
+        trained = torch.cat([fold.fit for fold in self.folds])
         return torch.nonzero(torch.bincount(trained))[:, 0]
 
     @property
     def held_out(self) -> Tensor:
-        """Images that calibrate, part after part."""
-        return torch.cat([part.held_out for part in self.parts])
+        """Images that calibrate, fold after fold."""
+        return torch.cat([fold.held_out for fold in self.folds])
 
     def without(self, left_out: Tensor) -> Split:
         """The same, but these images do not train."""
-        parts = (Part(part.fit[~torch.isin(part.fit, left_out)], part.held_out) for part in self.parts)
-        return Split(tuple(parts))
+        return Split(tuple(Fold(fold.fit[~torch.isin(fold.fit, left_out)], fold.held_out) for fold in self.folds))
 
 
 def split_normals(n_images: int, calibration: CalibrationConfig, seed: int, *, may_cross: bool = True) -> Split:
@@ -76,7 +72,7 @@ def split_normals(n_images: int, calibration: CalibrationConfig, seed: int, *, m
         raise DataError(f"too few normal images to train on: {n_images}; give at least {MIN_IMAGES}")
     order = torch.randperm(n_images, generator=generator(seed, "split"))
     folds = calibration.folds if round(n_images * calibration.held_out) < calibration.enough and may_cross else 0
-    needed = images_needed(calibration.alpha or DEFAULT_ALPHA)
+    needed = images_needed(calibration.alpha)
     n_held_out = n_images
     if not folds:
         n_held_out = max(round(n_images * calibration.held_out), min(needed, n_images // 3))
@@ -84,10 +80,10 @@ def split_normals(n_images: int, calibration: CalibrationConfig, seed: int, *, m
     if calibration.alpha and n_held_out < needed:
         raise ConfigError(
             f"alpha {calibration.alpha:g} needs {needed} held-out normal images, and of {n_images} at most "
-            f"{n_held_out} are held out; ask for alpha {shown_alpha(n_held_out)} or more, or give more images"
+            f"{n_held_out} are held out; ask for alpha {smallest_alpha_text(n_held_out)} or more, or give more images"
         )
     if not folds:
-        return Split((Part(order[n_held_out:].sort().values, order[:n_held_out].sort().values),))
+        return Split((Fold(order[n_held_out:].sort().values, order[:n_held_out].sort().values),))
     fold = torch.empty_like(order)
     fold[order] = torch.arange(n_images) % folds
-    return Split(tuple(Part(torch.nonzero(fold != k)[:, 0], torch.nonzero(fold == k)[:, 0]) for k in range(folds)))
+    return Split(tuple(Fold(torch.nonzero(fold != k)[:, 0], torch.nonzero(fold == k)[:, 0]) for k in range(folds)))

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alocc.data.images import to_unit_range
-from alocc.data.negatives import NEGATIVES
 from alocc.data.sources import Data, Skipped, Source, open_source
 from alocc.detector import Detector, trial_images
 from alocc.errors import DataError
 from alocc.evaluation.metrics import auroc
-from alocc.model.validation import MOST_IMAGES, separation
+from alocc.parts.validation import MOST_IMAGES, separation
 from alocc.seeding import generator
 from alocc.storage import write_text
+from alocc.synthesis.negatives import NEGATIVES
 from alocc.training.run import RunFolder, TrainingImages, load_training_images, train
 
 FloatArray = NDArray[np.float64]

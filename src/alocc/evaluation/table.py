@@ -15,7 +15,7 @@ from typing import Any, TextIO, overload
 from alocc.data.sources import ImageSet, Skipped, Source, check_strict
 from alocc.engines import Engine
 from alocc.errors import ConfigError, DataError
-from alocc.model.calibration import discoveries
+from alocc.calibration import discoveries
 from alocc.scores import Scores
 from alocc.storage import replacing
 

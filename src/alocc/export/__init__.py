@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from alocc.conformal import smallest_alpha
+from alocc.calibration import Calibration, default_alpha
 from alocc.detector import FORMAT_VERSION, Detector, library_versions
 from alocc.errors import ArtefactError, ConfigError
 from alocc.export import parity
-from alocc.export.scorer import Layout, Scorer
+from alocc.export.scorer import Layout, Verdicts
 from alocc.runtime import EXPORT_VERSION, KIND, SUFFIXES, Runtime
 
 if TYPE_CHECKING:
@@ -64,7 +64,6 @@ def export(
     """
     path = Path(path)
     check_target(path)
-    detector = detector.to("cpu")
     with _draft(path) as draft:
         write = _eight_bits if fresh is not None else _exact
         compared, shift = write(detector, draft, layout, size, fresh)
@@ -91,8 +90,8 @@ def _exact(
 ) -> tuple[parity.Parity, None]:
     from alocc.export import graph
 
-    model = graph.build(Scorer(detector, layout, size == "any"))
-    notes = _notes(detector, layout, size) | {"library_versions": library_versions() | graph.library_versions()}
+    model = graph.build(Verdicts(detector, layout, size == "any"))
+    notes = _notes(detector, layout, size) | {"library_versions": library_versions(*graph.LIBRARIES)}
     graph.write(model, notes, draft)
     compared = parity.compare(detector, Runtime(draft), any_size=size == "any")
     if not compared.holds:
@@ -111,10 +110,10 @@ def _eight_bits(
 
     assert fresh is not None
     ranges, thresholds = int8.split(fresh)
-    alpha = max(detector.alpha, smallest_alpha(len(thresholds)))
-    blank = replace(detector, held_out_scores=np.zeros(len(thresholds)), alpha=alpha)  # filled in when it can score
-    model = int8.quantized(graph.build(Scorer(blank, layout, size == "any")), ranges, layout)
-    versions = library_versions() | graph.library_versions()
+    zeros = np.zeros(len(thresholds))
+    blank = replace(detector, calibration=Calibration(zeros, default_alpha(len(zeros), detector.alpha)))  # filled in when it can score
+    model = int8.quantized(graph.build(Verdicts(blank, layout, size == "any")), ranges, layout)
+    versions = library_versions(*graph.LIBRARIES)
     notes = _notes(blank, layout, size) | {"precision": "int8", "library_versions": versions}
     graph.write(model, notes, draft)
     scores = Runtime(draft).score(thresholds.permute(0, 2, 3, 1).numpy()).anomaly_score
@@ -140,7 +139,7 @@ def _notes(detector: Detector, layout: Layout, size: Size) -> dict[str, Any]:
         "layout": layout,
         "size": size,
         "precision": "float32",
-        "n_tiles": detector.n_tiles,
+        "n_tiles": detector.scorer.frame.n_crops,
         "alpha": detector.alpha,
         "n_held_out": len(detector.held_out_scores),
         "held_out_scores": detector.held_out_scores.tolist(),

@@ -8,7 +8,6 @@ import logging
 import math
 import warnings
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +17,21 @@ import torch
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from alocc.export.scorer import Scorer
+from alocc.export.scorer import Verdicts
 from alocc.runtime.sessions import METADATA_KEY
 
 OPSET = 20
+LIBRARIES = ("onnx", "onnxscript", "onnxruntime", "openvino")
+"""Whose versions decide what a graph looks like."""
 OUTPUTS = ("anomaly_score", "p_value", "is_anomaly")
 PACKET = 16
 """Numbers, at most, that ONNX Runtime computes with in one instruction."""
 
 
-def build(scorer: Scorer) -> onnx.ModelProto:
+def build(scorer: Verdicts) -> onnx.ModelProto:
     """Trace the scorer for any number of images, and of any size if it resizes."""
-    height, width = (side + 5 * scorer.any_size for side in scorer.size)
-    shape = (3, height, width, scorer.channels) if scorer.layout == "nhwc" else (3, scorer.channels, height, width)
+    height, width = (side + 5 * scorer.any_size for side in scorer.image_format.size)
+    shape = (3, height, width, scorer.image_format.channels) if scorer.layout == "nhwc" else (3, scorer.image_format.channels, height, width)
     first_side = 1 if scorer.layout == "nhwc" else 2
     dynamic = {0: torch.export.Dim("batch")}
     if scorer.any_size:
@@ -73,17 +74,6 @@ def set_held_out(model: onnx.ModelProto, scores: NDArray[np.float64]) -> None:
     """Put other held-out scores, as many, into the graph."""
     [held_out] = [tensor for tensor in model.graph.initializer if tensor.name == "held_out"]
     held_out.CopyFrom(numpy_helper.from_array(scores.astype(np.float32), "held_out"))
-
-
-def library_versions() -> dict[str, str]:
-    """Versions that decide what a graph looks like."""
-    found = {}
-    for name in ("onnx", "onnxscript", "onnxruntime", "openvino"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _forget_where_it_was_made(model: onnx.ModelProto) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alocc.errors import DataError
+from alocc.export.scorer import NETWORKS
 
 FEWEST = 30
 MOST_RANGES = 200
@@ -92,4 +93,4 @@ def _batches(ranges: Tensor, layout: str) -> Iterator[dict[str, Any]]:
 def _is_within(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     """Of R or D, and between feature maps: next to images 8 bits cost most and bring least."""
     weight = node.input[1]
-    return weight.startswith("networks.") and min(shapes[weight][:2]) >= FEWEST_MAPS
+    return weight.startswith(NETWORKS) and min(shapes[weight][:2]) >= FEWEST_MAPS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alocc.data.deformation import jitter, uniform
 from alocc.data.resizing import ImageFormat
 from alocc.detector import Detector
-from alocc.model.statistics import SMALL_SIDE
+from alocc.parts.neighbours import SIDE as SMALL_SIDE
+from alocc.parts.neighbours import Neighbours
 from alocc.runtime import Runtime
 from alocc.seeding import generator
+from alocc.synthesis.deformation import jitter, uniform
 
 TOLERANCE = 1e-4
 """Largest difference of anomaly scores; of those above 1 or below −1, relative to them."""
@@ -72,7 +73,7 @@ def trial_images(detector: Detector, n: int, size: tuple[int, int]) -> NDArray[n
 
 
 def _batches(detector: Detector) -> list[int]:
-    return [n if detector.n_tiles == 1 else min(n, max(2, FEW * 4 // detector.n_tiles)) for n in BATCHES]
+    return [n if detector.scorer.frame.n_crops == 1 else min(n, max(2, FEW * 4 // detector.scorer.frame.n_crops)) for n in BATCHES]
 
 
 def _sizes(to: ImageFormat, any_size: bool) -> list[tuple[int, int]]:
@@ -102,11 +103,11 @@ def _worse(one: Parity, other: Parity) -> Parity:
 
 def _remembered(detector: Detector, n: int, size: tuple[int, int], stream: torch.Generator) -> Tensor:
     """Small copies that the detector keeps of its training images, enlarged and jittered; else soft noise."""
-    shape = (detector.image_format.channels, SMALL_SIDE, SMALL_SIDE)
-    small = torch.rand((n, *shape), generator=stream)
-    if detector.statistics is not None:
-        memory = detector.statistics.memory
-        small = memory[torch.randint(len(memory), (n,), generator=stream)].view(-1, *shape)
+    channels = detector.image_format.channels
+    small = torch.rand((n, channels, SMALL_SIDE, SMALL_SIDE), generator=stream)
+    if "neighbours" in detector.scorer.parts:
+        memory = cast(Neighbours, detector.scorer.parts["neighbours"]).remembered()
+        small = memory[torch.randint(len(memory), (n,), generator=stream)]
     return jitter(F.interpolate(small, size=size, mode="bilinear"), stream).clamp(0, 1)
 
 

@@ -1,7 +1,7 @@
-"""A whole detector as one network: uint8 images of any size in, scores out. What is written to a file.
+"""A whole detector as one network: uint8 images of any size in, verdicts out. What is written to a file.
 
-It resizes as :mod:`alocc.data.resizing` does, bit by bit, and judges by the very functions by which the
-:class:`~alocc.detector.Detector` does; batch normalisation is folded into the convolutions.
+It resizes as :mod:`alocc.data.resizing` does, bit by bit, and computes by the very :class:`~alocc.scorer.Scorer` of the
+detector; batch normalisation is folded into the convolutions.
 """
 
 from __future__ import annotations
@@ -13,20 +13,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from alocc.conformal import rank_at
-from alocc.data import tiles
 from alocc.data.resizing import ONE
-from alocc.detector import Detector, network_format, scoring_noise
+from alocc.detector import Detector
 from alocc.export.convolutions import AsConvolution
-from alocc.model.networks import Networks, Reconstructor
-from alocc.model.scoring import score_parts
-from alocc.model.statistics import Statistics
+from alocc.networks.architecture import Reconstructor
 
 Layout = Literal["nhwc", "nchw"]
 Network = TypeVar("Network", bound=nn.Module)
+NETWORKS = ("scorer.R.", "scorer.parts.d.")
+"""How the names of R's and D's weights begin."""
 
 
-class Scorer(nn.Module):
+class Verdicts(nn.Module):
     """Images (N, H, W, C), uint8 → anomaly_score (N,) float32, p_value (N,) float32, is_anomaly (N,) bool.
 
     Args:
@@ -36,44 +34,29 @@ class Scorer(nn.Module):
     """
 
     held_out: Tensor
-    noise: Tensor | None
-    statistics: Statistics | None
 
     def __init__(self, detector: Detector, layout: Layout = "nhwc", any_size: bool = True) -> None:
         super().__init__()
-        config, judged = detector.config, network_format(detector.config, detector.image_format)
-        self.layout, self.size, self.tile = layout, detector.image_format.size, config.images.tile
-        self.any_size, self.channels = any_size, detector.image_format.channels
-        folded = [Networks(_folded(pair.R), _folded(pair.D)) for pair in detector.networks]
-        self.networks = nn.ModuleList([nn.ModuleList(pair) for pair in folded])
-        self.statistics = copy.deepcopy(detector.statistics)
-        self.fusion, self.parts = detector.fusion, tuple(config.weights)
-        noise = scoring_noise(config, judged) if config.corruption.at_scoring else None
-        self.register_buffer("noise", noise)
-        held_out = detector.held_out_scores
-        self.register_buffer("held_out", torch.from_numpy(held_out).float())
-        self.rank = rank_at(detector.alpha, len(held_out))  # the rule in whole numbers: no rounding decides
+        self.layout, self.any_size, self.image_format = layout, any_size, detector.image_format
+        scorer = copy.deepcopy(detector.scorer).cpu()
+        scorer.R = nn.ModuleList(map(_folded, scorer.R))
+        if "d" in scorer.parts:
+            scorer.parts["d"].networks = nn.ModuleList(map(_folded, scorer.parts["d"].networks))  # type: ignore[arg-type]
+        self.scorer = scorer.float()  # scales of the parts too, which the detector computes with in float64
+        self.register_buffer("held_out", torch.from_numpy(detector.held_out_scores).float())
+        self.rank = detector.calibration.rank  # the rule in whole numbers: no rounding decides
         self.eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = (images if self.layout == "nchw" else images.permute(0, 3, 1, 2)).float()
         if self.any_size:
-            x = resized(x, self.size)
-        anomaly_score = self.judged(x / 255)
+            x = resized(x, self.image_format.size)
+        frame = self.scorer.frame
+        fused, _ = self.scorer(frame.cut(x / 255))
+        anomaly_score = fused if frame.n_crops == 1 else frame.worst(fused)
         at_least = (self.held_out >= anomaly_score[:, None]).sum(1)
         p_value = (1 + at_least).float() / (len(self.held_out) + 1)
         return anomaly_score, p_value, at_least < self.rank
-
-    def judged(self, x: Tensor) -> Tensor:
-        """Anomaly score of images (N, C, height, width) in [0, 1], or that of their most anomalous tiles."""
-        n_tiles = 1
-        if self.tile:
-            n_tiles = len(tiles.places(self.size, self.tile))
-            x = tiles.cut(x, self.tile)
-        x_input = x if self.noise is None else (x + self.noise).clamp(0, 1)
-        networks = [Networks(*pair) for pair in self.networks]  # type: ignore[misc]
-        fused = self.fusion(score_parts(networks, self.statistics, x, x_input, self.parts))
-        return fused.view(-1, n_tiles).amax(1) if self.tile else fused
 
 
 def resized(x: Tensor, size: tuple[int, int]) -> Tensor:

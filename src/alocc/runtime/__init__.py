@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alocc.conformal import FloatArray, check_alpha, threshold_at
+from alocc.calibration import Calibration, FloatArray
 from alocc.data.resizing import ImageFormat, brought_to
 from alocc.errors import ArtefactError, DataError
 from alocc.runtime.sessions import SUFFIXES, Outputs, open_session
@@ -58,8 +58,7 @@ class Runtime:
             reason = str(error).strip().partition("\n")[0][:200]
             raise ArtefactError(f"{path} is damaged: its notes do not go with its graph ({reason})") from None
         if alpha is not None:
-            check_alpha(alpha, len(self.held_out_scores))
-            self.alpha = alpha
+            self.alpha = Calibration.of(self.held_out_scores, alpha).alpha
 
     def _read(self, metadata: Mapping[str, Any]) -> None:
         self.metadata = metadata
@@ -73,7 +72,7 @@ class Runtime:
     @property
     def threshold(self) -> float:
         """An image is an anomaly if and only if its anomaly score is above this."""
-        return threshold_at(self.alpha, self.held_out_scores)
+        return Calibration(self.held_out_scores, self.alpha).threshold
 
     def score(self, images: NDArray[np.generic], progress: Progress | None = None) -> Scores:
         """Score images; an image's numbers do not depend on the others it is scored with.

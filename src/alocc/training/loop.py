@@ -1,35 +1,27 @@
-"""Images and a config → trained networks: phase after phase, with history, progress and checkpoints."""
+"""Networks and images → trained networks: phase after phase, with history, progress and checkpoints."""
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
 
-from alocc.config import AdversarialConfig, Config
-from alocc.data.images import to_unit_range
-from alocc.detector import SCORING_BATCH
 from alocc.errors import NonFiniteLossError, StoppedError
-from alocc.model.networks import Discriminator, Reconstructor
-from alocc.seeding import generator
-from alocc.training.batches import Batches
 from alocc.training.checkpoint import TrainingState
-from alocc.training.history import History
-from alocc.training.phases import STREAMS, Phase, begin, make_optimizers, phases_of, set_learning_rates
+from alocc.training.phases import Images, Phase, begin, set_learning_rates
+from alocc.training.plan import Plan
 from alocc.training.step import Losses
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 CHECKPOINT_SECONDS = 30.0
-LOOKS = 8
-"""How often a training is looked at."""
+EVALUATIONS = 8
+"""How often a training is evaluated."""
 
 
 class Moment(NamedTuple):
@@ -37,9 +29,9 @@ class Moment(NamedTuple):
 
     phase: str
     iteration: int
-    """Iterations done, over all phases."""
+    """Iterations done, over all phases of all folds."""
     planned: int
-    """Iterations planned, over all phases."""
+    """Iterations planned, over all phases of all folds."""
     losses: Mapping[str, float]
 
 
@@ -51,117 +43,88 @@ class Hooks:
     """Called after each iteration."""
     resumed: Callable[[int], None] | None = None
     """Told how many iterations were done already, if the training goes on from a checkpoint."""
-    watch: Callable[[], Mapping[str, float]] | None = None
-    """Measures the networks as they stand; the figures go into the history."""
+    started: Callable[[Plan, bool], None] | None = None
+    """Told of the plan before the training starts, and whether it is finished already and runs again."""
+    open_watch: Callable[[Plan], Callable[[Any], Mapping[str, float]]] | None = None
+    """Makes a function that measures the detector as it stands now and then; the figures go into the history."""
     watch_every: int | None = None
     """Iterations between two watches; none: eight times through the training."""
     stop_requested: Callable[[], bool] | None = None
     """Asked after each iteration; true stops the training, with a checkpoint."""
 
 
+Measure = Callable[[], Mapping[str, float]]
+
+
 def train_networks(
-    config: Config,
-    R: Reconstructor,
-    D: Discriminator,
-    images: Tensor,
-    held_out: Tensor,
+    plan: Plan,
+    fold: int,
+    state: TrainingState,
+    images: Images,
     fabric: Fabric,
-    *,
-    kinds: Sequence[str] = (),
-    polarity: Callable[[], float] | None = None,
-    identity: Mapping[str, Any],
-    streams: str = "",
+    hooks: Hooks,
+    measures: Mapping[str, Measure],
     checkpoint: Path | None = None,
-    hooks: Hooks | None = None,
-) -> TrainingState:
-    """Train R and D in place, from the start or from a checkpoint; the last step is the result.
+) -> None:
+    """Train a fold's networks in place, from the start or from a checkpoint; the last step is the result.
 
     Args:
-        images: normal images, (n, C, H, W), uint8 or float32 in [0, 1].
-        held_out: normal images that no update sees; only the paper's stopping rule looks at them.
-        kinds: kinds of pseudo-anomaly that D meets in its own phase.
-        polarity: measures whether D means what it should, eight times in each phase that trains it; for the history.
-        identity: what makes this training this one; a checkpoint of another is refused.
-        streams: put before the names of the random streams, so that two trainings of one seed differ.
+        state: the networks, their optimisers and random streams.
+        images: what is trained with.
+        measures: "watch", measured now and then, and "polarity", eight times in each phase that trains D: figures of
+            the networks as they would score, for the history.
         checkpoint: where to keep the state; if the file is there, the training goes on from it.
 
     Raises:
         NonFiniteLossError: if a loss is infinite or not a number; the last checkpoint is from before that.
         StoppedError: if the hooks asked to stop.
     """
-    hooks = hooks or Hooks()
-    phases = phases_of(config)
-    state = _initial_state(config, phases, {"R": R, "D": D}, len(images), fabric, identity, streams)
+    phases, before = plan.phases[fold], plan.length_before(fold)
+    own_length = plan.length_before(fold + 1) - before
     if checkpoint and checkpoint.exists():
         state.restore(checkpoint)
     elif checkpoint:
         state.save(checkpoint)
-
-    done = sum(phase.config.iterations for phase in phases[: state.phase]) + state.iteration
-    if done and hooks.resumed:
-        hooks.resumed(done)
-    planned = sum(phase.config.iterations for phase in phases)
-    row_every = max(10, min(100, planned // 50))
-    watch_every = hooks.watch_every or max(1, planned // LOOKS)
-    history = History(state.history)
-    started = time.perf_counter() - state.seconds
-    saved = state.seconds
+    done = sum(phase.iterations for phase in phases[: state.phase]) + state.iteration
+    is_last = fold + 1 == len(plan.phases)
+    if done and hooks.resumed and (done < own_length or is_last):  # else the next fold says where it goes on
+        hooks.resumed(before + done)
+    row_every, watch_every = max(10, min(100, own_length // 50)), hooks.watch_every or max(1, own_length // EVALUATIONS)
+    started, saved = time.perf_counter() - state.seconds, state.seconds
 
     for phase in phases[state.phase :]:
-        iterate = begin(phase, config, state, images, kinds, fabric)
-        done_before = sum(earlier.config.iterations for earlier in phases[: state.phase])
-        looks_every = max(1, phase.config.iterations // LOOKS)
+        begun = begin(phase, plan.config, state, images, fabric)
+        done_before = sum(earlier.iterations for earlier in phases[: state.phase])
+        polarity_every = max(1, phase.iterations // EVALUATIONS)
         finished = False
         while not finished:
             set_learning_rates(phase, state)
-            losses = _finite(iterate(), phase, state, checkpoint)
+            losses = _finite(begun.iterate(), phase, state, checkpoint)
             state.iteration += 1
             state.seconds = time.perf_counter() - started
-            old = config.training.old_is_gold
-            if old and phase.name == "adversarial" and state.iteration == old.old_after:
-                state.networks["R_old"].load_state_dict(R.state_dict())  # while R is still poor
             done = done_before + state.iteration
-            history.add(losses)
+            state.history.add(losses)
             if hooks.progress:
-                hooks.progress(Moment(phase.name, done, planned, losses))
+                hooks.progress(Moment(phase.name, before + done, plan.length, losses))
 
             row_due = done % row_every == 0
-            finished = state.iteration == phase.config.iterations or (row_due and _stop_rule_met(phase, R, held_out))
-            polarity_due = polarity is not None and "D" in phase.trained and state.iteration % looks_every == 0
-            watch_due = hooks.watch is not None and (done % watch_every == 0 or finished)
-            if row_due or watch_due or polarity_due or finished:
-                watched = _look(R, D, hooks.watch if watch_due else None, polarity if polarity_due else None)
-                history.write_row(phase.name, done, state.seconds, watched)
+            finished = state.iteration == phase.iterations or (row_due and begun.may_stop())
+            due = {"watch": done % watch_every == 0 or finished,
+                   "polarity": "D" in phase.trained and state.iteration % polarity_every == 0}  # fmt: skip
+            measured = [measure for name, measure in measures.items() if due[name]]
+            if row_due or measured or finished:
+                state.history.write_row(phase.name, done, state.seconds, _measured(state, measured))
             if finished:
                 state.phase, state.iteration = state.phase + 1, 0
 
             stopping = hooks.stop_requested is not None and hooks.stop_requested()
-            due = state.seconds - saved > CHECKPOINT_SECONDS
-            if checkpoint and (due or finished or stopping) and state.is_finite():
+            save_due = state.seconds - saved > CHECKPOINT_SECONDS or finished or stopping
+            if checkpoint and save_due and state.is_finite():
                 state.save(checkpoint)
                 saved = state.seconds
             if stopping:
-                raise StoppedError(f"stopped after {done} of {planned} iterations")
-    return state
-
-
-def _initial_state(
-    config: Config,
-    phases: list[Phase],
-    networks: Mapping[str, Reconstructor | Discriminator],
-    n_images: int,
-    fabric: Fabric,
-    identity: Mapping[str, Any],
-    prefix: str,
-) -> TrainingState:
-    if config.training.old_is_gold:
-        networks = {**networks, "R_old": copy.deepcopy(networks["R"]).eval()}
-    for network in networks.values():
-        network.to(fabric.device)
-    streams = {name: generator(config.seed, prefix + name) for name in STREAMS}
-    assert config.training.batch_size is not None  # settled by the size of the images before training starts
-    batches = Batches(n_images, config.training.batch_size, streams["batches"])
-    return TrainingState(networks, make_optimizers(phases, networks), streams, batches, identity)
+                where = f", in fold {fold + 1} of {len(plan.phases)}" if len(plan.phases) > 1 else ""
+                raise StoppedError(f"stopped after {before + done} of {plan.length} iterations{where}")
 
 
 def _finite(losses: Losses, phase: Phase, state: TrainingState, checkpoint: Path | None) -> dict[str, float]:
@@ -177,33 +140,12 @@ def _finite(losses: Losses, phase: Phase, state: TrainingState, checkpoint: Path
     return values
 
 
-def _look(
-    R: Reconstructor,
-    D: Discriminator,
-    watch: Callable[[], Mapping[str, float]] | None,
-    polarity: Callable[[], float] | None,
-) -> dict[str, float]:
-    """Measure the networks as they would score, and put them back as they were."""
-    modes = R.training, D.training
-    R.eval(), D.eval()
-    figures = dict(watch()) if watch else {}
-    if polarity:
-        figures["polarity"] = polarity()
-    R.train(modes[0]), D.train(modes[1])
+def _measured(state: TrainingState, measures: list[Measure]) -> dict[str, float]:
+    """Figures of the networks as they would score; then they are put back as they were."""
+    modes = {name: network.training for name, network in state.networks.items()}
+    for network in state.networks.values():
+        network.eval()
+    figures = {name: value for measure in measures for name, value in measure().items()}
+    for name, network in state.networks.items():
+        network.train(modes[name])
     return figures
-
-
-def _stop_rule_met(phase: Phase, R: Reconstructor, held_out: Tensor) -> bool:
-    """The paper's rule: ‖x − R(x)‖² < ρ, here per pixel and on normal images that no update has seen."""
-    if not isinstance(phase.config, AdversarialConfig) or phase.config.stop_mse is None:
-        return False
-    mode = R.training
-    R.eval()
-    with torch.inference_mode():
-        errors = []
-        for start in range(0, len(held_out), SCORING_BATCH):
-            x = to_unit_range(held_out[start : start + SCORING_BATCH]).to(next(R.parameters()).device)
-            errors.append((x - R(x)).square().flatten(1).mean(1))
-        mse = float(torch.cat(errors).mean())
-    R.train(mode)
-    return mse < phase.config.stop_mse

@@ -1,4 +1,4 @@
-"""The phases of a training as ready-to-call iterations: networks, optimisers and random streams bound to the step."""
+"""The phases of a training: each binds networks, optimisers and random streams to its step, and owns what is special."""
 
 from __future__ import annotations
 
@@ -6,39 +6,55 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 
 from alocc.config import (
-    PHASES,
     AdamConfig,
     AdversarialConfig,
     Config,
     DiscriminationConfig,
     OldIsGoldConfig,
+    PlacesConfig,
     ReconstructionConfig,
 )
-from alocc.data.corruption import corrupt
 from alocc.data.images import to_unit_range
+from alocc.networks.architecture import Discriminator
+from alocc.synthesis.corruption import corrupt, corrupt_each
+from alocc.synthesis.deformation import jitter
+from alocc.synthesis.negatives import make_negatives
+from alocc.synthesis.pasting import pasted
 from alocc.training.checkpoint import TrainingState
 from alocc.training.step import (
+    Draw,
     Losses,
     Update,
     adversarial_iteration,
     discrimination_iteration,
     old_is_gold_iteration,
+    places_iteration,
     reconstruction_iteration,
 )
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-STREAMS = ("batches", "noise", "latent_noise", "negatives")
+STREAMS = ("batches", "noise", "latent_noise", "negatives", "places")
+TRAINED = {
+    "reconstruction": ("R",),
+    "adversarial": ("R", "D"),
+    "old_is_gold": ("D",),
+    "discrimination": ("D",),
+    "places": ("places",),
+}
+"""Phase → the networks that it updates."""
 WARM_UP, START_DIVISOR, END_DIVISOR = 0.3, 25.0, 250_000.0
+SCORED_AT_ONCE = 64
 
-PhaseConfig = ReconstructionConfig | AdversarialConfig | OldIsGoldConfig | DiscriminationConfig
+PhaseConfig = ReconstructionConfig | AdversarialConfig | OldIsGoldConfig | DiscriminationConfig | PlacesConfig
 
 
 @dataclass(frozen=True)
@@ -47,16 +63,36 @@ class Phase:
 
     name: str
     config: PhaseConfig
-    trained: tuple[str, ...]
-    """Which of R and D it updates."""
+
+    @property
+    def iterations(self) -> int:
+        """How many updates it makes, at most."""
+        return self.config.iterations or 0
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The networks that it updates."""
+        return TRAINED[self.name]
 
 
-def phases_of(config: Config) -> list[Phase]:
-    """The phases that a config asks for, in order."""
-    training = config.training
-    trained = {"reconstruction": ("R",), "adversarial": ("R", "D"), "old_is_gold": ("D",), "discrimination": ("D",)}
-    configs = ((name, getattr(training, name)) for name in PHASES)
-    return [Phase(name, phase, trained[name]) for name, phase in configs if phase]
+class Images(NamedTuple):
+    """What a fold is trained with."""
+
+    fit: Tensor
+    """Normal images, (n, C, h, w), uint8 or float32 in [0, 1]."""
+    held_out: Tensor
+    """Normal images, (m, C, H, W), that no update sees; only the paper's stopping rule looks at them."""
+    kinds: Sequence[str] = ()
+    """Kinds of pseudo-anomaly that D meets in its own phase."""
+
+
+class Begun(NamedTuple):
+    """A phase that has begun."""
+
+    iterate: Callable[[], Losses]
+    """One step of training."""
+    may_stop: Callable[[], bool] = lambda: False
+    """Whether its own rule says that it is finished; asked now and then."""
 
 
 def make_optimizers(phases: Iterable[Phase], networks: Mapping[str, nn.Module]) -> dict[str, Optimizer]:
@@ -68,45 +104,93 @@ def make_optimizers(phases: Iterable[Phase], networks: Mapping[str, nn.Module]) 
     }
 
 
-def begin(
-    phase: Phase, config: Config, state: TrainingState, images: Tensor, kinds: Sequence[str], fabric: Fabric
-) -> Callable[[], Losses]:
-    """Put R and D into the phase's modes and return its iteration: each call is one step of training."""
-    R, D = (fabric.setup_module(state.networks[name]) for name in ("R", "D"))
-    R.train("R" in phase.trained)
-    D.train("D" in phase.trained)
-    sees_pair = config.networks.discriminator_input == "pair"
+def begin(phase: Phase, config: Config, state: TrainingState, images: Images, fabric: Fabric) -> Begun:
+    """Put the networks into the phase's modes, and bind them to its step."""
+    networks = {name: fabric.setup_module(state.networks[name]) for name in state.networks if name != "R_old"}
+    for name, network in networks.items():
+        network.train(name in phase.trained)
+    R, D = networks["R"], networks["D"]
     update = {name: _update_with(state.optimizers[f"{phase.name}.{name}"], fabric) for name in phase.trained}
+    streams = state.streams
 
     def draw() -> Tensor:
-        return to_unit_range(images[state.batches()]).to(fabric.device)
+        return to_unit_range(images.fit[state.batches()]).to(fabric.device)
 
     def draw_noisy() -> tuple[Tensor, Tensor]:
         x = draw()
-        return x, corrupt(x, config.corruption.sigma, state.streams["noise"])
+        return x, corrupt(x, config.corruption.sigma, streams["noise"])
 
     match phase.config:
         case ReconstructionConfig():
-            return partial(
+            return Begun(partial(
                 reconstruction_iteration, R, draw_noisy, update["R"],
-                latent_dim=config.networks.latent_dim, generator=state.streams["latent_noise"],
-            )  # fmt: skip
-        case AdversarialConfig(discriminator_updates=n_dis, mse_weight=mse_weight, fresh_batches=fresh_batches):
-            return partial(
-                adversarial_iteration, R, D, draw_noisy, update["R"], update["D"],
-                sees_pair=sees_pair, n_dis=n_dis, mse_weight=mse_weight, fresh_batches=fresh_batches,
-            )  # fmt: skip
-        case OldIsGoldConfig(real_weight=real_weight, old_weight=old_weight):
-            return partial(
-                old_is_gold_iteration, R, state.networks["R_old"], D, draw, update["D"],
-                real_weight=real_weight, old_weight=old_weight,
-            )  # fmt: skip
-        case DiscriminationConfig(jitter=jittered, sigma_max=sigma_max, noisy=noisy):
-            return partial(
-                discrimination_iteration, R, D, draw, update["D"],
-                sees_pair=sees_pair, kinds=kinds, jittered=jittered,
-                sigma_max=sigma_max * contrast(images), noisy=noisy, generator=state.streams["negatives"],
-            )  # fmt: skip
+                latent_dim=config.networks.latent_dim, generator=streams["latent_noise"],
+            ))  # fmt: skip
+        case AdversarialConfig() as own:
+            iterate = partial(adversarial_iteration, R, D, draw_noisy, update["R"], update["D"], config=own)
+            iterate = partial(iterate, sees_pair=config.networks.discriminator_input == "pair")
+            if config.training.old_is_gold:
+                iterate = partial(_keeping_young_r, iterate, state, config.training.old_is_gold.old_after)
+            return Begun(iterate, partial(_mse_is_below, own.stop_mse, state.networks["R"], images.held_out))
+        case OldIsGoldConfig() as own:
+            return Begun(partial(old_is_gold_iteration, R, state.networks["R_old"], D, draw, update["D"], config=own))
+        case DiscriminationConfig() as own:
+            draw_both = _drawing_negatives(own, draw, images, streams["negatives"])
+            input_of = cast(Discriminator, state.networks["D"]).input_of
+            return Begun(partial(discrimination_iteration, R, D, draw_both, update["D"], input_of=input_of))
+        case PlacesConfig() as own:
+            draw_pasted = _drawing_pasted(own.batch_size, images.fit, fabric.device, streams["places"])
+            return Begun(partial(places_iteration, networks["places"], draw_pasted, update["places"]))
+
+
+def _drawing_negatives(
+    own: DiscriminationConfig, draw: Draw, images: Images, stream: torch.Generator
+) -> Callable[[], tuple[Tensor, Tensor]]:
+    """Batches of x⁺, jittered, and of x⁻, pseudo-anomalies of other images; with noise of the same strength on both."""
+    sigma_max = own.sigma_max * contrast(images.fit)
+
+    def draw_both() -> tuple[Tensor, Tensor]:
+        x_normal, x_other = draw(), draw()
+        x_normal = jitter(x_normal, stream) if own.jitter else x_normal
+        x = torch.cat([x_normal, make_negatives(x_other, images.kinds, stream)])
+        x = corrupt_each(x, sigma_max, own.noisy, stream)
+        return x[: len(x_normal)], x[len(x_normal) :]
+
+    return draw_both
+
+
+def _drawing_pasted(
+    batch_size: int, fit: Tensor, device: torch.device, stream: torch.Generator
+) -> Callable[[], tuple[Tensor, Tensor]]:
+    """Batches of images with something pasted in, and which of their pixels that is."""
+
+    def draw_pasted() -> tuple[Tensor, Tensor]:
+        chosen = torch.randint(len(fit), (batch_size,), generator=stream)
+        x, is_pasted = pasted(to_unit_range(fit[chosen]), stream)
+        return x.to(device), is_pasted.to(device)
+
+    return draw_pasted
+
+
+def _keeping_young_r(iterate: Callable[[], Losses], state: TrainingState, old_after: int) -> Losses:
+    """One iteration, and a copy of R while it is still poor: OGNet's R_old."""
+    losses = iterate()
+    if state.iteration + 1 == old_after:
+        state.networks["R_old"].load_state_dict(state.networks["R"].state_dict())
+    return losses
+
+
+def _mse_is_below(stop_mse: float | None, R: nn.Module, held_out: Tensor) -> bool:
+    """The paper's rule: ‖x − R(x)‖² < ρ, here per pixel and on normal images that no update has seen."""
+    if stop_mse is None:
+        return False
+    mode, device = R.training, next(R.parameters()).device
+    R.eval()
+    with torch.inference_mode():
+        batches = (to_unit_range(batch).to(device) for batch in torch.split(held_out, SCORED_AT_ONCE))
+        mse = float(torch.cat([(x - R(x)).square().flatten(1).mean(1) for x in batches]).mean())
+    R.train(mode)
+    return mse < stop_mse
 
 
 def contrast(images: Tensor) -> float:
@@ -119,7 +203,7 @@ def set_learning_rates(phase: Phase, state: TrainingState) -> None:
     adam = phase.config.adam
     rate = adam.learning_rate
     if adam.schedule == "one-cycle":
-        rate *= one_cycle(state.iteration / phase.config.iterations)
+        rate *= one_cycle(state.iteration / phase.iterations)
     for name in phase.trained:
         for group in state.optimizers[f"{phase.name}.{name}"].param_groups:
             group["lr"] = rate

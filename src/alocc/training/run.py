@@ -3,118 +3,43 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
-import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from alocc.config import Config, dump_config, preset, with_iterations, with_values
-from alocc.data.augmentation import augmented
-from alocc.data.deformation import jitter
-from alocc.data.images import ImageFormat, to_unit_range
-from alocc.data.negatives import NEGATIVES, make_negatives
-from alocc.data.sources import BUILT_IN, Data, ImageSet, open_source
-from alocc.data.splits import Split, smallest_alpha, split_normals
-from alocc.data.tiles import some, tiles_in
-from alocc.detector import (
-    Detector,
-    Fold,
-    compute_parts,
-    fingerprint,
-    has_d,
-    image_hashes,
-    library_versions,
-    network_format,
-    trial_images,
-    whole,
-)
-from alocc.errors import ArtefactError, ConfigError, DataError, StoppedError
-from alocc.model.localization import Localizer, map_parts
-from alocc.model.networks import Networks, build_networks
-from alocc.model.places import updates
-from alocc.model.scoring import D_PARTS
-from alocc.model.statistics import Statistics, thinned
-from alocc.model.validation import auroc, useful_kinds
+from alocc.config import Config
+from alocc.data.sources import Data
+from alocc.detector import Detector, image_hashes
+from alocc.errors import ConfigError
+from alocc.networks.architecture import build_networks
+from alocc.parts.places import Places
+from alocc.scorer import Scorer
 from alocc.seeding import generator
-from alocc.storage import write_text
-from alocc.training.history import Row, history_csv, joined
-from alocc.training.loop import Hooks, Moment, train_networks
-from alocc.training.phases import phases_of
+from alocc.training.batches import Batches
+from alocc.training.calibrating import (
+    FoldScorer,
+    Kinds,
+    calibrate,
+    choose_kinds,
+    fit_part,
+    polarity_measure,
+    trial_images,
+    watch_measure,
+)
+from alocc.training.checkpoint import TrainingState
+from alocc.training.folder import RunFolder
+from alocc.training.history import Row, joined
+from alocc.training.loop import Hooks, Measure, train_networks
+from alocc.training.phases import STREAMS, Images, make_optimizers
+from alocc.training.plan import Device, Plan, Settings, load_training_images
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-POLARITY_IMAGES = 100
-LOOKED_AT = 200
-"""Held-out images that set the threshold of a look, so that looking stays cheap."""
-MOST_TILES = 20_000
-"""Tiles that train, where images are cut."""
-PIXELS_PER_BATCH = 64 * 28 * 28
-Device = Literal["auto", "cpu", "cuda", "mps"]
-Watch = Callable[[Detector], Mapping[str, float]]
-
-
-@dataclass(frozen=True)
-class TrainingImages:
-    """The normal images of a training, split."""
-
-    normals: ImageSet
-    image_format: ImageFormat
-    split: Split
-    """Which of them train and which calibrate."""
-    summary: Mapping[str, Any]
-    """What the detector will remember of them."""
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """The files of one training."""
-
-    root: Path
-
-    @property
-    def model(self) -> Path:
-        """The detector."""
-        return self.root / "model.safetensors"
-
-    @property
-    def config(self) -> Path:
-        """The complete config."""
-        return self.root / "config.toml"
-
-    @property
-    def history(self) -> Path:
-        """Losses and watched figures through training."""
-        return self.root / "history.csv"
-
-    def checkpoint(self, fold: int = 0) -> Path:
-        """The state of an unfinished training; each fold has its own."""
-        return self.root / "checkpoints" / (f"fold{fold + 1}.safetensors" if fold else "last.safetensors")
-
-    @property
-    def summary(self) -> Path:
-        """What was trained on, how long it took, which images could not be used."""
-        return self.root / "run.json"
-
-    @property
-    def health(self) -> Path:
-        """The verdict of the last health check."""
-        return self.root / "health.json"
-
-    @property
-    def report(self) -> Path:
-        """The report, once it is asked for."""
-        return self.root / "report.html"
 
 
 def train(
@@ -131,10 +56,8 @@ def train(
     out: str | Path | None = None,
     overwrite: bool = False,
     strict: bool = False,
+    progress: bool = False,
     hooks: Hooks | None = None,
-    started: Callable[[TrainingImages, bool], None] | None = None,
-    open_watch: Callable[[TrainingImages], Watch] | None = None,
-    notes: Mapping[str, Any] | None = None,
 ) -> Detector:
     """Learn normal images and return a detector of images that are not like them.
 
@@ -151,78 +74,90 @@ def train(
         out: run folder to write; if it holds this very training unfinished, the training goes on there.
         overwrite: replace another training in ``out``.
         strict: stop before the training if an image cannot be used, instead of leaving it out.
-        hooks: progress and stopping.
-        started: told of the images before the training starts, and whether it is finished already and runs again.
-        open_watch: makes a function that measures the detector as it stands now and then; the figures go into the
-            history and steer nothing.
-        notes: kept in the run's summary, for the report.
+        progress: whether to show a bar with rate and time left.
+        hooks: what else looks at the training, or stops it.
 
     Raises:
         ConfigError, DataError, ArtefactError: if an argument, the images or the run folder is wrong.
         NonFiniteLossError: if the training diverges.
     """
-    config = _resolved(config, device, seed, alpha, contamination)
-    folder = RunFolder(Path(out)) if out is not None else None
-    fabric = make_fabric(device, config.training.precision)
-    images = load_training_images(data, normal, config, strict)
-    config = _with_batch_size(config, network_format(config, images.image_format))
-    config = _with_length(config, iterations, epochs, _rows(config, images))
-    watch = open_watch(images) if open_watch else None
-    identity = {"config": config.model_dump(mode="json"), "images": images.summary["images_sha256"]}
+    settings = Settings(
+        data, normal, config, seed, iterations, epochs, alpha, contamination, device, out, overwrite, strict
+    )
+    return run(settings, hooks or Hooks(), progress=progress)
+
+
+def run(settings: Settings, hooks: Hooks, *, progress: bool = False) -> Detector:
+    """:func:`train`, of one object; with a bar if ``progress``."""
+    if progress:
+        from alocc.progress import training_progress
+
+        with training_progress() as bar:
+            return run(settings, replace(hooks, progress=bar))
+
+    config = settings.resolved_config()
+    fabric = make_fabric(settings.device, config.training.precision)
+    images = load_training_images(settings.data, settings.normal, config, settings.strict)
+    plan = Plan.settle(config, images, settings.iterations, settings.epochs)
+    watch = hooks.open_watch(plan) if hooks.open_watch else None
+    folder = RunFolder(Path(settings.out)) if settings.out is not None else None
     if folder:
-        _claim(folder, config, identity, overwrite)
-    if started:
-        started(images, folder is not None and folder.model.exists())
-    pixels, image_format, parts = images.normals.images, images.image_format, images.split.parts
-    judged = network_format(config, image_format)
-    seen = image_hashes(pixels)
-    summary = dict(images.summary)
-    folds: list[Fold] = []
+        folder.claim(plan.config, plan.identity["images"], overwrite=settings.overwrite)
+    if hooks.started:
+        hooks.started(plan, folder is not None and folder.model.exists())
+    seen = image_hashes(images.normals.images)
+    earlier, started = 0.0, time.perf_counter()
+    folds: list[FoldScorer] = []
     histories: list[list[Row]] = []
-    seconds, began = 0.0, time.perf_counter()
-    told = _Told(hooks or Hooks(), config, len(parts), judged)
-    for index, part in enumerate(parts):
-        stream = f"fold{index + 1}/" if index else ""
-        networks = build_networks(
-            config.networks, judged.channels, judged.size, generator(config.seed, stream + "weights")
-        )
-        fit, _ = training_images(config, pixels, part.fit)
-        fold = Fold(networks, fit_statistics(config, judged, fit), pixels[part.held_out])
-        if not folds and (kinds := choose_kinds(config, fold)):
-            summary["negatives"] = kinds
-        train_fold = partial(
-            train_networks, _shared(config, len(parts)), *networks, fit, fold.held_out, fabric,
-            kinds=summary.get("negatives", ()),
-            polarity=polarity_of(config, fold, summary.get("negatives", ())),
-            identity={**identity, "fold": index},
-            streams=stream,
-            checkpoint=folder.checkpoint(index) if folder else None,
-            hooks=told.of_fold(
-                index, partial(_watch_now, watch, config, image_format, fold, seen, summary) if watch else None
-            ),
-        )  # fmt: skip
+    kinds = Kinds((), ())
+    for index, split in enumerate(images.split.folds):
+        normals = plan.normals(split.fit)
+        fold = FoldScorer(Scorer(plan.config, plan.frame), images.normals.images[split.held_out])
+        if index == 0:
+            for part in fold.scorer.parts.values():
+                fit_part(part, normals)
+            kinds = choose_kinds(plan, fold.scorer, normals, fold.held_out)
+        state = initial_state(plan, index, fold.scorer, len(normals), fabric)
+        measures: dict[str, Measure] = {}
+        if watch:
+            measures["watch"] = watch_measure(watch, plan, fold, seen)
+        if "d" in plan.config.scoring:
+            measures["polarity"] = polarity_measure(plan, fold, kinds)
+        trained_with = Images(normals.images, trial_images(plan, fold.held_out), kinds.met)
         before = time.perf_counter()
-        try:
-            state = train_fold()
-        except StoppedError as stopped:
-            raise StoppedError(f"{stopped}{told.where(index)}") from None
-        folds.append(Fold(Networks(networks.R.cpu(), networks.D.cpu()), fold.statistics, fold.held_out))
-        histories.append(state.history)
-        seconds += state.seconds - (time.perf_counter() - before)  # what an earlier, stopped training took
-    looks = [[float(row["polarity"]) for row in rows if "polarity" in row] for rows in histories]
-    if all(looks):  # a fold may have stopped earlier than another
-        summary["polarity"] = [min(of_all_folds) for of_all_folds in zip(*looks, strict=False)]
-    statistics, unusual = folds[0].statistics, None
-    if images.split.crosses:
-        fit, source = training_images(config, pixels, images.split.fit)
-        statistics = fit_statistics(config, judged, fit)
-        unusual = out_of_fold(config, statistics, images, fit, source)
-    localizer = fit_localizer(config, judged, training_images(config, pixels, parts[0].fit)[0], told.maps)
-    detector = Detector.calibrate(config, image_format, folds, statistics, localizer, seen, summary, unusual)
-    seconds += time.perf_counter() - began
+        checkpoint = folder.checkpoint(index) if folder else None
+        train_networks(plan, index, state, trained_with, fabric, hooks, measures, checkpoint)
+        earlier += state.seconds - (time.perf_counter() - before)  # what an earlier, stopped training took
+        folds.append(fold)
+        histories.append(state.history.rows)
+    notes = {**images.summary, **_findings(kinds, histories)}
+    detector = calibrate(plan, folds, kinds, seen, notes)
     if folder:
-        _write(folder, detector, joined(histories), _run_notes(images, seconds, fabric, notes))
+        seconds = earlier + time.perf_counter() - started
+        folder.write(detector, joined(histories), _run_notes(plan, seconds, fabric, settings.notes))
     return detector
+
+
+def initial_state(plan: Plan, fold: int, scorer: Scorer, n_images: int, fabric: Fabric) -> TrainingState:
+    """Fresh networks, put into the scorer, with their optimisers and random streams."""
+    config, crop, prefix = plan.config, plan.frame.crop_format, f"fold{fold + 1}/" if fold else ""
+    streams = {name: generator(config.seed, prefix + name) for name in STREAMS}
+    R, D = build_networks(config.networks, crop.channels, crop.size, generator(config.seed, prefix + "weights"))
+    scorer.add_networks(R, D)
+    networks: dict[str, torch.nn.Module] = {"R": R, "D": D}
+    if config.training.old_is_gold:
+        networks["R_old"] = copy.deepcopy(R).eval()
+    if any("places" in phase.trained for phase in plan.phases[fold]):
+        part = scorer.parts["places"] if "places" in scorer.parts else Places(crop, config)
+        network = cast(Places, part).network
+        network.initialise(streams["places"])
+        networks["places"] = network
+    scorer.to(fabric.device)
+    for network in networks.values():
+        network.to(fabric.device)
+    batches = Batches(n_images, config.training.batch_size or 1, streams["batches"])
+    optimizers = make_optimizers(plan.phases[fold], networks)
+    return TrainingState(networks, optimizers, streams, batches, {**plan.identity, "fold": fold})
 
 
 def make_fabric(device: Device, precision: Literal["auto", "32-true", "bf16-mixed"]) -> Fabric:
@@ -234,283 +169,24 @@ def make_fabric(device: Device, precision: Literal["auto", "32-true", "bf16-mixe
     from lightning_fabric import Fabric
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    assert precision != "auto"  # settled with the rest of the config
     try:
-        return Fabric(accelerator=device, devices=1, precision=precision)
+        return Fabric(accelerator=device, devices=1, precision=precision)  # type: ignore[arg-type]  # settled before
     except (RuntimeError, ValueError) as error:
-        raise ConfigError(f"device {device} is not to be had on this machine ({error}); use --device auto") from None
+        raise ConfigError(f"device {device} is not available on this machine ({error}); use --device auto") from None
 
 
-def _resolved(
-    config: Config | str, device: Device, seed: int | None, alpha: float | None, contamination: float | None
-) -> Config:
-    """The preset by its name, the arguments on top, and the precision settled, so that a run's config tells it."""
-    config = preset(config) if isinstance(config, str) else config
-    if seed is not None:
-        config = with_values(config, {"seed": seed}, source="seed")
-    if alpha is not None:
-        config = with_values(config, {"calibration": {"alpha": alpha}}, source="alpha")
-    if contamination is not None:
-        config = with_values(config, {"training": {"contamination": contamination}}, source="contamination")
-    if config.training.precision == "auto":
-        on_cpu = device == "cpu" or not torch.accelerator.is_available()
-        precision = "bf16-mixed" if on_cpu and native_bfloat16() else "32-true"
-        config = with_values(config, {"training": {"precision": precision}}, source="precision")
-    return config
+def _findings(kinds: Kinds, histories: Sequence[Sequence[Row]]) -> dict[str, Any]:
+    """What the training found out: kinds of pseudo-anomaly, and the worst polarity of all folds at each evaluation."""
+    found: dict[str, Any] = {"negatives": list(kinds.met)} if kinds.met else {}
+    if kinds.looks_normal:
+        found["looks_normal"] = list(kinds.looks_normal)
+    polarity = [[float(row["polarity"]) for row in rows if "polarity" in row] for rows in histories]
+    if all(polarity):
+        found["polarity"] = [min(of_all_folds) for of_all_folds in zip(*polarity, strict=False)]
+    return found
 
 
-def native_bfloat16() -> bool:
-    """Whether the processor itself multiplies in bfloat16; where it does not, float32 is faster."""
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-
-
-def fit_statistics(config: Config, image_format: ImageFormat, fit: Tensor) -> Statistics | None:
-    """The statistics of the images that train, if anything asks for them."""
-    if not config.statistics_parts and not config.training.discrimination:
-        return None
-    with torch.inference_mode():
-        return Statistics(image_format.channels, image_format.size).fit(fit)
-
-
-def fit_localizer(
-    config: Config, image_format: ImageFormat, fit: Tensor, progress: Callable[[int], None] | None = None
-) -> Localizer:
-    """What says where an image is unusual."""
-    parts = map_parts(bool(config.statistics_parts), has_d(config), config.training.discrimination is not None)
-    localizer = Localizer(image_format.channels, image_format.size, parts)
-    bfloat16 = config.training.precision == "bf16-mixed"
-    return localizer.fit(fit, _map_updates(config, image_format), config.seed, progress, bfloat16)
-
-
-def _map_updates(config: Config, image_format: ImageFormat) -> int:
-    phase = config.training.discrimination
-    return updates(phase.iterations, image_format.size) if phase else 0
-
-
-def _suspects(images: Tensor, image_format: ImageFormat, contamination: float) -> Tensor:
-    """Which training images might be anomalies, (n,) bool, where the user says that some are.
-
-    Twice as many as were named: the anomalies are not the most unusual ones in order.
-    """
-    if not contamination:
-        return torch.zeros(len(images), dtype=torch.bool)
-    with torch.inference_mode():
-        return Statistics(image_format.channels, image_format.size).most_unusual(images, 2 * contamination)
-
-
-def out_of_fold(
-    config: Config, statistics: Statistics | None, images: TrainingImages, fitted: Tensor, source: Tensor
-) -> dict[str, Tensor] | None:
-    """The statistics' parts of all held-out images, fold after fold, where they were fitted themselves."""
-    if statistics is None:
-        return None
-    with torch.inference_mode():
-        stream = generator(config.seed, "tenths")
-        unusual = statistics.out_of_fold(images.normals.images, fitted, source, stream)
-    return {part: values[images.split.held_out] for part, values in unusual.items()}
-
-
-def training_images(config: Config, images: Tensor, fit: Tensor) -> tuple[Tensor, Tensor]:
-    """The images that train, or tiles of them, with changed copies if the config asks for any; and what each is of."""
-    trained, source = images[fit], torch.arange(len(fit))
-    if config.images.tile:
-        trained, source = some(trained, config.images.tile, MOST_TILES, generator(config.seed, "tiles"))
-    trained, copied = augmented(trained, config.training.augmentation, generator(config.seed, "augmentation"))
-    return trained, fit[source[copied]]
-
-
-def choose_kinds(config: Config, fold: Fold) -> list[str]:
-    """The kinds of pseudo-anomaly that D meets: those of the config that do not look normal in this data."""
-    discrimination = config.training.discrimination
-    if discrimination is None or fold.statistics is None:
-        return []
-    return useful_kinds(
-        fold.statistics,
-        trial_images(config, fold.held_out, generator(config.seed, "trial")),
-        discrimination.kinds,
-        generator(config.seed, "validation"),
-    )
-
-
-def polarity_of(config: Config, fold: Fold, kinds: Sequence[str]) -> Callable[[], float] | None:
-    """A function that measures D's AUROC on kinds of pseudo-anomaly that it does not meet; none if D scores nothing."""
-    part = next((part for part in D_PARTS if part in config.scoring), None)
-    if part is None:
-        return None
-    stream = generator(config.seed, "polarity")
-    images = to_unit_range(trial_images(config, fold.held_out, generator(config.seed, "trial"))[:POLARITY_IMAGES])
-    normals = jitter(images, stream)
-    unseen = [kind for kind in NEGATIVES if kind not in kinds]
-    pseudo = make_negatives(images[torch.randperm(len(images), generator=stream)], unseen, stream)
-
-    alone = with_values(whole(config), {"scoring": {part: 1.0}}, source="polarity")
-
-    def measure() -> float:
-        normal, anomalous = (compute_parts(alone, [fold.networks], None, x)[part] for x in (normals, pseudo))
-        return round(auroc(normal, anomalous), 4)
-
-    return measure
-
-
-def _watch_now(
-    watch: Watch,
-    config: Config,
-    image_format: ImageFormat,
-    fold: Fold,
-    seen: NDArray[np.int64],
-    summary: Mapping[str, Any],
-) -> Mapping[str, float]:
-    """Look at the networks as they stand; weighing the parts, and maps, would take longer than a look."""
-    fixed = with_values(config, {"calibration": {"weights": "fixed"}}, source="watch")
-    still = Networks(copy.deepcopy(fold.networks.R).cpu(), copy.deepcopy(fold.networks.D).cpu())
-    now = Fold(still, fold.statistics, thinned(fold.held_out, LOOKED_AT))
-    if config.calibration.alpha:  # which the images of all folds support, but perhaps not some of those of one
-        alpha = max(config.calibration.alpha, smallest_alpha(len(now.held_out)))
-        fixed = with_values(fixed, {"calibration": {"alpha": alpha}}, source="watch")
-    return watch(Detector.calibrate(fixed, image_format, [now], fold.statistics, None, seen, summary))
-
-
-def _rows(config: Config, images: TrainingImages) -> int:
-    """Images, tiles and copies that one pass over all folds' training images takes."""
-    n, tile, augmentation = len(images.split.fit), config.images.tile, config.training.augmentation
-    of_each = tiles_in(images.image_format.size, tile, MOST_TILES, n) if tile else 1
-    copies = augmentation.copies if augmentation.is_on else 0
-    return sum(len(part.fit) for part in images.split.parts) * of_each * (1 + copies)
-
-
-def _shared(config: Config, n_folds: int) -> Config:
-    """The length of the training divided among the folds, so that it takes the same time as without them."""
-    if n_folds == 1:
-        return config
-    training = config.training
-    main = training.reconstruction or training.adversarial
-    assert main is not None
-    return with_iterations(config, max(1, round(main.iterations / n_folds)))
-
-
-@dataclass(frozen=True)
-class _Told:
-    """The caller's hooks, told of all folds and of the maps as of one training."""
-
-    hooks: Hooks
-    config: Config
-    n_folds: int
-    judged: ImageFormat
-
-    @property
-    def fold_length(self) -> int:
-        return sum(phase.config.iterations for phase in phases_of(_shared(self.config, self.n_folds)))
-
-    def of_fold(self, index: int, watch: Callable[[], Mapping[str, float]] | None) -> Hooks:
-        before = index * self.fold_length
-
-        def resumed(done: int) -> None:
-            finished = done == self.fold_length and index + 1 < self.n_folds  # then the next fold says where it goes on
-            if self.hooks.resumed and not finished:
-                self.hooks.resumed(before + done)
-
-        return replace(
-            self.hooks,
-            progress=lambda moment: self._show(moment.phase, before + moment.iteration, moment.losses),
-            resumed=resumed,
-            watch=watch,
-        )
-
-    def where(self, index: int) -> str:
-        return f", in fold {index + 1} of {self.n_folds}" if self.n_folds > 1 else ""
-
-    def maps(self, done: int) -> None:
-        """Raise StoppedError if the caller wants to stop."""
-        self._show("maps", self.n_folds * self.fold_length + done, {})
-        if self.hooks.stop_requested and self.hooks.stop_requested():
-            raise StoppedError("stopped while it learned where images are unusual; R and D are trained")
-
-    def _show(self, phase: str, done: int, losses: Mapping[str, float]) -> None:
-        if self.hooks.progress:
-            planned = self.n_folds * self.fold_length + _map_updates(self.config, self.judged)
-            self.hooks.progress(Moment(phase, done, planned, losses))
-
-
-def _with_batch_size(config: Config, image_format: ImageFormat) -> Config:
-    """Settle a batch size that was left open: about 50,000 pixels, but 16 to 64 images."""
-    if config.training.batch_size is not None:
-        return config
-    images = round(PIXELS_PER_BATCH / (image_format.height * image_format.width))
-    return with_values(config, {"training": {"batch_size": min(64, max(16, images))}}, source="batch size")
-
-
-def _with_length(config: Config, iterations: int | None, epochs: int | None, n_images: int) -> Config:
-    if iterations is not None and epochs is not None:
-        raise ConfigError("give iterations or epochs, not both")
-    if epochs is not None:
-        assert config.training.batch_size is not None  # settled by the size of the images
-        iterations = max(1, round(epochs * n_images / config.training.batch_size))
-    return config if iterations is None else with_iterations(config, iterations)
-
-
-def _claim(folder: RunFolder, config: Config, identity: Mapping[str, Any], overwrite: bool) -> None:
-    """Make the run folder this training's: go on with it, start it, or refuse to destroy another one."""
-    if overwrite and folder.root.is_dir() and folder.config.exists():
-        shutil.rmtree(folder.root)
-    claim = dump_config(config) + f"# images {identity['images']}\n"
-    if folder.config.exists():
-        if folder.config.read_text(encoding="utf-8") != claim:
-            raise ArtefactError(
-                f"{folder.root} holds a training with another config or other images; "
-                "choose another --out, or replace it with --overwrite"
-            )
-    elif folder.root.exists() and (not folder.root.is_dir() or any(folder.root.iterdir())):
-        raise ArtefactError(f"{folder.root} is there already and holds no run; choose another --out")
-    if folder.model.exists():  # finished: the same training again, from the start
-        for checkpoint in folder.checkpoint().parent.glob("*.safetensors"):
-            checkpoint.unlink()
-    write_text(folder.config, claim)
-
-
-def load_training_images(
-    data: Data, normal: Sequence[str] | None, config: Config, strict: bool = False
-) -> TrainingImages:
-    """Read, bring to one format and split the normal images of a training.
-
-    Raises:
-        ConfigError, DataError: if there are no such images or too few, or it is not said which are normal.
-    """
-    if normal is None and str(data) in BUILT_IN:
-        raise DataError(f"say which classes of {data} are normal (--normal 1)")
-    source = open_source(data, "train", normal)
-    if normal is None and len(source.class_names) > 1:
-        raise DataError(f"say which classes are normal (--normal); the classes are: {', '.join(source.class_names)}")
-    image_format = source.infer_format(config.images)
-    normals = source.load(image_format, strict)
-    # tiles are many even of few images, and one pair of networks judges them in half the time
-    may_cross = config.images.tile is None
-    split = split_normals(len(normals), config.calibration, config.seed, may_cross=may_cross)
-    left_out = split.fit[_suspects(normals.images[split.fit], image_format, config.training.contamination)]
-    split = split.without(left_out)
-    summary = {
-        "data": str(data) if isinstance(data, str | Path) else "arrays",
-        "normal_classes": list(normal or source.class_names),
-        "n_fit": len(split.fit),
-        "n_held_out": len(split.held_out),
-        "n_folds": len(split.parts) if split.crosses else 0,
-        "n_left_out": len(left_out),
-        "n_skipped": len(normals.skipped),
-        "images_sha256": fingerprint(normals.images),
-        "versions": library_versions(),
-    }  # nothing that differs from one run of a training to the next: the same training is the same file
-    return TrainingImages(normals, image_format, split, summary)
-
-
-def _write(folder: RunFolder, detector: Detector, history: Sequence[Row], notes: Mapping[str, Any]) -> None:
-    detector.save(folder.model)
-    write_text(folder.history, history_csv(history))
-    write_text(folder.summary, json.dumps(notes, indent=2))
-
-
-def _run_notes(
-    images: TrainingImages, seconds: float, fabric: Fabric, notes: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    skipped = [item._asdict() for item in images.normals.skipped]
+def _run_notes(plan: Plan, seconds: float, fabric: Fabric, notes: Mapping[str, Any]) -> dict[str, Any]:
+    skipped = [item._asdict() for item in plan.images.normals.skipped]
     device = {"device": str(fabric.device), "threads": torch.get_num_threads()}
-    return {**images.summary, **device, "training_seconds": round(seconds, 2), "skipped": skipped, **(notes or {})}
+    return {**plan.images.summary, **device, "training_seconds": round(seconds, 2), "skipped": skipped, **notes}

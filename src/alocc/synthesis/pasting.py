@@ -1,6 +1,6 @@
 """Local pseudo-anomalies: a spot or streak of something else, pasted into normal images, and where it is.
 
-Unlike :mod:`alocc.data.negatives`, whose images differ anywhere, here the place is known, so that places can be
+Unlike :mod:`alocc.synthesis.negatives`, whose images differ anywhere, here the place is known, so that places can be
 learned. What is pasted is another normal image, turned; the image itself, brighter, darker, coloured or blurred; one
 plain grey or colour; or clouds, which are noise of a random fineness.
 """
@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from alocc.data.deformation import jitter, uniform, warp
-from alocc.data.negatives import _gaussian_blur, _sign, _spot
+from alocc.synthesis.deformation import jitter, uniform, warp
+from alocc.synthesis.negatives import gaussian_blur, soft_spot, tint
 
 UNTOUCHED = 0.3
 """Share of the images into which nothing is pasted."""
@@ -30,7 +30,7 @@ def pasted(x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """
     n = len(x)
     x = jitter(x, generator)
-    wide, thin = _spot(x, 0.05, 0.25, 2.5, generator), _spot(x, 0.03, 0.12, 6.0, generator)
+    wide, thin = soft_spot(x, 0.05, 0.25, 2.5, generator), soft_spot(x, 0.03, 0.12, 6.0, generator)
     spot = torch.where(_chance(n, 0.5, generator), wide, thin) * ~_chance(n, UNTOUCHED, generator)
     share = spot * uniform((n, 1, 1, 1), SMALLEST_OPACITY, 1.0, generator)
     return (x * (1 - share) + _something_else(x, generator) * share).clamp(0, 1), spot > 0.5
@@ -39,9 +39,9 @@ def pasted(x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 def _something_else(x: Tensor, generator: torch.Generator) -> Tensor:
     n, channels = x.shape[:2]
     turned = warp(x.roll(1, 0), uniform(n, -180.0, 180.0, generator), uniform((n, 2), -0.4, 0.4, generator))
-    blurred = _gaussian_blur(x, uniform(n, 0.02, 0.06, generator) * min(x.shape[2:]))
+    blurred = gaussian_blur(x, uniform(n, 0.02, 0.06, generator) * min(x.shape[2:]))
     plain = uniform((n, channels, 1, 1), 0.0, 1.0, generator).expand_as(x)
-    several = torch.stack([turned, x + _tint(n, channels, generator), blurred, plain, clouds(x, generator)])
+    several = torch.stack([turned, x + tint(x, 0.2, 0.75, generator), blurred, plain, clouds(x, generator)])
     return several[torch.randint(len(several), (n,), generator=generator), torch.arange(n)]
 
 
@@ -58,15 +58,6 @@ def clouds(x: Tensor, generator: torch.Generator) -> Tensor:
     mean = uniform((n, channels, 1, 1), 0.1, 0.9, generator)
     drawn: Tensor = mean + contrast * noise / noise.std((2, 3), keepdim=True)
     return drawn.clamp(0, 1)
-
-
-def _tint(n: int, channels: int, generator: torch.Generator) -> Tensor:
-    amount = uniform((n, 1, 1, 1), 0.2, 0.75, generator) * _sign((n, 1, 1, 1), generator)
-    if channels == 1:
-        return amount
-    colour = torch.randn((n, channels, 1, 1), generator=generator)
-    colour = amount.abs() * colour / colour.abs().amax(1, keepdim=True)
-    return torch.where(_chance(n, 0.5, generator), amount, colour)
 
 
 def _chance(n: int, probability: float, generator: torch.Generator) -> Tensor:

@@ -134,6 +134,12 @@ class Discriminator(nn.Module):
         self.encoder = Encoder(specs, 2 * channels if self.input == "pair" else channels, networks.width)
         self.head = nn.Conv2d(self.encoder.out_channels, networks.discriminator_logits, kernel_size=1)
 
+    def input_of(self, x: Tensor, x_hat: Tensor) -> Tensor:
+        """What D sees of images x and their reconstructions: the reconstruction, the image, or both as channels."""
+        if self.input == "pair":
+            return torch.cat([x, x_hat], dim=1)
+        return x if self.input == "image" else x_hat
+
     def logit_map(self, x: Tensor) -> Tensor:
         """Logit at each position of the deepest feature maps, (N, 5, 5)."""
         maps: Tensor = self.head(self.encoder(x))  # (N, 2 or 1, 5, 5)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from alocc.config import AugmentationConfig
-from alocc.data.deformation import uniform, warp
 from alocc.data.images import to_unit_range
+from alocc.synthesis.deformation import uniform, warp
 
 BATCH = 256
 

@@ -1,6 +1,6 @@
 """What is worth how much on these images, found out without a single anomaly.
 
-Normal images that training never saw are changed into pseudo-anomalies (:mod:`alocc.data.negatives`), and it is
+Normal images that training never saw are changed into pseudo-anomalies (:mod:`alocc.synthesis.negatives`), and it is
 measured how well each kind is told from normal images that were only jittered, and so carry the same blur.
 
 * A kind that looks normal is no negative: where normal images lie in any direction, turning them teaches D nothing.
@@ -10,15 +10,15 @@ measured how well each kind is told from normal images that were only jittered, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from alocc.data.deformation import jitter
 from alocc.data.images import to_unit_range
-from alocc.data.negatives import NEGATIVES
-from alocc.model.statistics import Statistics
+from alocc.parts.part import Score
+from alocc.synthesis.deformation import jitter
+from alocc.synthesis.negatives import NEGATIVES
 
 MOST_IMAGES = 200
 """Pseudo-anomalies of each kind; fewer normal images are used several times, each time changed anew."""
@@ -27,45 +27,38 @@ LOOKS_NORMAL = 0.55
 FULL_WEIGHT_FROM = 0.5
 """A part keeps its full weight if it is at least so useful, compared with the most useful part."""
 
-Score = Callable[[Tensor], Mapping[str, Tensor]]
 
-
-def useful_kinds(
-    statistics: Statistics, held_out: Tensor, kinds: Sequence[str], generator: torch.Generator
-) -> list[str]:
-    """The kinds that do not look normal to the statistics; the two least normal-looking if all do.
+def useful_kinds(score: Score, held_out: Tensor, kinds: Sequence[str], generator: torch.Generator) -> list[str]:
+    """The kinds that do not look normal to any part of a score; the two least normal-looking if all do.
 
     Args:
-        statistics: fitted to the images that train.
+        score: parts that need no D, fitted to the images that train.
         held_out: normal images that do not train, (n, C, H, W), uint8 or float32 in [0, 1].
-        kinds: names from :data:`alocc.data.negatives.NEGATIVES`.
+        kinds: names from :data:`alocc.synthesis.negatives.NEGATIVES`.
         generator: a CPU stream.
     """
-    with torch.inference_mode():
-        seen = separation(statistics, held_out, kinds, generator)
+    seen = separation(score, held_out, kinds, generator)
     visible = {kind: max(by_part.values()) for kind, by_part in seen.items()}
     enough = [kind for kind in kinds if visible[kind] >= LOOKS_NORMAL]
     return enough if len(enough) >= 2 else sorted(kinds, key=lambda kind: -visible[kind])[:2]
 
 
 def validated_weights(
-    weights: Mapping[str, float], score: Score, held_out: Tensor, trained_on: Sequence[str], generator: torch.Generator
+    weights: Mapping[str, float], score: Score, held_out: Tensor, unseen: Sequence[str], generator: torch.Generator
 ) -> dict[str, float]:
     """Take weight from the parts of the score that miss what the others see.
 
-    A part's usefulness is the mean of ``max(0, 2·AUROC − 1)`` over the kinds that D was not trained on. With u the
+    A part's usefulness is the mean of ``max(0, 2·AUROC − 1)`` over kinds that D was not trained on. With u the
     usefulness compared with the best part's, the weight is multiplied by ``min(1, u / 0.5)²``.
 
     Args:
         weights: each part's weight if it is useful.
         score: parts of the score of images, (N,) each, higher = more anomalous.
         held_out: normal images that do not train, (n, C, H, W), uint8 or float32 in [0, 1].
-        trained_on: kinds of pseudo-anomaly that D met.
+        unseen: kinds of pseudo-anomaly that D never met, but for those that look normal.
         generator: a CPU stream.
     """
-    unseen = [kind for kind in NEGATIVES if kind not in trained_on]
-    with torch.inference_mode():
-        seen = separation(score, held_out, unseen, generator)
+    seen = separation(score, held_out, unseen, generator)
     useful = {part: sum(max(0.0, 2 * seen[kind][part] - 1) for kind in unseen) / len(unseen) for part in weights}
     best = max(useful.values())
     if best == 0:  # nothing is seen by any part: there is nothing to go by

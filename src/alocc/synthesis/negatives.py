@@ -2,7 +2,7 @@
 
 Each kind carries the same interpolation blur as jittered normal images and has no hard edge of its own making, so that
 D cannot tell it by how it was made. Some kinds train D (``discrimination.kinds`` in the config), and the others, which
-D never sees, tell how much each part of the score is worth (:mod:`alocc.model.validation`).
+D never sees, tell how much each part of the score is worth (:mod:`alocc.parts.validation`).
 
 Every function takes normal images (N, C, H, W) in [0, 1] and a CPU stream, and returns as many changed ones.
 """
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alocc.data.deformation import jitter, jitter_parameters, uniform, warp
+from alocc.synthesis.deformation import jitter, jitter_parameters, uniform, warp
 
 Negative = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -39,27 +39,22 @@ def turned(x: Tensor, generator: torch.Generator) -> Tensor:
 
 def swirled(x: Tensor, generator: torch.Generator) -> Tensor:
     """Displace what lies in one spot of the image, strongly, and nothing else."""
-    spot = _spot(x, 0.15, 0.3, 2.5, generator).permute(0, 2, 3, 1)
+    spot = soft_spot(x, 0.15, 0.3, 2.5, generator).permute(0, 2, 3, 1)
     angle, shift = jitter_parameters(len(x), generator)
     return warp(x, angle, shift, displacement=0.15 * spot * _displacement(x, 5, generator))
 
 
 def patched(x: Tensor, generator: torch.Generator) -> Tensor:
     """Blend a spot of another image, turned and shifted, into the image."""
-    spot = _spot(x, 0.08, 0.22, 2.5, generator)
+    spot = soft_spot(x, 0.08, 0.22, 2.5, generator)
     angle, shift = uniform(len(x), -180.0, 180.0, generator), uniform((len(x), 2), -0.4, 0.4, generator)
     return jitter(x, generator) * (1 - spot) + warp(x.roll(1, 0), angle, shift) * spot
 
 
 def tinted(x: Tensor, generator: torch.Generator) -> Tensor:
     """Brighten, darken or colour a spot or a streak."""
-    n, channels = x.shape[:2]
-    amount = uniform((n, 1, 1, 1), 0.25, 0.75, generator) * _sign((n, 1, 1, 1), generator)
-    if channels == 3:
-        colour = torch.randn((n, 3, 1, 1), generator=generator)
-        colour = amount.abs() * colour / colour.abs().amax(1, keepdim=True)
-        amount = torch.where(torch.rand((n, 1, 1, 1), generator=generator) < 0.5, amount, colour)
-    return (jitter(x, generator) + (amount * _spot(x, 0.04, 0.2, 4.0, generator)).to(x)).clamp(0, 1)
+    amount = tint(x, 0.25, 0.75, generator)
+    return (jitter(x, generator) + (amount * soft_spot(x, 0.04, 0.2, 4.0, generator)).to(x)).clamp(0, 1)
 
 
 def mirrored(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -79,7 +74,7 @@ def shifted(x: Tensor, generator: torch.Generator) -> Tensor:
 
 def zoomed(x: Tensor, generator: torch.Generator) -> Tensor:
     """Stretch or shrink each side by a factor of 1.3 to 1.65."""
-    scale = torch.exp(uniform((len(x), 2), 0.25, 0.5, generator) * _sign((len(x), 2), generator))
+    scale = torch.exp(uniform((len(x), 2), 0.25, 0.5, generator) * random_sign((len(x), 2), generator))
     return warp(x, torch.zeros(len(x)), jitter_parameters(len(x), generator)[1], scale=scale)
 
 
@@ -95,8 +90,10 @@ def relit(x: Tensor, generator: torch.Generator) -> Tensor:
     n, channels = x.shape[:2]
     x = jitter(x, generator)
     mean = x.mean((2, 3), keepdim=True)
-    contrast = torch.exp(uniform((n, 1, 1, 1), 0.3, 0.8, generator) * _sign((n, 1, 1, 1), generator)).to(x)
-    brightness = (uniform((n, channels, 1, 1), 0.08, 0.3, generator) * _sign((n, channels, 1, 1), generator)).to(x)
+    contrast = torch.exp(uniform((n, 1, 1, 1), 0.3, 0.8, generator) * random_sign((n, 1, 1, 1), generator)).to(x)
+    brightness = (uniform((n, channels, 1, 1), 0.08, 0.3, generator) * random_sign((n, channels, 1, 1), generator)).to(
+        x
+    )
     choice = torch.rand((n, 1, 1, 1), generator=generator).to(x)
     changed = torch.where(choice < 0.4, mean + contrast * (x - mean), torch.where(choice < 0.8, x + brightness, 1 - x))
     return changed.clamp(0, 1)
@@ -106,7 +103,7 @@ def blurred(x: Tensor, generator: torch.Generator) -> Tensor:
     """Blur with a Gaussian of SD 2.5 % to 8 % of the side, or, one in three, sharpen by what blur takes away."""
     x = jitter(x, generator)
     sigma = uniform(len(x), 0.025, 0.08, generator).to(x) * min(x.shape[2:])
-    soft = _gaussian_blur(x, sigma)
+    soft = gaussian_blur(x, sigma)
     sharpened = (torch.rand((len(x), 1, 1, 1), generator=generator) < 1 / 3).to(x.device)
     return torch.where(sharpened, x + 1.5 * (x - soft), soft).clamp(0, 1)
 
@@ -144,7 +141,18 @@ def make_negatives(x: Tensor, kinds: Sequence[str], generator: torch.Generator) 
     return torch.cat([NEGATIVES[kind](part, generator) for kind, part in zip(kinds, parts, strict=True) if len(part)])
 
 
-def _sign(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+def tint(x: Tensor, smallest: float, largest: float, generator: torch.Generator) -> Tensor:
+    """What brightens, darkens or, half of the colour images, colours each image: (N, 1 or C, 1, 1)."""
+    n, channels = x.shape[:2]
+    amount = uniform((n, 1, 1, 1), smallest, largest, generator) * random_sign((n, 1, 1, 1), generator)
+    if channels == 1:
+        return amount
+    colour = torch.randn((n, channels, 1, 1), generator=generator)
+    colour = amount.abs() * colour / colour.abs().amax(1, keepdim=True)
+    return torch.where(torch.rand((n, 1, 1, 1), generator=generator) < 0.5, amount, colour)
+
+
+def random_sign(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return torch.where(torch.rand(shape, generator=generator) < 0.5, -1.0, 1.0)
 
 
@@ -158,7 +166,7 @@ def _displacement(x: Tensor, cells: int, generator: torch.Generator) -> Tensor:
     return _field(x, 2, cells, generator).permute(0, 2, 3, 1).cpu()
 
 
-def _spot(x: Tensor, smallest: float, largest: float, stretch: float, generator: torch.Generator) -> Tensor:
+def soft_spot(x: Tensor, smallest: float, largest: float, stretch: float, generator: torch.Generator) -> Tensor:
     """A soft ellipse somewhere in each image: 1 inside, 0 far away, (N, 1, H, W).
 
     Args:
@@ -177,7 +185,7 @@ def _spot(x: Tensor, smallest: float, largest: float, stretch: float, generator:
     return torch.exp(-((along.square() + across.square()) ** 2)).unsqueeze(1).to(x)
 
 
-def _gaussian_blur(x: Tensor, sigma: Tensor) -> Tensor:
+def gaussian_blur(x: Tensor, sigma: Tensor) -> Tensor:
     """Blur each image with its own ``sigma``, in pixels; reflected at the borders."""
     margin = min(x.shape[2:]) // 4
     padded = F.pad(x, (margin,) * 4, mode="reflect")

@@ -1,0 +1,116 @@
+"""Scores of held-out normal images → p-values, thresholds and verdicts: the one place of the alpha rule. NumPy alone.
+
+An image is an anomaly if and only if ``p_value <= alpha``, ties included, and that is the same as
+``anomaly_score > threshold``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from alocc.errors import ConfigError
+
+FloatArray = NDArray[np.float64]
+DEFAULT_ALPHA = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What n held-out normal images say of a score, at a false-positive rate."""
+
+    held_out_scores: FloatArray
+    """Anomaly scores of the held-out normal images, (n,), sorted ascending."""
+    alpha: float
+    """The false-positive rate that is kept."""
+
+    @classmethod
+    def of(cls, scores: ArrayLike, alpha: float | None = None) -> Calibration:
+        """Calibrate on held-out scores in any order: at alpha if it is asked for, else .01, else the smallest possible.
+
+        Raises:
+            ConfigError: if so many images cannot support the alpha that is asked for.
+        """
+        held_out = np.sort(np.asarray(scores, np.float64))
+        if alpha is None:
+            return cls(held_out, default_alpha(len(held_out)))
+        return cls(held_out, 1.0).with_alpha(alpha)
+
+    @property
+    def n(self) -> int:
+        """How many held-out images there are."""
+        return len(self.held_out_scores)
+
+    @property
+    def rank(self) -> int:
+        """An image is an anomaly if fewer than this many held-out scores are at least as large as its own."""
+        p_if_k_are_larger = (1 + np.arange(self.n + 1)) / (self.n + 1)  # the very numbers that p_values gives
+        return int((p_if_k_are_larger <= self.alpha).sum())
+
+    @property
+    def threshold(self) -> float:
+        """The score above which an image is an anomaly: a held-out score, or infinite if no image can be one."""
+        if self.rank == 0:
+            return float("inf")
+        return float(self.held_out_scores[self.n - self.rank]) if self.rank <= self.n else float("-inf")
+
+    def p_values(self, anomaly_score: FloatArray) -> FloatArray:
+        """``(1 + #{s_i ≥ s}) / (n + 1)``, (m,): the chance that a normal image looks at least this anomalous.
+
+        For normal images like the held-out ones, ``P(p_value <= alpha) <= alpha`` (Vovk et al. 2005).
+        """
+        at_least = self.n - np.searchsorted(self.held_out_scores, anomaly_score, side="left")
+        return (1 + at_least) / (self.n + 1)
+
+    def with_alpha(self, alpha: float) -> Calibration:
+        """The same held-out images at another false-positive rate.
+
+        Raises:
+            ConfigError: if they cannot support it, with the smallest that they can.
+        """
+        if not 0 < alpha < 1:
+            raise ConfigError(f"alpha must be above 0 and below 1, got {alpha:g}")
+        if alpha < smallest_alpha(self.n):
+            raise ConfigError(
+                f"alpha must be at least {smallest_alpha_text(self.n)} with {self.n} held-out images, got {alpha:g}, "
+                f"which needs {images_needed(alpha)} held-out images"
+            )
+        return replace(self, alpha=alpha)
+
+
+def default_alpha(n: int, wanted: float | None = None) -> float:
+    """The alpha that is wanted, or .01; or the smallest that n held-out images support, if that is larger."""
+    return max(wanted or DEFAULT_ALPHA, smallest_alpha(n))
+
+
+def smallest_alpha(n: int) -> float:
+    """Smallest false-positive rate that n held-out images can promise: 1 / (n + 1)."""
+    return 1 / (n + 1)
+
+
+def smallest_alpha_text(n: int) -> str:
+    """:func:`smallest_alpha` in four decimals, rounded up, so that asking for it is granted."""
+    return f"{math.ceil(smallest_alpha(n) * 10_000) / 10_000:g}"
+
+
+def images_needed(alpha: float | None) -> int:
+    """Smallest number of held-out images n with 1 / (n + 1) ≤ alpha, or .01 if none is asked for."""
+    return math.ceil(1 / (alpha or DEFAULT_ALPHA) - 1e-9) - 1
+
+
+def discoveries(p_values: FloatArray, false_discovery_rate: float) -> NDArray[np.bool_]:
+    """Which of a batch of images to call anomalies so that at most this share of them is normal, on average.
+
+    Benjamini & Hochberg 1995; with conformal p-values of one held-out set it holds too (Bates et al. 2023).
+
+    Args:
+        p_values: of all images of the batch, (n,).
+        false_discovery_rate: the share, in (0, 1).
+    """
+    from scipy.stats import false_discovery_control
+
+    called: NDArray[np.bool_] = false_discovery_control(p_values) <= false_discovery_rate
+    return called

@@ -1,0 +1,138 @@
+"""The geometry of a detector: the size that it works at, and the crops of an image that its networks see.
+
+A whole image is the case of one crop. With a tile, an image is cut into overlapping square crops, each judged by
+itself: an image is as anomalous as its most anomalous crop.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from alocc.config import ImagesConfig
+from alocc.data.resizing import ImageFormat
+
+OVERLAP = 0.25
+"""Share of a tile's side that it has in common with the next one, at least: what lies on a border is whole in one."""
+MOST_CROPS = 20_000
+"""Crops that train, and crops that calibrate the maps, at most, where images are cut."""
+CROPS_AT_ONCE = 512
+"""Crops that are in memory at one time, about."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Working size of images, and how they are cut."""
+
+    image_format: ImageFormat
+    """What every image is brought to."""
+    tile: int | None = None
+    """Side of the square crops; none: one crop, the whole image."""
+
+    @classmethod
+    def of(cls, images: ImagesConfig, image_format: ImageFormat) -> Frame:
+        """The frame that a config asks for."""
+        return cls(image_format, images.tile)
+
+    @property
+    def crop_format(self) -> ImageFormat:
+        """What networks and parts see."""
+        return ImageFormat(self.tile, self.tile, self.image_format.channels) if self.tile else self.image_format
+
+    @property
+    def of_crops(self) -> Frame:
+        """The frame in which each crop is an image of its own."""
+        return Frame(self.crop_format)
+
+    @property
+    def corners(self) -> list[tuple[int, int]]:
+        """Upper left corner of each crop, row after row."""
+        height, width, _ = self.crop_format
+        return list(
+            itertools.product(offsets(self.image_format.height, height), offsets(self.image_format.width, width))
+        )
+
+    @property
+    def n_crops(self) -> int:
+        """How many crops an image has."""
+        return len(self.corners)
+
+    def cut(self, images: Tensor) -> Tensor:
+        """(n, C, H, W) → (n · crops, C, h, w), image after image."""
+        if self.n_crops == 1:
+            return images
+        height, width, _ = self.crop_format
+        crops = [images[:, :, y : y + height, x : x + width] for y, x in self.corners]
+        return torch.stack(crops, 1).flatten(0, 1)
+
+    def join(self, crops: Tensor) -> Tensor:
+        """(n · crops, C, h, w) → (n, C, H, W): where crops overlap, their mean, borders counting less."""
+        if self.n_crops == 1:
+            return crops
+        corners, side = self.corners, crops.shape[-1]
+        ramp = 1 - (torch.arange(side).to(crops) - (side - 1) / 2).abs() / (side / 2 + 1)
+        weight = torch.outer(ramp, ramp)
+        total = crops.new_zeros((len(crops) // len(corners), crops.shape[1], *self.image_format.size))
+        weights = crops.new_zeros(self.image_format.size)
+        for i, (y, x) in enumerate(corners):
+            total[:, :, y : y + side, x : x + side] += crops[i :: len(corners)] * weight
+            weights[y : y + side, x : x + side] += weight
+        joined: Tensor = total / weights
+        return joined
+
+    def worst(self, crop_scores: Tensor) -> Tensor:
+        """Score of each image's most anomalous crop, (n · crops,) → (n,)."""
+        return crop_scores.view(-1, self.n_crops).amax(1)
+
+    def worst_crop(self, crop_scores: Tensor) -> Tensor:
+        """Index of each image's most anomalous crop among all crops, (n,)."""
+        within = crop_scores.view(-1, self.n_crops).argmax(1)
+        return torch.arange(len(within)) * self.n_crops + within
+
+    def chunks(self, images: Tensor) -> Iterator[Tensor]:
+        """Some images at a time, so that not too many crops are in memory."""
+        yield from torch.split(images, max(1, CROPS_AT_ONCE // self.n_crops)) if len(images) else ()
+
+    def crops_of_each(self, n_images: int, most: int = MOST_CROPS) -> int:
+        """How many crops of each image there may be, so that all together are at most about ``most``."""
+        return max(1, min(self.n_crops, most // n_images))
+
+    def draw(self, images: Tensor, generator: torch.Generator, most: int = MOST_CROPS) -> tuple[Tensor, Tensor]:
+        """Crops to learn from, as many of each image, from anywhere in it; and the index of the image each is from.
+
+        Whole images are all taken, however many.
+        """
+        if self.n_crops == 1:
+            return images, torch.arange(len(images))
+        n = self.crops_of_each(len(images), most)
+        crops = [self.cut(image[None])[torch.randperm(self.n_crops, generator=generator)[:n]] for image in images]
+        return torch.cat(crops), torch.arange(len(images)).repeat_interleave(n)
+
+    def draw_some(self, images: Tensor, most: int, generator: torch.Generator) -> Tensor:
+        """Crops to make pseudo-anomalies of: at most about ``most``, where images are cut; else all images."""
+        return images if self.n_crops == 1 else self.draw(thinned(images, most), generator, most)[0]
+
+    def thinned(self, images: Tensor, most: int) -> Tensor:
+        """At most so many images, evenly spread; where they are cut, as many as have :data:`MOST_CROPS` crops."""
+        return thinned(images, most if self.n_crops == 1 else max(1, MOST_CROPS // self.n_crops))
+
+
+def offsets(side: int, crop: int) -> list[int]:
+    """Where crops begin along a side: evenly spread, from one end to the other.
+
+    >>> offsets(160, 64)
+    [0, 48, 96]
+    """
+    n = 1 + math.ceil((side - crop) / (crop * (1 - OVERLAP)))
+    return [round(i * (side - crop) / max(1, n - 1)) for i in range(n)]
+
+
+def thinned(images: Tensor, most: int) -> Tensor:
+    """All images, or ``most`` of them, evenly spread."""
+    n = len(images)
+    return images if n <= most else images[torch.arange(most) * n // most]

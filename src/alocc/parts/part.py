@@ -1,0 +1,172 @@
+"""What a part is: one producer of evidence, fitted on normal images, that says of an image how unusual it is, and where.
+
+A new part is a class in a file of its own and a line in :data:`alocc.parts.PARTS`; its weights stand in the config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from alocc.data.frame import thinned
+from alocc.data.images import to_unit_range
+from alocc.data.resizing import ImageFormat
+
+if TYPE_CHECKING:
+    from alocc.config import Config
+
+GRID = 16
+"""Places along each side of an image: a map is a grid of 16×16 numbers, enlarged to the image's size."""
+BATCH = 256
+MOST_IMAGES = 10_000
+Computed = TypeVar("Computed")
+
+
+class _Memo:
+    """Computes what several parts need once."""
+
+    def __init__(self) -> None:
+        self._computed: dict[str, Any] = {}
+
+    def once(self, name: str, compute: Callable[[], Computed]) -> Computed:
+        """What ``compute`` gives, computed when it is first asked for under this name."""
+        if name not in self._computed:
+            self._computed[name] = compute()
+        found: Computed = self._computed[name]
+        return found
+
+
+class View(_Memo):
+    """Images as the parts see them.
+
+    Args:
+        x: images, (N, C, H, W), float32 in [0, 1].
+        x_noisy: what R is given: x, or x with the preset's noise.
+        reconstructors: each R; several where folds trained several.
+    """
+
+    def __init__(self, x: Tensor, x_noisy: Tensor, reconstructors: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.x, self.x_noisy, self._reconstructors = x, x_noisy, reconstructors
+
+    @property
+    def x_hats(self) -> list[Tensor]:
+        """What each R makes of x_noisy, (N, C, H, W) each; R runs when a part first asks."""
+        return self.once("x_hats", lambda: [R(self.x_noisy) for R in self._reconstructors])
+
+
+class Normals(_Memo):
+    """Normal images that parts are fitted to.
+
+    Args:
+        images: (n, C, H, W), uint8 or float32 in [0, 1].
+        source: index of the image that each is made from, (n,), where crops and changed copies are among them.
+    """
+
+    def __init__(self, images: Tensor, source: Tensor | None = None) -> None:
+        super().__init__()
+        self.images = images
+        self.source = torch.arange(len(images)) if source is None else source
+
+    @classmethod
+    def some(cls, images: Tensor, source: Tensor) -> Normals:
+        """At most 10,000 of the images, evenly spread: enough for a covariance."""
+        return cls(thinned(images, MOST_IMAGES), thinned(source, MOST_IMAGES))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batches(self) -> list[Tensor]:
+        """All images, (N, C, H, W) each, float32 in [0, 1]."""
+        return [to_unit_range(batch) for batch in torch.split(self.images, BATCH)]
+
+
+class Evidence(NamedTuple):
+    """What a part says; higher = more anomalous. It gives one of the two, or both."""
+
+    image: Tensor | None = None
+    """One number an image, (N,)."""
+    grid: Tensor | None = None
+    """One number a place, (N, 16, 16)."""
+
+
+class Part(nn.Module):
+    """One producer of evidence; what it learns is in parameters and buffers, which are saved and moved with it.
+
+    Args:
+        image_format: of the images that it sees.
+        config: of the training.
+    """
+
+    floor: ClassVar[float | None] = None
+    """Of an error or a distance, which is positive and skewed: what is added before its logarithm is compared, below
+    which differences are rounding. None: evidence is compared as it is."""
+    of_images: ClassVar[bool] = True
+    """Whether it gives one number an image, and so can have a weight in the score."""
+    of_places: ClassVar[bool] = False
+    """Whether it gives a grid of numbers, and so can have a weight in the map."""
+    own_places: ClassVar[bool] = True
+    """Whether each place of the grid has a scale of its own, since normal images differ there."""
+
+    def __init__(self, image_format: ImageFormat, config: Config) -> None:
+        super().__init__()
+        self.image_format = image_format
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Refuse a config that this part cannot go with.
+
+        Raises:
+            ConfigError: saying what to change.
+        """
+
+    def fit(self, normals: Normals) -> None:
+        """Learn from normal images, if there is something to learn without gradients."""
+
+    def forward(self, view: View) -> Evidence:
+        """What it says of images."""
+        raise NotImplementedError
+
+    def cross_fitted(self, fitted: Normals, images: Normals, tenth: Tensor) -> Tensor | None:
+        """What it would say of images that it was fitted to, had it not been, (n,); none if it is not fitted.
+
+        Args:
+            fitted: what it was fitted to: some of the images, and changed copies of them.
+            images: those to be measured, each by what is made from images of other tenths, or from others than itself.
+            tenth: number of each image's tenth, (n,).
+        """
+        return None
+
+
+def mean_of(values: Sequence[Tensor]) -> Tensor:
+    """The mean of what several networks say, element by element."""
+    return torch.stack(list(values)).mean(0)
+
+
+def values_to_grid(values: Tensor) -> Tensor:
+    """(N, h, w) at the grid's size: means where there are more places, else bilinear between them."""
+    if min(values.shape[1:]) >= GRID:
+        return F.adaptive_avg_pool2d(values, GRID)
+    return F.interpolate(values[:, None], size=(GRID, GRID), mode="bilinear", align_corners=False)[:, 0]
+
+
+def pixels_to_grid(x: Tensor) -> Tensor:
+    """(N, C, H, W) → (N, C, 16, 16): mean around each place of the grid, over three places each way."""
+    height, width = x.shape[2:]
+    if min(height, width) < GRID:
+        x = F.interpolate(x, size=(max(height, GRID), max(width, GRID)), mode="bilinear", align_corners=False)
+    grid = F.adaptive_avg_pool2d(x, GRID)
+    return F.avg_pool2d(F.pad(grid, (1,) * 4, mode="replicate"), 3, 1)
+
+
+def at_full_size(grid: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N, 16, 16) → (N, 1, H, W)."""
+    return F.interpolate(grid[:, None], size=size, mode="bilinear", align_corners=False)
+
+
+Score = Callable[[Tensor], Mapping[str, Tensor]]
+"""Images (N, C, H, W) in [0, 1] → for each name, (N,), higher = more anomalous."""

@@ -1,0 +1,115 @@
+"""The detector's computation, as one module: images in, evidence, anomaly scores and anomaly maps out.
+
+What is saved, moved, exported and scored with is this module.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from alocc.config import Config
+from alocc.data.frame import Frame
+from alocc.data.images import to_unit_range
+from alocc.networks.architecture import Discriminator, Reconstructor
+from alocc.parts import build_parts
+from alocc.parts.fusion import Fusion
+from alocc.parts.part import View, at_full_size
+from alocc.scores import Progress
+from alocc.seeding import generator
+
+BATCH = 64
+
+
+class Scorer(nn.Module):
+    """Crops of images → evidence of each part → anomaly score and map. Fitted, trained and calibrated from outside.
+
+    Args:
+        config: of the training.
+        frame: how images are cut.
+    """
+
+    noise: Tensor | None
+
+    def __init__(self, config: Config, frame: Frame) -> None:
+        super().__init__()
+        self.frame = frame
+        self.R = nn.ModuleList()
+        self.parts = build_parts(config, frame.crop_format)
+        self.fusion = Fusion(config.scoring, self.parts, of_places=False)
+        self.map_fusion = Fusion(config.maps, self.parts, of_places=True)
+        noise = noise_pattern(config, frame) if config.corruption.at_scoring else None
+        self.register_buffer("noise", noise, persistent=False)
+        self.eval()
+
+    def add_networks(self, R: Reconstructor, D: Discriminator) -> None:
+        """Put in a trained pair; evidence is the mean over all pairs."""
+        self.R.append(R)
+        if "d" in self.parts:
+            self.parts["d"].networks.append(D)  # type: ignore[operator, union-attr]
+
+    def view(self, crops: Tensor) -> View:
+        """What parts are given of crops (N, C, h, w), uint8 or float32 in [0, 1]."""
+        x = to_unit_range(crops)
+        return View(x, x if self.noise is None else (x + self.noise).clamp(0, 1), self.R)
+
+    def image_evidence(self, view: View) -> dict[str, Tensor]:
+        """What each part of the score says of each crop, (N,)."""
+        return {name: self.parts[name](view).image for name in self.fusion.scales}
+
+    def grid_evidence(self, view: View) -> dict[str, Tensor]:
+        """What each part of the map says of each place of each crop, (N, 16, 16)."""
+        return {name: self.parts[name](view).grid for name in self.map_fusion.scales}
+
+    def forward(self, crops: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Anomaly score of each crop, (N,), and the evidence behind it."""
+        evidence = self.image_evidence(self.view(crops))
+        return self.fusion(evidence), evidence
+
+    def anomaly_map(self, view: View) -> Tensor:
+        """Where crops are unusual, (N, 1, h, w)."""
+        return at_full_size(self.map_fusion(self.grid_evidence(view)), self.frame.crop_format.size)
+
+    def map_peak(self, view: View) -> dict[str, Tensor]:
+        """The highest value of each crop's map, (N,)."""
+        return {"peak": self.map_fusion(self.grid_evidence(view)).flatten(1).amax(1)}
+
+    def of_crops(self) -> Scorer:
+        """The same computation, for which each crop is an image of its own."""
+        scorer = copy.copy(self)
+        scorer.frame = self.frame.of_crops
+        return scorer
+
+    def over(
+        self, images: Tensor, compute: Callable[[View], Mapping[str, Tensor]], progress: Progress | None = None
+    ) -> dict[str, Tensor]:
+        """What ``compute`` makes of all crops of images of any number, on the CPU; nothing of no images.
+
+        Batches are filled up to one fixed size, so that the same arithmetic meets a crop whatever it is scored with:
+        numerical libraries pick another order of summation for another batch size.
+
+        Args:
+            images: (n, C, H, W), uint8 or float32 in [0, 1], in the frame's format.
+            compute: view of a batch → for each name, (N, …).
+            progress: told of the number of images that are done.
+        """
+        device = next(self.R.parameters()).device
+        batches: list[dict[str, Tensor]] = []
+        with torch.inference_mode():
+            for chunk in self.frame.chunks(images):
+                for crops in torch.split(self.frame.cut(chunk), BATCH):
+                    filled = torch.cat([crops, crops[-1:].expand(BATCH - len(crops), -1, -1, -1)]).to(device)
+                    view = self.view(filled.contiguous(memory_format=torch.channels_last))
+                    batches.append({name: value[: len(crops)].cpu() for name, value in compute(view).items()})
+                if progress:
+                    progress(len(chunk))
+        return {name: torch.cat([batch[name] for batch in batches]) for name in (batches[0] if batches else ())}
+
+
+def noise_pattern(config: Config, frame: Frame) -> Tensor:
+    """What a preset adds before it scores: one pattern for all images, so that a score is a function of the image."""
+    shape = (1, frame.crop_format.channels, *frame.crop_format.size)
+    return config.corruption.sigma * torch.randn(shape, generator=generator(config.seed, "scoring_noise"))

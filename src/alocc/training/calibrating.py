@@ -1,0 +1,212 @@
+"""Trained networks and held-out normal images → a detector: parts, weights, scales, p-values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from alocc.calibration import Calibration, FloatArray, default_alpha
+from alocc.data.frame import thinned
+from alocc.data.images import to_unit_range
+from alocc.detector import MOST_MAPPED, Detector
+from alocc.parts import PARTS, STATISTICS
+from alocc.parts.descriptions import TENTHS
+from alocc.parts.part import Normals, View
+from alocc.parts.validation import MOST_IMAGES, auroc, useful_kinds, validated_weights
+from alocc.scorer import Scorer
+from alocc.seeding import generator
+from alocc.synthesis.deformation import jitter
+from alocc.synthesis.negatives import NEGATIVES, make_negatives
+from alocc.training.plan import Plan
+
+POLARITY_IMAGES = 100
+WATCHED_HELD_OUT = 200
+"""Held-out images that set the threshold of a watch, so that watching stays cheap."""
+
+
+@dataclass(frozen=True)
+class FoldScorer:
+    """A scorer with one pair of networks, and normal images that these were not trained on."""
+
+    scorer: Scorer
+    held_out: Tensor
+    """(n, C, H, W), uint8 or float32 in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """Kinds of pseudo-anomaly, by what becomes of them."""
+
+    met: Sequence[str]
+    """D is trained against these."""
+    looks_normal: Sequence[str]
+    """Asked for, but they cannot be told from normal images: they are no anomalies here."""
+
+    @property
+    def unseen(self) -> list[str]:
+        """All others: what D never met tells how far it can be trusted."""
+        return [kind for kind in NEGATIVES if kind not in (*self.met, *self.looks_normal)]
+
+
+def choose_kinds(plan: Plan, scorer: Scorer, normals: Normals, held_out: Tensor) -> Kinds:
+    """Find the kinds that look normal, by the parts of the score that need no network."""
+    phase = plan.config.training.discrimination
+    if phase is None:
+        return Kinds((), ())
+    judges = {}
+    for name in STATISTICS:
+        judges[name] = scorer.parts[name] if name in scorer.parts else PARTS[name](plan.frame.crop_format, plan.config)
+        if name not in scorer.parts:
+            fit_part(judges[name], normals)
+
+    def score(x: Tensor) -> Mapping[str, Tensor]:
+        view = View(x, x, ())
+        return {name: part(view).image for name, part in judges.items()}
+
+    with torch.inference_mode():
+        met = useful_kinds(score, trial_images(plan, held_out), phase.kinds, generator(plan.config.seed, "validation"))
+    return Kinds(met, [kind for kind in phase.kinds if kind not in met])
+
+
+def trial_images(plan: Plan, held_out: Tensor) -> Tensor:
+    """What pseudo-anomalies are made of: held-out images, or crops of some of them, from anywhere."""
+    return plan.frame.draw_some(held_out, MOST_IMAGES, generator(plan.config.seed, "trial"))
+
+
+def polarity_measure(plan: Plan, fold: FoldScorer, kinds: Kinds) -> Callable[[], Mapping[str, float]]:
+    """Measures D's AUROC on kinds of pseudo-anomaly that it does not meet."""
+    stream = generator(plan.config.seed, "polarity")
+    images = to_unit_range(trial_images(plan, fold.held_out)[:POLARITY_IMAGES])
+    normals = jitter(images, stream)
+    pseudo = make_negatives(images[torch.randperm(len(images), generator=stream)], kinds.unseen, stream)
+    scorer = fold.scorer.of_crops()
+
+    def measure() -> Mapping[str, float]:
+        normal, anomalous = (
+            scorer.over(x, lambda view: {"d": scorer.parts["d"](view).image.double()})["d"] for x in (normals, pseudo)
+        )
+        return {"polarity": round(auroc(normal, anomalous), 4)}
+
+    return measure
+
+
+def watch_measure(
+    watch: Callable[[Detector], Mapping[str, float]], plan: Plan, fold: FoldScorer, seen: NDArray[np.int64]
+) -> Callable[[], Mapping[str, float]]:
+    """Measures the networks as they stand, as a detector with the config's own weights; it makes no maps."""
+
+    def measure() -> Mapping[str, float]:
+        few = thinned(fold.held_out, WATCHED_HELD_OUT)
+        evidence = fold.scorer.over(few, fold.scorer.image_evidence)
+        scores = _calibrated(plan, fold.scorer, evidence, plan.config.scoring)
+        # the images of all folds support the alpha that was asked for, but perhaps not some of those of one
+        calibration = Calibration.of(scores, default_alpha(len(scores), plan.config.calibration.alpha))
+        no_maps = np.full(1, np.inf)
+        return watch(Detector(plan.config, fold.scorer, calibration, no_maps, seen, plan.images.summary))
+
+    return measure
+
+
+def calibrate(
+    plan: Plan, folds: Sequence[FoldScorer], kinds: Kinds, seen: NDArray[np.int64], notes: Mapping[str, Any]
+) -> Detector:
+    """Turn trained networks into a detector with the help of normal images that they were not trained on.
+
+    Args:
+        folds: all networks, each with its own held-out images; the first one's parts are fitted.
+        kinds: of pseudo-anomaly.
+        seen: hashes of all images used.
+        notes: to keep.
+    """
+    config, first = plan.config, folds[0]
+    for fold in folds:
+        fold.scorer.eval()  # running statistics: a score must not depend on its batch
+    weights = config.scoring
+    if config.calibration.weights == "validated":
+        weights = validated_weights(
+            weights,
+            separation_score(first.scorer),
+            trial_images(plan, first.held_out),
+            kinds.unseen,
+            generator(config.seed, "validation"),
+        )
+    scorer, crossed = (first.scorer, {}) if len(folds) == 1 else _joined(plan, folds)
+    by_fold = [fold.scorer.over(fold.held_out, fold.scorer.image_evidence) for fold in folds]
+    evidence = {name: torch.cat([one[name] for one in by_fold]) for name in by_fold[0]} | crossed
+    in_order = _calibrated(plan, scorer, evidence, weights)
+    maxima = calibrate_map(first)
+    scorer.map_fusion.load_state_dict(first.scorer.map_fusion.state_dict())
+    calibration = Calibration.of(in_order, config.calibration.alpha)
+    return Detector(config, scorer.cpu(), calibration, maxima, seen, notes, in_order)
+
+
+def separation_score(scorer: Scorer) -> Callable[[Tensor], Mapping[str, Tensor]]:
+    """The parts of a score of single crops, (N,) float64 each."""
+    of_crops = scorer.of_crops()
+    return lambda x: {name: values.double() for name, values in of_crops.over(x, of_crops.image_evidence).items()}
+
+
+def fit_part(part: torch.nn.Module, normals: Normals) -> None:
+    """Let a part learn without gradients."""
+    with torch.no_grad():
+        part.fit(normals)  # type: ignore[operator]
+
+
+def _joined(plan: Plan, folds: Sequence[FoldScorer]) -> tuple[Scorer, dict[str, Tensor]]:
+    """One scorer with all networks, its parts fitted to all training images; and what these say of the held-out images.
+
+    Each image is measured by what was made from other images. Parts of the map alone stay those of the first fold, whose
+    held-out images put the map on its scale.
+    """
+    split, first = plan.images.split, folds[0].scorer
+    scorer = Scorer(plan.config, plan.frame)
+    for fold in folds:
+        networks = fold.scorer.parts["d"].networks if "d" in scorer.parts else [None]  # type: ignore[union-attr]
+        scorer.add_networks(fold.scorer.R[0], networks[0])  # type: ignore[arg-type, index]
+    for name in set(plan.config.maps) - set(plan.config.scoring):
+        scorer.parts[name] = first.parts[name]
+    fitted, pixels = plan.normals(split.fit), plan.images.normals.images
+    is_everything = len(fitted) == len(pixels) and bool((fitted.source == torch.arange(len(pixels))).all())
+    images = fitted if is_everything else Normals(pixels)  # then descriptions are computed once for both
+    tenth = torch.randperm(len(pixels), generator=generator(plan.config.seed, "tenths")) % TENTHS
+    crossed = {}
+    for name in plan.config.scoring:
+        fit_part(scorer.parts[name], fitted)
+        with torch.no_grad():
+            evidence = scorer.parts[name].cross_fitted(fitted, images, tenth)  # type: ignore[operator]
+        if evidence is not None:
+            crossed[name] = evidence[split.held_out]
+    return scorer.to(next(first.R.parameters()).device), crossed
+
+
+def _calibrated(plan: Plan, scorer: Scorer, evidence: Mapping[str, Tensor], weights: Mapping[str, float]) -> FloatArray:
+    """Put the parts on their scales by evidence of held-out images; the anomaly scores of these, in order."""
+    scorer.fusion.reweigh(weights)
+    scorer.fusion.fit(evidence)
+    return plan.frame.worst(scorer.fusion(evidence).cpu()).numpy()
+
+
+def calibrate_map(fold: FoldScorer) -> FloatArray:
+    """Put the map on its scale by held-out images; the highest value in the map of each, on the scale of the others.
+
+    Each tenth of the images is put on the scale of the other nine: a place's own scale would make its own image look
+    too normal.
+    """
+    scorer, frame = fold.scorer, fold.scorer.frame
+    evidence = scorer.over(frame.thinned(fold.held_out, MOST_MAPPED), scorer.grid_evidence)  # (n · crops, 16, 16)
+    n = len(next(iter(evidence.values())))
+    tenth, peaks = torch.arange(n) // frame.n_crops % TENTHS, torch.empty(n)
+    for own in (tenth == k for k in range(TENTHS)):
+        others = ~own if not own.all() else own
+        scorer.map_fusion.fit({name: values[others] for name, values in evidence.items()})
+        peaks[own] = (
+            scorer.map_fusion({name: values[own] for name, values in evidence.items()}).flatten(1).amax(1).cpu()
+        )
+    scorer.map_fusion.fit(evidence)
+    return frame.worst(peaks).double().numpy()

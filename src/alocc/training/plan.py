@@ -1,0 +1,222 @@
+"""What a training decides before it starts: the settled config, the images and their split, the phases of each fold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Integral
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from alocc.config import PHASES, Config, preset, with_iterations, with_values
+from alocc.data.frame import Frame
+from alocc.data.sources import BUILT_IN, Data, ImageSet, open_source
+from alocc.data.splits import Split, split_normals
+from alocc.detector import fingerprint, library_versions
+from alocc.errors import ConfigError, DataError
+from alocc.parts import check_parts
+from alocc.parts.descriptions import most_unusual
+from alocc.parts.part import Normals
+from alocc.parts.places import COARSE_FROM
+from alocc.seeding import generator
+from alocc.synthesis.augmentation import augmented
+from alocc.training.phases import Phase
+
+PIXELS_PER_BATCH = 64 * 28 * 28
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the caller of a training asks for; the arguments of :func:`alocc.train`."""
+
+    data: Data
+    normal: Sequence[str] | None = None
+    config: Config | str = "robust"
+    seed: int | None = None
+    iterations: int | None = None
+    epochs: int | None = None
+    alpha: float | None = None
+    contamination: float | None = None
+    device: Device = "auto"
+    out: str | Path | None = None
+    overwrite: bool = False
+    strict: bool = False
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """Kept in the run's summary, for the report."""
+
+    def resolved_config(self) -> Config:
+        """The config with the arguments on top, and the precision settled, so that a run's config tells it.
+
+        Raises:
+            ConfigError: if an argument is wrong.
+        """
+        if isinstance(self.seed, bool) or not isinstance(self.seed, Integral | None):
+            raise ConfigError(f"seed must be a whole number, got {self.seed!r}")
+        values: dict[str, Any] = {
+            "seed": None if self.seed is None else int(self.seed),
+            "calibration": {"alpha": self.alpha},
+        }
+        values["training"] = {"contamination": self.contamination}
+        config = preset(self.config) if isinstance(self.config, str) else self.config
+        if config.training.precision == "auto":
+            on_cpu = self.device == "cpu" or not torch.accelerator.is_available()
+            values["training"]["precision"] = "bf16-mixed" if on_cpu and native_bfloat16() else "32-true"
+        config = with_values(config, _without_none(values), source="training")
+        check_parts(config)
+        return config
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """The normal images of a training, split."""
+
+    normals: ImageSet
+    frame: Frame
+    split: Split
+    """Which of them train and which calibrate."""
+    summary: Mapping[str, Any]
+    """What the detector will remember of them."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All decisions of a training, made once; nothing changes them afterwards."""
+
+    config: Config
+    """Complete: batch size, precision and lengths are settled."""
+    images: TrainingImages
+    phases: tuple[tuple[Phase, ...], ...]
+    """Of each fold."""
+
+    @classmethod
+    def settle(cls, config: Config, images: TrainingImages, iterations: int | None, epochs: int | None) -> Plan:
+        """Decide what a config leaves open.
+
+        Args:
+            config: of the training.
+            images: what it trains on.
+            iterations: updates of R; other phases in proportion; none: the config's.
+            epochs: the same as passes over the training images, or what is made of them.
+
+        Raises:
+            ConfigError: if both are given, or one is less than 1.
+        """
+        if iterations is not None and epochs is not None:
+            raise ConfigError("give iterations or epochs, not both")
+        crop = images.frame.crop_format
+        if config.training.batch_size is None:  # about 50,000 pixels
+            n = round(PIXELS_PER_BATCH / (crop.height * crop.width))
+            config = with_values(config, {"training": {"batch_size": min(64, max(16, n))}}, source="batch size")
+        if epochs is not None:
+            iterations = max(1, round(epochs * _training_rows(config, images) / (config.training.batch_size or 1)))
+        if iterations is not None:
+            config = with_iterations(config, iterations)
+        d, places = config.training.discrimination, config.training.places
+        if places and places.iterations is None and d:
+            n = d.iterations * (2 if min(crop.size) >= COARSE_FROM else 1)
+            config = with_values(config, {"training": {"places": {"iterations": n}}}, source="places")
+        return cls(config, images, _phases(config, len(images.split.folds)))
+
+    @property
+    def frame(self) -> Frame:
+        """Working size, and how images are cut."""
+        return self.images.frame
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes this training this one; the checkpoint of another is refused."""
+        return {"config": self.config.model_dump(mode="json"), "images": self.images.summary["images_sha256"]}
+
+    @property
+    def length(self) -> int:
+        """Iterations of all phases of all folds."""
+        return self.length_before(len(self.phases))
+
+    def length_before(self, fold: int) -> int:
+        """Iterations of all folds before this one."""
+        return sum(phase.iterations for phases in self.phases[:fold] for phase in phases)
+
+    def normals(self, fit: Tensor) -> Normals:
+        """What is learned from, made of the images with these indices: crops, with changed copies if any are asked for."""
+        config, pixels = self.config, self.images.normals.images
+        crops, source = self.frame.draw(pixels[fit], generator(config.seed, "tiles"))
+        crops, copied = augmented(crops, config.training.augmentation, generator(config.seed, "augmentation"))
+        return Normals(crops, fit[source[copied]])
+
+
+def load_training_images(
+    data: Data, normal: Sequence[str] | None, config: Config, strict: bool = False
+) -> TrainingImages:
+    """Read, bring to one format and split the normal images of a training.
+
+    Raises:
+        ConfigError, DataError: if there are no such images or too few, or it is not said which are normal.
+    """
+    if normal is None and str(data) in BUILT_IN:
+        raise DataError(f"say which classes of {data} are normal (--normal 1)")
+    source = open_source(data, "train", normal)
+    if normal is None and len(source.class_names) > 1:
+        raise DataError(f"say which classes are normal (--normal); the classes are: {', '.join(source.class_names)}")
+    frame = Frame.of(config.images, source.infer_format(config.images))
+    normals = source.load(frame.image_format, strict)
+    # crops are many even of few images, and one pair of networks judges them in half the time
+    split = split_normals(len(normals), config.calibration, config.seed, may_cross=frame.n_crops == 1)
+    left_out = split.fit[:0]
+    if config.training.contamination:
+        # twice as many as were named: the anomalies are not the most unusual ones in order
+        unusual = most_unusual(normals.images[split.fit], frame.image_format, 2 * config.training.contamination)
+        left_out = split.fit[unusual]
+    split = split.without(left_out)
+    summary = {
+        "data": str(data) if isinstance(data, str | Path) else "arrays",
+        "normal_classes": list(normal or source.class_names),
+        "n_fit": len(split.fit),
+        "n_held_out": len(split.held_out),
+        "n_folds": len(split.folds) if split.crosses else 0,
+        "n_left_out": len(left_out),
+        "n_skipped": len(normals.skipped),
+        "images_sha256": fingerprint(normals.images),
+        "versions": library_versions(),
+    }  # nothing that differs from one run of a training to the next: the same training is the same file
+    return TrainingImages(normals, frame, split, summary)
+
+
+def native_bfloat16() -> bool:
+    """Whether the processor itself multiplies in bfloat16; where it does not, float32 is faster."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def _phases(config: Config, n_folds: int) -> tuple[tuple[Phase, ...], ...]:
+    """Folds share the length of a training, so that it takes the same time as without them; the first has the places."""
+    training = config.training
+    main = training.reconstruction or training.adversarial
+    share = (
+        config if n_folds == 1 or main is None else with_iterations(config, max(1, round(main.iterations / n_folds)))
+    )
+    folds = [
+        tuple(Phase(name, phase) for name in PHASES if name != "places" and (phase := getattr(share.training, name)))
+        for _ in range(n_folds)
+    ]
+    if training.places:
+        folds[0] += (Phase("places", training.places),)
+    return tuple(folds)
+
+
+def _training_rows(config: Config, images: TrainingImages) -> int:
+    """Crops and copies that one pass over all folds' training images takes."""
+    augmentation = config.training.augmentation
+    of_each = images.frame.crops_of_each(len(images.split.fit)) * (1 + augmentation.copies * augmentation.is_on)
+    return sum(len(fold.fit) for fold in images.split.folds) * of_each
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_none(value) if isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if value is not None
+    }
