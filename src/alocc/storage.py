@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import secrets
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,25 +18,43 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 METADATA_KEY = "alocc"
+MOST_HEADER = 1 << 24
+"""Bytes of names and metadata in a file of tensors, at most."""
+TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]+\.tmp")
+"""Name of a file under way, with the name that it will have."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path`` to write to; it becomes ``path`` if the block ends well.
 
+    A file that is there keeps its mode, a link still points where it did, and what is no file, a pipe or a device, is
+    written to itself.
+
     Raises:
         ArtefactError: if the place cannot be written to.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file() and not path.is_dir():
+            yield path
+            return
+        target = Path(os.path.realpath(path))
+        mode = stat.S_IMODE(target.stat().st_mode) if target.is_file() else None
+        draft = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666 if mode is None else 0o600))
+        temporary = draft
         yield temporary
-        temporary.replace(path)
+        if mode is not None:
+            temporary.chmod(mode)
+        temporary.replace(target)
     except OSError as error:
         raise ArtefactError(f"{path} cannot be written ({error.strerror or error})") from None
     finally:
-        with suppress(OSError):
-            temporary.unlink()
+        if temporary:
+            with suppress(OSError):
+                temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -61,17 +82,32 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     from safetensors.torch import load
 
     try:
-        content = path.read_bytes()  # not mapped into memory: a mapped file that another program truncates kills us
-        header_size = int.from_bytes(content[:8], "little")
-        header = json.loads(content[8 : 8 + header_size])
-        metadata = json.loads(header["__metadata__"][METADATA_KEY])
-        tensors = load(content)
+        with path.open("rb") as file:  # not mapped into memory: a mapped file that another program truncates kills us
+            start = file.read(8)
+            if (header_size := int.from_bytes(start, "little")) > MOST_HEADER:
+                raise ValueError(f"its header would have {header_size:,} bytes")
+            start += (header := file.read(header_size))
+            metadata = _parsed(_parsed(header)["__metadata__"][METADATA_KEY])
+            tensors = load(start + file.read())
     except FileNotFoundError:
         raise ArtefactError(f"{path} does not exist") from None
     except OSError as error:
         raise ArtefactError(f"{path} cannot be read ({error.strerror})") from None
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ArtefactError(f"{path} is damaged or was not written by alocc ({error})") from None
-    if not isinstance(metadata, dict):
-        raise ArtefactError(f"{path} is damaged: its metadata is no object")
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ArtefactError(f"{path} is damaged or was not written by alocc ({reason})") from None
     return tensors, metadata
+
+
+def _parsed(text: str | bytes) -> dict[str, Any]:
+    """A JSON object, in which nothing is there twice."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(values := dict(pairs)) < len(pairs):
+            raise ValueError("a name is there twice")
+        return values
+
+    value = json.loads(text, object_pairs_hook=unique)
+    if not isinstance(value, dict):
+        raise ValueError("its metadata is not an object")
+    return value

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from alocc.errors import ArtefactError
 from alocc.storage import load_tensors, save_tensors
 from alocc.training.batches import Batches
-from alocc.training.history import Row
+from alocc.training.history import History
 
 
 @dataclass
@@ -35,7 +35,7 @@ class TrainingState:
     """Iterations done in the current phase."""
     seconds: float = 0.0
     """Time spent in training so far."""
-    history: list[Row] = field(default_factory=list)
+    history: History = field(default_factory=History)
 
     def is_finite(self) -> bool:
         """Whether all weights are numbers."""
@@ -55,7 +55,8 @@ class TrainingState:
             "phase": self.phase,
             "iteration": self.iteration,
             "seconds": self.seconds,
-            "history": self.history,
+            "history": [list(row.items()) for row in self.history.rows],  # an object's names would come back sorted
+            "losses": [list(losses.items()) for losses in self.history.losses],
         }
         save_tensors(path, tensors, metadata)
 
@@ -81,8 +82,9 @@ class TrainingState:
                 stream.set_state(tensors[f"stream/{name}"])
             self.batches.pending = tensors["batches/pending"]
             self.phase, self.iteration = metadata["phase"], metadata["iteration"]
-            self.seconds, self.history = metadata["seconds"], metadata["history"]
-        except (KeyError, ValueError, RuntimeError) as error:
+            self.seconds = metadata["seconds"]
+            self.history = History(list(map(dict, metadata["history"])), list(map(dict, metadata["losses"])))
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
             raise ArtefactError(f"{path} is damaged ({error}); delete it to train from the start") from None
 
 

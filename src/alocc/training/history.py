@@ -5,27 +5,29 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 Row = dict[str, float | str]
 
 
+@dataclass
 class History:
-    """Gathers losses and watched figures; ``rows`` is what a checkpoint keeps."""
+    """Gathers losses and watched figures, row by row."""
 
-    def __init__(self, rows: list[Row]) -> None:
-        self.rows = rows
-        self._losses: list[Mapping[str, float]] = []
+    rows: list[Row] = field(default_factory=list)
+    losses: list[Mapping[str, float]] = field(default_factory=list)
+    """Of each iteration since the last row."""
 
     def add(self, losses: Mapping[str, float]) -> None:
         """Take the losses of one iteration."""
-        self._losses.append(losses)
+        self.losses.append(losses)
 
     def write_row(self, phase: str, iteration: int, seconds: float, watched: Mapping[str, float]) -> None:
         """Close a row: the mean of the losses since the last one, and what was watched now."""
-        names = self._losses[0] if self._losses else {}
-        means = {name: sum(losses[name] for losses in self._losses) / len(self._losses) for name in names}
+        names = self.losses[0] if self.losses else {}
+        means = {name: sum(losses[name] for losses in self.losses) / len(self.losses) for name in names}
         self.rows.append({"phase": phase, "iteration": iteration, "seconds": round(seconds, 2), **means, **watched})
-        self._losses.clear()
+        self.losses.clear()
 
 
 def joined(folds: Sequence[Sequence[Row]]) -> list[Row]:

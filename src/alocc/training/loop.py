@@ -20,7 +20,6 @@ from alocc.model.networks import Discriminator, Reconstructor
 from alocc.seeding import generator
 from alocc.training.batches import Batches
 from alocc.training.checkpoint import TrainingState
-from alocc.training.history import History
 from alocc.training.phases import STREAMS, Phase, begin, make_optimizers, phases_of, set_learning_rates
 from alocc.training.step import Losses
 
@@ -103,7 +102,7 @@ def train_networks(
     planned = sum(phase.config.iterations for phase in phases)
     row_every = max(10, min(100, planned // 50))
     watch_every = hooks.watch_every or max(1, planned // LOOKS)
-    history = History(state.history)
+    history = state.history
     started = time.perf_counter() - state.seconds
     saved = state.seconds
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alocc.config import Config, dump_config, preset, with_iterations, with_values
+from alocc.config import Config, preset, with_iterations, with_values
 from alocc.data.augmentation import augmented
 from alocc.data.deformation import jitter
 from alocc.data.images import ImageFormat, to_unit_range
@@ -38,7 +36,7 @@ from alocc.detector import (
     trial_images,
     whole,
 )
-from alocc.errors import ArtefactError, ConfigError, DataError, StoppedError
+from alocc.errors import ConfigError, DataError, StoppedError
 from alocc.model.localization import Localizer, map_parts
 from alocc.model.networks import Networks, build_networks
 from alocc.model.places import updates
@@ -46,8 +44,8 @@ from alocc.model.scoring import D_PARTS
 from alocc.model.statistics import Statistics, thinned
 from alocc.model.validation import auroc, useful_kinds
 from alocc.seeding import generator
-from alocc.storage import write_text
-from alocc.training.history import Row, history_csv, joined
+from alocc.training.folder import RunFolder as RunFolder  # noqa: PLC0414  (others import it from here)
+from alocc.training.history import Row, joined
 from alocc.training.loop import Hooks, Moment, train_networks
 from alocc.training.phases import phases_of
 
@@ -74,47 +72,6 @@ class TrainingImages:
     """Which of them train and which calibrate."""
     summary: Mapping[str, Any]
     """What the detector will remember of them."""
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """The files of one training."""
-
-    root: Path
-
-    @property
-    def model(self) -> Path:
-        """The detector."""
-        return self.root / "model.safetensors"
-
-    @property
-    def config(self) -> Path:
-        """The complete config."""
-        return self.root / "config.toml"
-
-    @property
-    def history(self) -> Path:
-        """Losses and watched figures through training."""
-        return self.root / "history.csv"
-
-    def checkpoint(self, fold: int = 0) -> Path:
-        """The state of an unfinished training; each fold has its own."""
-        return self.root / "checkpoints" / (f"fold{fold + 1}.safetensors" if fold else "last.safetensors")
-
-    @property
-    def summary(self) -> Path:
-        """What was trained on, how long it took, which images could not be used."""
-        return self.root / "run.json"
-
-    @property
-    def health(self) -> Path:
-        """The verdict of the last health check."""
-        return self.root / "health.json"
-
-    @property
-    def report(self) -> Path:
-        """The report, once it is asked for."""
-        return self.root / "report.html"
 
 
 def train(
@@ -170,7 +127,7 @@ def train(
     watch = open_watch(images) if open_watch else None
     identity = {"config": config.model_dump(mode="json"), "images": images.summary["images_sha256"]}
     if folder:
-        _claim(folder, config, identity, overwrite)
+        folder.claim(config, identity["images"], overwrite=overwrite)
     if started:
         started(images, folder is not None and folder.model.exists())
     pixels, image_format, parts = images.normals.images, images.image_format, images.split.parts
@@ -207,7 +164,7 @@ def train(
         except StoppedError as stopped:
             raise StoppedError(f"{stopped}{told.where(index)}") from None
         folds.append(Fold(Networks(networks.R.cpu(), networks.D.cpu()), fold.statistics, fold.held_out))
-        histories.append(state.history)
+        histories.append(state.history.rows)
         seconds += state.seconds - (time.perf_counter() - before)  # what an earlier, stopped training took
     looks = [[float(row["polarity"]) for row in rows if "polarity" in row] for rows in histories]
     if all(looks):  # a fold may have stopped earlier than another
@@ -221,7 +178,7 @@ def train(
     detector = Detector.calibrate(config, image_format, folds, statistics, localizer, seen, summary, unusual)
     seconds += time.perf_counter() - began
     if folder:
-        _write(folder, detector, joined(histories), _run_notes(images, seconds, fabric, notes))
+        folder.write(detector, joined(histories), _run_notes(images, seconds, fabric, notes))
     return detector
 
 
@@ -449,25 +406,6 @@ def _with_length(config: Config, iterations: int | None, epochs: int | None, n_i
     return config if iterations is None else with_iterations(config, iterations)
 
 
-def _claim(folder: RunFolder, config: Config, identity: Mapping[str, Any], overwrite: bool) -> None:
-    """Make the run folder this training's: go on with it, start it, or refuse to destroy another one."""
-    if overwrite and folder.root.is_dir() and folder.config.exists():
-        shutil.rmtree(folder.root)
-    claim = dump_config(config) + f"# images {identity['images']}\n"
-    if folder.config.exists():
-        if folder.config.read_text(encoding="utf-8") != claim:
-            raise ArtefactError(
-                f"{folder.root} holds a training with another config or other images; "
-                "choose another --out, or replace it with --overwrite"
-            )
-    elif folder.root.exists() and (not folder.root.is_dir() or any(folder.root.iterdir())):
-        raise ArtefactError(f"{folder.root} is there already and holds no run; choose another --out")
-    if folder.model.exists():  # finished: the same training again, from the start
-        for checkpoint in folder.checkpoint().parent.glob("*.safetensors"):
-            checkpoint.unlink()
-    write_text(folder.config, claim)
-
-
 def load_training_images(
     data: Data, normal: Sequence[str] | None, config: Config, strict: bool = False
 ) -> TrainingImages:
@@ -500,12 +438,6 @@ def load_training_images(
         "versions": library_versions(),
     }  # nothing that differs from one run of a training to the next: the same training is the same file
     return TrainingImages(normals, image_format, split, summary)
-
-
-def _write(folder: RunFolder, detector: Detector, history: Sequence[Row], notes: Mapping[str, Any]) -> None:
-    detector.save(folder.model)
-    write_text(folder.history, history_csv(history))
-    write_text(folder.summary, json.dumps(notes, indent=2))
 
 
 def _run_notes(
