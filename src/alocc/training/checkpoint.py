@@ -85,7 +85,8 @@ class TrainingState:
             self.seconds = metadata["seconds"]
             self.history = History(list(map(dict, metadata["history"])), list(map(dict, metadata["losses"])))
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
-            raise ArtefactError(f"{path} is damaged ({error}); delete it to train from the start") from None
+            reason = " ".join(str(error).split())
+            raise ArtefactError(f"{path} is damaged ({reason}); delete it to train from the start") from None
 
 
 def _tensors(network: nn.Module) -> list[tuple[str, Tensor]]:
