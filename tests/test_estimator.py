@@ -107,6 +107,13 @@ def test_settings_are_values_of_python_or_numpy():
     assert before.items() <= settings.items()
 
 
+@pytest.mark.parametrize("turn", [1, -1])
+def test_a_section_and_one_of_its_keys_go_together_in_any_order(turn):
+    settings = [("networks", {"width": 8}), ("networks.latent_dim", 5)]
+    config = ALOCC(preset="article", iterations=2, settings=dict(settings[::turn])).fit(IMAGES).detector_.config
+    assert (config.networks.width, config.networks.latent_dim) == (8, 5)
+
+
 def test_none_switches_a_phase_off():
     off = {"training.discrimination": None, "scoring": {"spectrum": 1.0}}
     config = small(off, iterations=2).fit(IMAGES).detector_.config

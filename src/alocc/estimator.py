@@ -123,7 +123,7 @@ def _array(X: ArrayLike) -> NDArray[np.generic]:
 def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as a config has them: a mapping for each section, and NumPy's values as Python's."""
     values: dict[str, Any] = {}
-    for key, value in settings.items():
+    for key, value in sorted(settings.items(), key=lambda item: str(item[0]).count(".")):  # a section before its keys
         *sections, last = str(key).split(".")
         inner = values
         for section in sections:
