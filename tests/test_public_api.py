@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -36,3 +37,23 @@ def test_nothing_heavy_is_loaded_before_it_is_needed(code):
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert loaded.stdout.strip().splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("code", "given", "expected"),
+    [
+        ("import alocc", {}, "10000"),
+        ("import alocc.training.run", {}, "10000"),
+        ("import sys; sys.argv = ['alocc', '--help']; import alocc.cli", {}, "10000"),
+        ("import alocc", {"GOMP_SPINCOUNT": "7"}, "7"),
+        ("import alocc", {"OMP_WAIT_POLICY": "PASSIVE"}, None),
+        ("import torch, alocc", {}, None),  # too late: torch has read it
+    ],
+)
+def test_importing_alocc_limits_how_long_threads_spin_unless_somebody_said_so(code, given, expected):
+    plain = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport os\nprint(os.environ.get('GOMP_SPINCOUNT'))"],
+        capture_output=True, text=True, check=True, env=plain | given,
+    )  # fmt: skip
+    assert done.stdout.strip().splitlines()[-1] == str(expected)

@@ -1,8 +1,12 @@
 """Files are whole or not there, and a damaged one is refused without running anything from it."""
 
 import contextlib
+import json
+import os
 import pickle
 import resource
+import threading
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -10,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from alocc.errors import ArtefactError
-from alocc.storage import load_tensors, replacing, save_tensors, write_text
+from alocc.storage import MOST_HEADER, TEMPORARY, load_tensors, replacing, save_tensors, write_text
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2], dtype=torch.int64)}
 METADATA = {"kind": "test", "numbers": [1, 0.1, None], "text": "σ"}
@@ -88,6 +92,76 @@ def test_file_in_the_folders_place_is_refused(tmp_path):
     assert (tmp_path / "x").read_text() == "old"
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_a_new_file_has_the_mode_that_the_umask_says(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        write_text(tmp_path / "x.txt", "new")
+        save_tensors(tmp_path / "x.safetensors", TENSORS, METADATA)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {mode}
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o444, 0o777])
+def test_a_file_that_is_there_keeps_its_mode_and_is_never_open_to_others_in_between(tmp_path, mode):
+    path = tmp_path / "x.txt"
+    path.write_text("old")
+    path.chmod(mode)
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+        assert temporary.stat().st_mode & 0o777 == 0o600
+    assert path.read_text() == "new" and path.stat().st_mode & 0o777 == mode
+
+
+def test_temporary_names_are_unpredictable_and_recognised(tmp_path):
+    taken = set()
+    for _ in range(10):
+        with replacing(tmp_path / "x.y.txt") as temporary:
+            temporary.write_text("new")
+            assert TEMPORARY.fullmatch(temporary.name)[1] == "x.y.txt"
+            taken.add(temporary.name)
+    assert len(taken) == 10
+    assert not any(str(os.getpid()) == name.split(".")[-2] for name in taken)
+
+
+def test_a_link_in_the_temporary_files_place_is_not_followed(tmp_path, monkeypatch):
+    (tmp_path / "victim").write_text("old")
+    monkeypatch.setattr("secrets.token_hex", lambda n: "00" * n)  # somebody guessed it
+    (tmp_path / f".x.txt.{'00' * 8}.tmp").symlink_to(tmp_path / "victim")
+    with pytest.raises(ArtefactError, match=r"x\.txt cannot be written \(File exists\)"):
+        write_text(tmp_path / "x.txt", "new")
+    assert (tmp_path / "victim").read_text() == "old"
+    assert (tmp_path / f".x.txt.{'00' * 8}.tmp").is_symlink()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stays_one_and_its_file_is_written(tmp_path, there):
+    (tmp_path / "disk").mkdir()
+    if there:
+        (tmp_path / "disk" / "x.txt").write_text("old")
+    (tmp_path / "link.txt").symlink_to(tmp_path / "disk" / "x.txt")
+    write_text(tmp_path / "link.txt", "new")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "disk" / "x.txt").read_text() == "new"
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["x.txt"]
+
+
+def test_a_pipe_is_written_to_and_stays_one(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    read = []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    write_text(tmp_path / "pipe", "through the pipe")
+    reader.join()
+    assert read == ["through the pipe"] and (tmp_path / "pipe").is_fifo()
+
+
+def test_a_device_is_written_to_and_stays_one():
+    write_text(Path(os.devnull), "into nothing")
+    assert Path(os.devnull).is_char_device()
+
+
 def test_tensors_and_metadata_come_back(saved):
     tensors, metadata = load_tensors(saved)
     assert metadata == METADATA
@@ -148,6 +222,86 @@ def test_damaged_file_is_refused_by_name(saved, damage):
     saved.write_bytes(damaged)
     with pytest.raises(ArtefactError, match=r"x\.safetensors is damaged or was not written by alocc"):
         load_tensors(saved)
+
+
+def with_header(header, data=b""):
+    """A file of tensors with any header."""
+    return len(header).to_bytes(8, "little") + header + data
+
+
+def header_of(metadata):
+    return with_header(json.dumps({"__metadata__": {"alocc": metadata}}).encode())
+
+
+ONE = '"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}'
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("damaged", "reason"),
+    [
+        (header_of("[1, 2]"), "its metadata is not an object"),
+        (header_of('"words"'), "its metadata is not an object"),
+        (header_of("null"), "its metadata is not an object"),
+        (header_of('{"kind": "detector", "kind": "checkpoint"}'), "a name is there twice"),
+        (header_of('{"config": {"seed": 1, "seed": 2}}'), "a name is there twice"),
+        (with_header(f'{{"__metadata__":{{"alocc":"{{}}"}},{ONE},{ONE}}}'.encode(), b"1"), "a name is there twice"),
+        (with_header(b'{"__metadata__":{"alocc":"{}","alocc":"{}"}}'), "a name is there twice"),
+        (header_of(f'{{"config": {DEEP}}}'), "recursion"),
+        (with_header(DEEP.encode()), "recursion"),
+        (header_of(f'{{"alpha": {"9" * 5_000}}}'), "4300 digits"),
+        (with_header(b'{"__metadata__":[]}'), "list indices"),
+        (with_header(b'{"__metadata__":{"alocc":{"kind":"detector"}}}'), "JSON object must be str"),
+        (with_header(b"[]"), "its metadata is not an object"),
+        (with_header(b'{"__metadata__":{"alocc":"{}"},"a":{"dtype":"U8","shape":[9],"data_offsets":[0,9]}}', b"1"), ""),
+        (with_header(b'{"__metadata__":{"alocc":"{}"},"a":{"dtype":"U8","shape":[9],"data_offsets":[0,1]}}', b"1"), ""),
+        (with_header(b'{"__metadata__":{"alocc":"{}"},"a":{"dtype":"X9","shape":[1],"data_offsets":[0,1]}}', b"1"), ""),
+        (
+            with_header(
+                b'{"__metadata__":{"alocc":"{}"},"a":{"dtype":"U8","shape":[0,9223372036854775809],"data_offsets":[0,0]}}'
+            ),
+            "",
+        ),
+    ],
+)
+def test_a_strangers_header_is_refused_in_one_line(tmp_path, damaged, reason):
+    (tmp_path / "x.safetensors").write_bytes(damaged)
+    with pytest.raises(ArtefactError, match=r"x\.safetensors is damaged or was not written by alocc \(.") as refused:
+        load_tensors(tmp_path / "x.safetensors")
+    assert reason in str(refused.value) and len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("header_size", [2**60, 2**64 - 1, 2**30, MOST_HEADER + 1])
+def test_a_huge_header_is_refused_before_memory_is_spent(tmp_path, header_size):
+    with (tmp_path / "x.safetensors").open("wb") as file:
+        file.write(header_size.to_bytes(8, "little"))
+        file.truncate(2**31)  # nothing on the disk
+    tracemalloc.start()
+    with pytest.raises(ArtefactError, match=rf"its header would have {header_size:,} bytes"):
+        load_tensors(tmp_path / "x.safetensors")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000
+
+
+def test_a_large_file_of_others_is_refused_without_reading_it(tmp_path):
+    with (tmp_path / "x.safetensors").open("wb") as file:
+        file.write(with_header(b'{"a":{"dtype":"U8","shape":[2147483648],"data_offsets":[0,2147483648]}}'))
+        file.truncate(file.tell() + 2**31)
+    tracemalloc.start()
+    with pytest.raises(ArtefactError, match=r"not written by alocc \('__metadata__'\)"):
+        load_tensors(tmp_path / "x.safetensors")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000
+
+
+def test_a_pipe_is_read_as_a_file_is(saved, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes(saved.read_bytes()))
+    writer.start()
+    assert load_tensors(tmp_path / "pipe")[1] == METADATA
+    writer.join()
 
 
 def test_any_wrong_byte_in_the_header_gives_an_artefact_error_or_a_readable_file(saved):

@@ -7,6 +7,8 @@
     scores.anomaly_score, scores.p_value, scores.is_anomaly
 """
 
+import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +35,9 @@ __all__ = [
     "preset",
     "train",
 ]
+
+if "torch" not in sys.modules and not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
+    os.environ["GOMP_SPINCOUNT"] = "10000"  # see docs/decisions/0009; read when torch is loaded
 
 _HOME = {
     "ALOCC": "estimator",

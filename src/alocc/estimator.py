@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from alocc.config import preset as load_preset
-from alocc.config import with_settings
+from alocc.config import with_values
 from alocc.data.splits import split_normals
 from alocc.detector import Detector
+from alocc.errors import ConfigError, DataError
 from alocc.training.run import Device, train
 
 FloatArray = NDArray[np.float64]
@@ -28,9 +32,10 @@ class ALOCC(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn 
         alpha: share of normal images that may be called outliers; none: 0.01, or the smallest that the number of
             training images supports.
         iterations: updates of R; none: the preset's.
-        settings: more of the config, as ``{"section.key": value}``.
+        settings: more of the config, as ``{"section.key": value}``; none switches off what may be left out.
         device: "auto", "cpu", "cuda" or "mps".
-        random_state: seed of everything random; none is 0, so a fit is always repeatable.
+        random_state: seed of everything random, or a NumPy ``RandomState`` to draw one from; none: the config's, which
+            is 0 by default, so a fit is repeatable.
 
     Attributes:
         detector_: the fitted :class:`alocc.Detector`.
@@ -44,7 +49,7 @@ class ALOCC(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn 
         iterations: int | None = None,
         settings: dict[str, Any] | None = None,
         device: Device = "auto",
-        random_state: int | None = None,
+        random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.preset = preset
         self.alpha = alpha
@@ -61,13 +66,16 @@ class ALOCC(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn 
             y: not used.
 
         Raises:
-            DataError: if the images have a wrong shape, type or value range, or are too few (a ValueError).
+            ConfigError, DataError: if a parameter is wrong, or the images have a wrong shape, type or value range, or
+                are too few (both are ValueErrors).
         """
-        settings = [f"{key}={_toml(value)}" for key, value in (self.settings or {}).items()]
+        seed = self.random_state
+        if seed is not None and not isinstance(seed, int):  # as scikit-learn takes it
+            seed = int(seed if isinstance(seed, Integral) else check_random_state(seed).randint(1 << 31))
         self.detector_: Detector = train(
-            np.asarray(X),
-            config=with_settings(load_preset(self.preset), settings),
-            seed=self.random_state or 0,
+            _array(X),
+            config=with_values(load_preset(self.preset), _nested(self.settings or {}), source="settings"),
+            seed=seed,
             iterations=self.iterations,
             alpha=self.alpha,
             device=self.device,
@@ -78,7 +86,7 @@ class ALOCC(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn 
     def score_samples(self, X: ArrayLike) -> FloatArray:
         """``−anomaly_score`` of each image, (n,): higher = more normal."""
         check_is_fitted(self)
-        return -self.detector_.score(np.asarray(X)).anomaly_score
+        return -self.detector_.score(_array(X)).anomaly_score
 
     def decision_function(self, X: ArrayLike) -> FloatArray:
         """``score_samples − offset_``, (n,): negative for outliers."""
@@ -105,5 +113,30 @@ class ALOCC(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn 
         return hasattr(self, "detector_")
 
 
-def _toml(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(list(value) if isinstance(value, tuple) else value)
+def _array(X: ArrayLike) -> NDArray[np.generic]:
+    try:
+        return np.asarray(X)
+    except ValueError:
+        raise DataError("images of different sizes are not an array; give images of one size") from None
+
+
+def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as a config has them: a mapping for each section, and NumPy's values as Python's."""
+    values: dict[str, Any] = {}
+    for key, value in sorted(settings.items(), key=lambda item: str(item[0]).count(".")):  # a section before its keys
+        *sections, last = str(key).split(".")
+        inner = values
+        for section in sections:
+            inner = inner.setdefault(section, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(f"settings: {key} is in {section}, which was set to a value before")
+        inner[last] = _plain(value)
+    return values
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value

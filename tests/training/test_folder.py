@@ -1,0 +1,244 @@
+"""A run folder: only a run's own files are removed, and any moment at which a training is killed is survived."""
+
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alocc.cli import main
+from alocc.storage import save_tensors
+
+TINY = ["--preset", "article", "--iterations", 3, "--set", "networks.width=4", "--set", "training.batch_size=8"]
+RUN_FILES = {"checkpoints", "config.toml", "health.json", "history.csv", "model.safetensors", "run.json"}
+SNAPSHOTS = """
+import shutil, sys
+from pathlib import Path
+out, states = Path(sys.argv[sys.argv.index("--out") + 1]), Path(sys.argv.pop(1))
+def keep(event, args):
+    if event == "os.rename" and out in Path(args[0]).parents:
+        shutil.copytree(out, states / f"{len(list(states.iterdir())):02}")
+sys.addaudithook(keep)
+from alocc.cli import main
+main()
+"""
+"""The command line, which copies its run folder whenever a file is about to be renamed: what a kill leaves."""
+KILLED = """
+import os, signal, sys
+sys.addaudithook(lambda event, args: os.kill(os.getpid(), signal.SIGKILL) if event == "os.rename" else None)
+from alocc.cli import main
+main()
+"""
+"""The command line, killed when its first file is about to be renamed."""
+
+
+@pytest.fixture
+def alocc(monkeypatch, capsys):
+    """Run the command line in this process: its standard error, after a check of its exit code."""
+
+    def run(*words, code=0):
+        monkeypatch.setattr(sys, "argv", ["alocc", *map(str, words)])
+        capsys.readouterr()
+        try:
+            main()
+            done = 0
+        except SystemExit as error:
+            done = error.code or 0
+        err = capsys.readouterr().err
+        assert done == code, err
+        return err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """Twelve images, in a folder."""
+    root = tmp_path_factory.mktemp("good")
+    for i, image in enumerate(np.random.default_rng(0).integers(0, 200, (12, 16, 16), dtype=np.uint8)):
+        Image.fromarray(image).save(root / f"{i:02}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def states(good, tmp_path_factory):
+    """What a kill at each renaming of a training leaves; and its end, which is the last."""
+    root = tmp_path_factory.mktemp("states")
+    kept, out = root / "states", root / "run"
+    kept.mkdir()
+    words = [sys.executable, "-c", SNAPSHOTS, kept, "train", good, "--out", out, *TINY]
+    subprocess.run(list(map(str, words)), check=True, capture_output=True)
+    out.rename(kept / "end")
+    return kept
+
+
+@pytest.fixture
+def finished(states, tmp_path):
+    return Path(shutil.copytree(states / "end", tmp_path / "finished"))
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+def content(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def train(alocc, good, out, *more, code=0):
+    return alocc("train", good, "--out", out, *TINY, *more, code=code)
+
+
+def test_files_of_a_run_are_these(finished):
+    assert names(finished) == RUN_FILES
+    assert names(finished / "checkpoints") == {"last.safetensors"}
+
+
+def test_overwriting_removes_the_files_of_a_run_and_nothing_else(alocc, good, finished):
+    stale = ["report.html", "model.onnx", "model.xml", "model.bin", "model-int8.onnx", "checkpoints/fold2.safetensors"]
+    mine = ["notes.txt", "data/a.png", "checkpoints/best.safetensors", "model2.safetensors", ".config.toml.bak"]
+    for name in (*stale, *mine):
+        (finished / name).parent.mkdir(exist_ok=True)
+        (finished / name).write_text(name)
+    before = (finished / "model.safetensors").read_bytes()
+    assert "--overwrite" in train(alocc, good, finished, "--seed", 1, code=2)
+    assert all((finished / name).exists() for name in (*stale, *mine))
+    assert (finished / "model.safetensors").read_bytes() == before
+    train(alocc, good, finished, "--seed", 1, "--overwrite")
+    assert (finished / "model.safetensors").read_bytes() != before
+    assert [(finished / name).read_text() for name in mine] == mine
+    assert not any((finished / name).exists() for name in stale)
+    assert "seed = 1\n" in (finished / "config.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    "text", ["[tool]\nname = 'mine'\n", "", "preset = 'robust'\n# images of mine\n", f"# images {'0' * 64}\nseed = 1\n"]
+)
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+def test_a_folder_with_a_config_that_is_no_runs_is_refused(alocc, good, tmp_path, text, more):
+    for name in ("config.toml", "model.safetensors", "src/main.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    before = content(tmp_path)
+    assert "holds other files (config.toml) and no run" in train(alocc, good, tmp_path, *more, code=2)
+    assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["notes.txt", "model.safetensors", "checkpoints/last.safetensors", "checkpoints", "x/y"]
+)
+def test_a_folder_without_a_run_is_refused(alocc, good, tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    before = content(tmp_path)
+    assert "choose another --out" in train(alocc, good, tmp_path, "--overwrite", code=2)
+    assert content(tmp_path) == before
+
+
+def test_other_peoples_checkpoints_are_refused(alocc, good, tmp_path, finished):
+    out = tmp_path / "out"
+    (out / "checkpoints").mkdir(parents=True)
+    shutil.copy(finished / "model.safetensors", out / "checkpoints" / "last.safetensors")  # a detector's
+    before = content(out)
+    assert "last.safetensors" in train(alocc, good, out, "--overwrite", code=2)
+    assert content(out) == before
+
+
+def test_a_file_in_the_folders_place_is_refused(alocc, good, tmp_path):
+    (tmp_path / "run").write_text("mine")
+    assert "cannot hold a run (Not a directory)" in train(alocc, good, tmp_path / "run", "--overwrite", code=2)
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_links_are_not_followed(alocc, good, tmp_path, finished):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (finished / "checkpoints").rename(elsewhere / "checkpoints")
+    (finished / "checkpoints").symlink_to(elsewhere / "checkpoints", target_is_directory=True)
+    (elsewhere / "report.html").write_text("mine")
+    (finished / "report.html").symlink_to(elsewhere / "report.html")
+    before = content(elsewhere)
+    train(alocc, good, finished, "--seed", 1, "--overwrite")
+    assert content(elsewhere) == before
+    assert not (finished / "checkpoints").is_symlink() and not (finished / "report.html").exists()
+
+
+@pytest.mark.parametrize("linked", ["config.toml", "checkpoints"])
+def test_a_linked_mark_is_none(alocc, good, tmp_path, finished, linked):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / linked).symlink_to(finished / linked)
+    before = content(finished)
+    assert f"holds other files ({linked}) and no run" in train(alocc, good, out, "--overwrite", code=2)
+    assert content(finished) == before and (out / linked).is_symlink()
+
+
+@pytest.mark.parametrize("place", ["", "checkpoints"])
+@pytest.mark.parametrize("draft", [".config.toml.123.tmp", ".last.safetensors.0123456789abcdef.tmp"])
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+def test_drafts_of_a_killed_training_are_removed(alocc, good, tmp_path, place, draft, more):
+    (tmp_path / "run" / place).mkdir(parents=True)
+    (tmp_path / "run" / place / draft).write_text("half a fi")
+    train(alocc, good, tmp_path / "run", *more)
+    assert names(tmp_path / "run") == RUN_FILES and names(tmp_path / "run" / "checkpoints") == {"last.safetensors"}
+
+
+def test_drafts_of_others_stay(alocc, good, tmp_path):
+    (tmp_path / ".notes.txt.123.tmp").write_text("mine")
+    assert "holds other files (.notes.txt.123.tmp)" in train(alocc, good, tmp_path, "--overwrite", code=2)
+    assert names(tmp_path) == {".notes.txt.123.tmp"}
+
+
+def test_every_state_that_a_kill_leaves_goes_on_to_the_same_detector(alocc, good, states, tmp_path):
+    expected = (states / "end" / "model.safetensors").read_bytes()
+    left = sorted(path for path in states.iterdir() if path.name != "end")
+    assert [path.name for path in left[0].iterdir()] == [next(left[0].glob(".config.toml.*.tmp")).name]
+    assert len(left) > 6 and sum((state / "model.safetensors").exists() for state in left) == 1  # before health.json
+    for state in left:
+        out = shutil.copytree(state, tmp_path / state.name)
+        for command in ("info", "report"):  # what is there is complete
+            alocc(command, out, code=0 if (out / "model.safetensors").exists() else 2)
+        train(alocc, good, out)
+        assert names(out) - {"report.html"} == RUN_FILES
+        assert (out / "model.safetensors").read_bytes() == expected, state.name
+
+
+@pytest.mark.parametrize("gone", [["run.json"], ["run.json", "history.csv"], ["checkpoints"], ["model.safetensors"]])
+def test_a_run_without_some_of_its_files_is_trained_again(alocc, good, states, finished, gone):
+    for name in gone:
+        (shutil.rmtree if (finished / name).is_dir() else Path.unlink)(finished / name)
+    there = (finished / "model.safetensors").exists()
+    alocc("info", finished, code=0 if there else 2)
+    alocc("score", finished, good, "--out", finished.parent / "scores.csv", code=0 if there else 2)
+    train(alocc, good, finished)
+    assert names(finished) == RUN_FILES
+    assert (finished / "model.safetensors").read_bytes() == (states / "end" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("more", [[], ["--overwrite"], ["--seed", 1]])
+def test_checkpoints_without_a_config_are_no_obstacle(alocc, good, tmp_path, finished, more):
+    shutil.copytree(finished / "checkpoints", tmp_path / "run" / "checkpoints")
+    train(alocc, good, tmp_path / "run", *more)
+    assert names(tmp_path / "run") == RUN_FILES
+
+
+def test_an_overwriting_that_is_killed_can_be_repeated(alocc, good, finished):
+    words = ["train", good, "--out", finished, *TINY, "--seed", 1, "--overwrite"]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *map(str, words)], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    assert names(finished) - {"checkpoints"} == {"config.toml", next(finished.glob(".config.toml.*.tmp")).name}
+    train(alocc, good, finished, "--seed", 1, "--overwrite")
+    assert names(finished) == RUN_FILES
+
+
+def test_a_damaged_checkpoint_is_named(alocc, good, finished):
+    (finished / "model.safetensors").unlink()
+    save_tensors(finished / "checkpoints" / "last.safetensors", {}, {"kind": "checkpoint"})
+    before = content(finished)
+    assert "last.safetensors" in train(alocc, good, finished, code=2)
+    assert content(finished) == before
+    train(alocc, good, finished, "--overwrite")
