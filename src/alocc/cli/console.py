@@ -71,15 +71,13 @@ def verbatim(text: str, style: str = "") -> Text:
 
 
 def standard_output() -> TextIO:
-    """Where a result goes; on a terminal, names in it do nothing there."""
+    """Where a table goes, line by line; names in it do nothing on a terminal."""
     return cast("TextIO", _Verbatim()) if sys.stdout.isatty() else sys.stdout
 
 
 class _Verbatim(io.TextIOBase):
-    def write(self, text: str) -> int:
-        from alocc.data.entries import visible
-
-        return sys.stdout.write(visible(text, keep="\n"))
+    def write(self, line: str) -> int:
+        return sys.stdout.write(verbatim(line[:-1]).plain + line[-1:])
 
 
 def print_error(message: str) -> None:

@@ -66,13 +66,17 @@ class ClassListCommand(TyperCommand):
                 name = word[:-1] or (before if before.startswith("--") else "an argument")
                 raise ConfigError(f"{name} is empty; is a variable not set?")
         lists = [name for option in self.params if str(option.metavar).endswith("…") for name in option.opts]
-        problem: Exception | None = None
+        problem: Any = None
         for n_left in range(len(args) or 1):
             try:
                 return super().parse_args(ctx, _spelled_out(args, lists, n_left))
             except USAGE_ERROR as error:
                 problem = problem or error
-        assert problem  # or the loop would have returned
+        from alocc.data.entries import visible
+
+        problem.message = visible(
+            problem.message
+        )  # words may be names of files, from a pattern that the shell filled in
         raise problem
 
 

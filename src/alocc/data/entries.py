@@ -292,9 +292,9 @@ def shown(path: str | os.PathLike[str]) -> str:
     return path if path == plain and isinstance(path, str) else plain  # the same string: there may be millions
 
 
-def visible(text: str, keep: str = "") -> str:
-    r"""Text that a terminal shows and does not obey: control characters, but those to keep, are written ``\x1b``."""
-    return UNPRINTABLE.sub(lambda c: c[0] if c[0] in keep else c[0].encode("unicode_escape").decode(), text)
+def visible(text: str) -> str:
+    r"""Text that a terminal shows and does not obey: control characters are written ``\x1b``."""
+    return UNPRINTABLE.sub(lambda control: control[0].encode("unicode_escape").decode(), text)
 
 
 def is_image_name(name: str) -> bool:
