@@ -82,7 +82,18 @@ def test_an_archive_is_read_in_place_and_a_folder_around_everything_does_not_cou
     assert len(open_source(tmp_path / name, "test", ["good"]).load(GREY)) == 2
 
 
-ORDERED = ["9.png", "10.png", "a1/1.png", "a1/2.png", "a1/10.png", "a1/b/0.png", "a1/b/c3.png", "a2/0.png", "a10/0.png"]
+ORDERED = [
+    "9.png",
+    "10.png",
+    "a1/1.png",
+    "a1/2.png",
+    "a1/10.png",
+    "a1/0/3.png",
+    "a1/b/0.png",
+    "a1/b/c3.png",
+    "a2/0.png",
+    "a10/0.png",
+]
 
 
 def test_files_are_in_one_order_wherever_they_are(tmp_path):

@@ -66,17 +66,16 @@ class ClassListCommand(TyperCommand):
                 name = word[:-1] or (before if before.startswith("--") else "an argument")
                 raise ConfigError(f"{name} is empty; is a variable not set?")
         lists = [name for option in self.params if str(option.metavar).endswith("…") for name in option.opts]
-        problem: Any = None
-        for n_left in range(len(args) or 1):
+        problem: Exception | None = None
+        tried: list[str] | None = None
+        for n_left in range(len(args) + 1):
+            if (spelled := _spelled_out(args, lists, n_left)) == tried:
+                break  # no word is left to move
             try:
-                return super().parse_args(ctx, _spelled_out(args, lists, n_left))
+                return super().parse_args(ctx, list(spelled))
             except USAGE_ERROR as error:
-                problem = problem or error
-        from alocc.data.entries import visible
-
-        problem.message = visible(
-            problem.message
-        )  # words may be names of files, from a pattern that the shell filled in
+                problem, tried = problem or error, spelled
+        assert problem  # there was one way at least
         raise problem
 
 
