@@ -335,6 +335,13 @@ def test_words_behind_a_class_list_are_classes_but_for_those_the_line_needs(aloc
     assert "Missing argument 'DATA'" in alocc("calibrate", run_folder, "--normal", "7", code=2)[1]
 
 
+def test_other_lists_take_several_words_too(alocc, three_classes, tmp_path):
+    lists = ["--methods", "5-nn", "pca", "--classes", "1", "7"]
+    table = json.loads(alocc("benchmark", "one-vs-rest", three_classes, *lists, "--out", tmp_path, "--json")[0])
+    assert len(table["rows"]) == 2 and all({"1", "7"} <= row.keys() for row in table["rows"].values())
+    assert all("8, new" not in row for row in table["rows"].values())
+
+
 @pytest.mark.parametrize("words", [["8, new"], ["8, new", "1"], ["1", "8, new"]])
 def test_a_class_with_a_comma_in_its_name_can_be_named(alocc, run_folder, three_classes, tmp_path, words):
     figures = json.loads(alocc("evaluate", run_folder, three_classes, "--normal", *words, "--json")[0])

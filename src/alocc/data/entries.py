@@ -402,14 +402,15 @@ def _zip_members(archive: Path, most: int) -> Iterator[tuple[str, Opener]]:
 
 def _tar_members(archive: Path, most: int) -> Iterator[tuple[str, Opener]]:
     """Members with their offsets: an uncompressed tar is read in place, a compressed one is unpacked into memory."""
-    content = b""
+    unpacked = io.BytesIO()
     with archive.open("rb") as file:
         unpack = COMPRESSED.get(file.read(2))
     if unpack:
         with unpack(archive, "rb") as stream:
-            content = stream.read(most + 1)
-        if len(content) > most:
-            raise _TooMuchError
+            while unpacked.write(stream.read(1 << 20)):
+                if unpacked.tell() > most:
+                    raise _TooMuchError
+        unpacked.seek(0)
 
     def opener(member: tarfile.TarInfo) -> Opener:
         start, size = member.offset_data, member.size
@@ -421,14 +422,14 @@ def _tar_members(archive: Path, most: int) -> Iterator[tuple[str, Opener]]:
             if size > MAX_BYTES:
                 raise _too_large(size)
             if unpack:
-                return io.BytesIO(content[start : start + size])
+                return io.BytesIO(unpacked.getbuffer()[start : start + size])
             with archive.open("rb") as file:
                 file.seek(start)
                 return io.BytesIO(file.read(size))
 
         return read
 
-    with tarfile.open(archive if not unpack else None, "r:", io.BytesIO(content) if unpack else None) as members:
+    with tarfile.open(None if unpack else archive, "r:", unpacked if unpack else None) as members:
         for member in members:
             if not member.isdir() and is_member(member.name):
                 yield member.name, opener(member)
