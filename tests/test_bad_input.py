@@ -4,11 +4,15 @@ import csv
 import io
 import json
 import os
+import re
 import struct
 import sys
 import tarfile
+import tempfile
+import threading
 import zipfile
 import zlib
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +20,7 @@ import pytest
 from PIL import Image
 
 from alocc.cli import main
+from alocc.data import mnist
 
 TINY = ["--set", "networks.width=4", "--set", "training.batch_size=16", "--iterations", "10"]
 
@@ -236,18 +241,206 @@ def test_strict_stops_every_command_at_an_image_that_cannot_be_used(alocc, run_f
     assert before == {path: path.read_bytes() for path in run_folder.iterdir() if path.is_file()}
 
 
-def test_unreadable_files_and_folders_are_named(alocc, run_folder, tmp_path):
-    if os.name == "nt" or os.geteuid() == 0:
-        pytest.skip("whoever runs this may read everything")
-    for name in ("a.png", "b.png", "locked/c.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(encoded(FLAT))
-    (tmp_path / "a.png").chmod(0)
-    (tmp_path / "locked").chmod(0)
-    skipped = json.loads(alocc("score", run_folder, tmp_path, "--json")[0])["skipped"]
-    (tmp_path / "locked").chmod(0o700)
-    assert [Path(item["name"]).name for item in skipped] == ["locked", "a.png"]
-    assert all("Permission denied" in item["reason"] for item in skipped)
+@contextmanager
+def without_privileges():
+    """Root may read everything, so it becomes nobody for a while."""
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+
+
+@posix
+def test_unreadable_files_and_folders_are_named(alocc, run_folder):
+    with tempfile.TemporaryDirectory() as made:  # pytest's own folders are closed to others
+        root = Path(made)
+        root.chmod(0o755)
+        (root / "model.safetensors").write_bytes((run_folder / "model.safetensors").read_bytes())
+        for name in ("a.png", "b.png", "locked/c.png"):
+            (root / name).parent.mkdir(exist_ok=True)
+            (root / name).write_bytes(encoded(FLAT))
+        words = ("score", root / "model.safetensors", root, "--json")
+        assert json.loads(alocc(*words)[0])["n_images"] == 3  # and all libraries are loaded
+        (root / "a.png").chmod(0)
+        (root / "locked").chmod(0)
+        with without_privileges():
+            result = json.loads(alocc(*words)[0])
+        (root / "locked").chmod(0o700)
+    assert [Path(item["name"]).name for item in result["skipped"]] == ["locked", "a.png"]
+    assert all("Permission denied" in item["reason"] for item in result["skipped"]) and result["n_images"] == 1
+
+
+@pytest.fixture(scope="module")
+def three_classes(tmp_path_factory):
+    """Twelve images of each of the classes 1, 7 and "8, new"."""
+    root = tmp_path_factory.mktemp("classes")
+    rng = np.random.default_rng(2)
+    for name in ("1", "7", "8, new"):
+        (root / name).mkdir()
+        for i in range(12):
+            Image.fromarray(disc(rng)).save(root / name / f"{i}.png")
+    return root
+
+
+SPELLINGS = {
+    "commas": ["--normal", "1,{}"],
+    "commas and blanks": ["--normal", "1, {}"],
+    "words": ["--normal", "1", "{}"],
+    "repeated": ["--normal", "1", "--normal", "{}"],
+    "an equals sign": ["--normal=1,{}"],
+}
+
+
+@pytest.mark.parametrize("spelled", SPELLINGS)
+@pytest.mark.parametrize(
+    "words",
+    [
+        "train DATA NORMAL --out OUT",
+        "evaluate RUN DATA NORMAL",
+        "report RUN DATA NORMAL --out OUT",
+        "check RUN DATA NORMAL --no-second-seed",
+        "calibrate RUN DATA NORMAL --out OUT",
+        "export RUN --int8 --data DATA NORMAL --out OUT.onnx",
+    ],
+)
+def test_every_command_reads_classes_alike(alocc, run_folder, three_classes, tmp_path, words, spelled):
+    places = {"DATA": three_classes, "RUN": run_folder, "OUT": tmp_path / "out", "OUT.onnx": tmp_path / "out.onnx"}
+    normal = [word.format("9") for word in SPELLINGS[spelled]]
+    line = [part for word in words.split() for part in (normal if word == "NORMAL" else [places.get(word, word)])]
+    _, err = alocc(*line, code=2)
+    assert 'has no class "9"' in err and err.count("\n") == 1 and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("spelled", SPELLINGS)
+def test_classes_that_are_read_are_those_that_count(alocc, run_folder, three_classes, tmp_path, spelled):
+    normal = [word.format("7") for word in SPELLINGS[spelled]]
+    figures = json.loads(alocc("evaluate", run_folder, three_classes, *normal, "--bootstrap", 0, "--json")[0])
+    assert (figures["n_normal"], figures["n_anomalous"]) == (24, 12)
+    _, err = alocc("calibrate", run_folder, three_classes, *normal, "--out", tmp_path / "m.safetensors")
+    assert "from 24 normal images" in err
+
+
+def test_words_behind_a_class_list_are_classes_but_for_those_the_line_needs(alocc, run_folder, three_classes):
+    def counts(*words):
+        figures = json.loads(alocc("evaluate", *words, "--bootstrap", 0, "--json")[0])
+        return figures["n_normal"], figures["n_anomalous"]
+
+    assert counts("--normal", "1", "7", run_folder, three_classes) == (24, 12)
+    assert counts(run_folder, "--normal", "1", three_classes, "--anomalous", "7") == (12, 12)
+    assert 'no class "1"' in alocc("report", run_folder, "--normal", "1", "7", code=2)[1]  # 7 is not DATA
+    assert "Missing argument 'DATA'" in alocc("calibrate", run_folder, "--normal", "7", code=2)[1]
+
+
+def test_other_lists_take_several_words_too(alocc, three_classes, tmp_path):
+    lists = ["--methods", "5-nn", "pca", "--classes", "1", "7"]
+    table = json.loads(alocc("benchmark", "one-vs-rest", three_classes, *lists, "--out", tmp_path, "--json")[0])
+    assert len(table["rows"]) == 2 and all({"1", "7"} <= row.keys() for row in table["rows"].values())
+    assert all("8, new" not in row for row in table["rows"].values())
+
+
+@pytest.mark.parametrize("words", [["8, new"], ["8, new", "1"], ["1", "8, new"]])
+def test_a_class_with_a_comma_in_its_name_can_be_named(alocc, run_folder, three_classes, tmp_path, words):
+    figures = json.loads(alocc("evaluate", run_folder, three_classes, "--normal", *words, "--json")[0])
+    assert figures["n_normal"] == 12 * len(words)
+    alocc("train", three_classes, "--normal", *words, "--out", tmp_path / "r", *TINY)
+    assert json.loads((tmp_path / "r" / "run.json").read_text())["normal_classes"] == words
+
+
+@pytest.mark.parametrize(
+    ("words", "empty"),
+    [
+        (["inspect", ""], "an argument"),
+        (["score", "RUN", ""], "an argument"),
+        (["score", "", "DATA"], "an argument"),
+        (["score", "RUN", "DATA", "--out", ""], "--out"),
+        (["score", "RUN", "DATA", "--maps="], "--maps"),
+        (["train", "DATA", "--out", ""], "--out"),
+        (["train", "DATA", "--out", "OUT", "--normal", ""], "--normal"),
+        (["train", "DATA", "--out", "OUT", "--watch", ""], "--watch"),
+        (["calibrate", "RUN", "DATA", "--out="], "--out"),
+        (["export", "RUN", "--out", ""], "--out"),
+        (["report", "RUN", "--out", ""], "--out"),
+        (["monitor", "RUN", ""], "an argument"),
+        (["info", ""], "an argument"),
+    ],
+    ids=" ".join,
+)
+def test_an_empty_word_is_no_working_directory(alocc, run_folder, good, tmp_path, monkeypatch, words, empty):
+    monkeypatch.chdir(tmp_path)
+    places = {"DATA": good, "RUN": run_folder, "OUT": tmp_path / "out"}
+    _, err = alocc(*(places.get(word, word) for word in words), code=2)
+    assert err == f"error: {empty} is empty; is a variable not set?\n" and list(tmp_path.iterdir()) == []
+
+
+def test_a_list_of_nothing_names_no_class(alocc, run_folder, three_classes):
+    assert "' , ' names no class" in alocc("evaluate", run_folder, three_classes, "--normal", " , ", code=2)[1]
+
+
+def test_calibrate_takes_what_is_embedded_and_does_not_ask_the_network(alocc, tmp_path, monkeypatch):
+    monkeypatch.setattr(mnist, "MIRRORS", ())
+    monkeypatch.setattr(mnist, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.delenv("ALOCC_DATA")
+    ones, _ = mnist.load_mnist("test", ["1"])
+    np.savez(tmp_path / "ones.npz", images=ones[:30], labels=["1"] * 30)
+    alocc("train", tmp_path / "ones.npz", "--out", tmp_path / "r", "--preset", "article", *TINY)
+    _, err = alocc("calibrate", tmp_path / "r", "mnist", "--out", tmp_path / "m.safetensors")
+    assert "from 6,742 normal images" in err
+
+
+ESCAPES = ("\x1b]0;owned\x07", "\x1b[2J", "\x9b2J", "line\nend", "\u202egnp")
+
+
+@posix
+def test_names_never_control_a_terminal(alocc, run_folder, good, tmp_path, monkeypatch):
+    for i, escape in enumerate(ESCAPES):
+        (tmp_path / f"class{escape}").mkdir()
+        for j in range(3):
+            (tmp_path / f"class{escape}" / f"[a]{escape}{j}.png").write_bytes((good / f"{i:02}.png").read_bytes())
+        (tmp_path / f"bad{escape}.png").write_bytes(b"no image")
+    controls = re.compile(r"\x1b\]|\x1b\[2J|[\x07\x9b\u202e]|line\n")
+    run, data = str(run_folder), str(tmp_path)
+    for shows_good_images, *words in (
+        (True, "score", run, data),
+        (True, "inspect", data),
+        (True, "monitor", run, data),
+        (False, "train", data, "--out", data),
+        (False, "evaluate", run, data, "--normal", "x"),
+        (False, "score", run, f"{data}/bad{ESCAPES[0]}.png", f"{data}/bad{ESCAPES[1]}.png"),
+    ):
+        text = on_terminal(monkeypatch, words)
+        assert not controls.search(text), (words, text)
+        assert r"\x1b[2J" in text, (words, text)
+        assert ("[a]" in text) == shows_good_images, (words, text)
+    csv_text, _ = alocc("score", run_folder, tmp_path)  # into a file or a pipe names go as they are
+    assert all(escape in csv_text for escape in ESCAPES)
+
+
+def on_terminal(monkeypatch, words):
+    """What a terminal would get."""
+    ours, theirs = os.openpty()
+    received = []
+
+    def receive():
+        with suppress(OSError):  # the other end is closed
+            while part := os.read(ours, 4096):
+                received.append(part)
+
+    reader = threading.Thread(target=receive)
+    reader.start()
+    with os.fdopen(theirs, "w", encoding="utf-8") as terminal, monkeypatch.context() as patch:
+        for stream in ("stdout", "stderr"):
+            patch.setattr(sys, stream, terminal)
+        patch.setattr(sys, "argv", ["alocc", *words])
+        patch.setenv("COLUMNS", "400")
+        with pytest.raises(SystemExit):
+            main()
+    reader.join()
+    os.close(ours)
+    return b"".join(received).decode("utf-8", "surrogateescape").replace("\r\n", "\n")
 
 
 def bad_zip(path):
@@ -313,7 +506,8 @@ def test_a_table_with_lines_that_lead_nowhere_names_them(alocc, run_folder, good
 def test_one_image_can_be_scored_but_not_trained_on(alocc, run_folder, good, tmp_path):
     assert json.loads(alocc("score", run_folder, good / "00.png", "--json")[0])["n_images"] == 1
     _, err = alocc("train", good / "00.png", "--out", tmp_path / "r", *TINY, code=2)
-    assert "too few" in err or "at least" in err
+    assert err == "error: too few normal images to train on: 1; give at least 10\n"
+    assert not (tmp_path / "r").exists()
 
 
 def test_images_that_are_all_the_same_train_a_detector_that_knows_them(alocc, good, tmp_path):

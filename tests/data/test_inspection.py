@@ -24,29 +24,29 @@ def test_what_is_wrong_is_named(tmp_path, save_image):
     found, sheet = inspect(open_source(tmp_path, "train"))
     assert found.n_images == 9
     assert found.classes == {"good": 8, "bent": 1}
-    assert found.sizes == {"24×24": 8, "30×30": 1} and found.kinds == {"grey": 8, "colour": 1}
+    assert found.sizes == {"24×24": 8, "30×30": 1} and found.types == {"grey": 8, "colour": 1}
     assert found.image_format == ImageFormat(24, 24, 3)
-    assert found.doubles == [[f"{tmp_path}/good/2.png", f"{tmp_path}/good/again.png"]]
+    assert found.duplicates == [[f"{tmp_path}/good/2.png", f"{tmp_path}/good/again.png"]]
     assert found.flat == [f"{tmp_path}/good/flat.png"]
     assert [item.name for item in found.skipped] == [f"{tmp_path}/bent/broken.png"]
-    told = " ".join(found.warnings)
+    warnings = " ".join(found.warnings)
     for word in (
         "only 9 images",
         "2 classes",
         "mixed",
         "2 sizes",
-        "1 images are doubles",
+        "1 images are duplicates",
         "1 images show",
         "1 images cannot",
     ):
-        assert word in told
+        assert word in warnings
     assert sheet.size == (20 * 68, 68)
 
 
 def test_good_images_raise_no_warning(tmp_path):
     np.save(tmp_path / "x.npy", np.stack([texture(i) for i in range(120)]))
     found, _ = inspect(open_source(tmp_path / "x.npy", "train"))
-    assert (found.warnings, found.doubles, found.n_images) == ([], [], 120)
+    assert (found.warnings, found.duplicates, found.n_images) == ([], [], 120)
 
 
 def test_nothing_that_can_be_read_is_refused(tmp_path):

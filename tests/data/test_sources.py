@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from alocc.config import ImagesConfig
+from alocc.data import mnist
 from alocc.data.images import ImageFormat
-from alocc.data.sources import ArraySource, ImageSet, Skipped, open_source
+from alocc.data.sources import ArraySource, ImageSet, Skipped, known_classes, open_normals, open_source
 from alocc.errors import DataError
 
 OPEN = ImagesConfig()
@@ -94,8 +95,62 @@ def test_unknown_class_gets_the_nearest_name(save_image, tmp_path):
 
 def test_class_of_a_flat_folder_is_refused(save_image, tmp_path):
     save_image(np.zeros((4, 4), np.uint8), "1.png")
-    with pytest.raises(DataError, match=r"no sub-folders, so no classes"):
+    with pytest.raises(DataError, match=r'no class "good"; it has no classes'):
         open_source(tmp_path, "train", ["good"])
+
+
+def test_no_classes_are_not_all_classes(save_image, tmp_path):
+    save_image(np.zeros((4, 4), np.uint8), "good/1.png")
+    for data in (tmp_path, "mnist"):
+        with pytest.raises(DataError, match="no class is named"):
+            open_source(data, "test", [])
+
+
+def values_of(source):
+    return source.load(ImageFormat(20, 20, 1)).images[:, 0, 0, 0].tolist()
+
+
+def test_normal_images_are_those_asked_for_else_of_the_training_else_all(folder, save_image):
+    assert values_of(open_normals(folder, "train", ["a"], ["b"])) == [1, 0]
+    assert values_of(open_normals(folder, "train", None, ["b"])) == [3, 2]
+    assert values_of(open_normals(folder / "a", "train", None, ["b"])) == [1, 0]
+    assert values_of(open_normals(folder, "test", ["b", "a"])) == [1, 0, 3, 2]
+    with pytest.raises(DataError, match=r"say which classes are normal, with --normal; its classes are: a, b$"):
+        open_normals(folder, "train")
+    with pytest.raises(DataError, match=r'no class "c"'):
+        open_normals(folder, "train", None, ["c"])
+    array = np.zeros((3, 20, 20), np.uint8)
+    assert len(open_normals(array, "train", None, ["a"])) == 3
+
+
+def test_one_class_is_normal_unless_there_are_images_without_a_class(save_image, tmp_path):
+    for i in range(3):
+        save_image(np.full((20, 20), i, np.uint8), f"scratch/{i}.png")
+    assert values_of(open_normals(tmp_path, "train")) == [0, 1, 2]
+    for i in range(2):
+        save_image(np.full((20, 20), i, np.uint8), f"{i}.png")
+    with pytest.raises(DataError, match=r"its classes are: scratch; 2 images have none"):
+        open_normals(tmp_path, "train")
+    assert values_of(open_normals(f"{tmp_path}/*.png", "train")) == [0, 1]
+
+
+def test_built_in_data_are_not_loaded_before_it_is_known_what_for(monkeypatch, tmp_path):
+    monkeypatch.setattr(mnist, "MIRRORS", ())
+    monkeypatch.setattr(mnist, "cache_folder", lambda: tmp_path)
+    monkeypatch.delenv("ALOCC_DATA")
+    assert len(open_normals("mnist", "train", None, ["1"])) == len(open_normals("mnist", "train", ["1"])) == 6_742
+    with pytest.raises(DataError, match=r"say which classes are normal, with --normal; its classes are: 0, 1, 2"):
+        open_normals("mnist", "train")
+    assert known_classes("mnist", "train") == tuple("0123456789")
+    with pytest.raises(DataError, match=r"cannot be downloaded"):
+        open_normals("mnist", "train", None, ["7"])
+
+
+def test_empty_data_is_not_the_working_directory(monkeypatch, folder):
+    monkeypatch.chdir(folder)
+    with pytest.raises(DataError, match="DATA is empty"):
+        open_source("", "train")
+    assert len(open_source(".", "train")) == 4
 
 
 def test_unknown_data_gets_the_nearest_name(tmp_path):

@@ -1,5 +1,7 @@
 """Labelled images, and a small untrained detector's figures on them."""
 
+import unicodedata
+
 import numpy as np
 import pytest
 import torch
@@ -65,6 +67,25 @@ def test_only_named_classes_are_loaded(folder):
     assert shades(labelled, anomalous=True) == [90, 100]
     several = load_labelled(folder, FORMAT, ["good", "dent"], ["scratch"])
     assert sorted(shades(several, anomalous=False)) == [0, 10, 20, 30, 40, 50, 90, 100]
+
+
+def test_images_without_a_class_are_neither_normal_nor_anomalous_but_named(folder, save_image):
+    for i in range(2):
+        save_image(np.full((16, 16), 200 + i, np.uint8), f"{i}.png")
+    labelled = load_labelled(folder, FORMAT, ["good"])
+    assert sorted(shades(labelled, anomalous=True)) == [60, 70, 80, 90, 100]
+    assert [item.reason for item in labelled.images.skipped] == [f"{folder}/{i}.png has no class" for i in range(2)]
+    with pytest.raises(DataError, match=r"0\.png has no class; leave --strict out"):
+        load_labelled(folder, FORMAT, ["good"], strict=True)
+    assert load_labelled(folder, FORMAT, ["good"], ["dent"]).images.skipped == ()
+
+
+def test_an_accent_is_the_same_in_either_of_unicodes_forms(folder, save_image):
+    apart, together = (unicodedata.normalize(form, "schön") for form in ("NFD", "NFC"))
+    save_image(np.full((16, 16), 200, np.uint8), f"{apart}/0.png")
+    for asked in (apart, together):
+        assert shades(load_labelled(folder, FORMAT, [asked]), anomalous=False) == [200]
+        assert shades(load_labelled(folder, FORMAT, ["good"], [asked]), anomalous=True) == [200]
 
 
 def test_labels_stay_with_their_images(folder):

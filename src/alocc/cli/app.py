@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -100,13 +99,13 @@ def train(
 
     settings = load_settings(preset, config, set_ or [])
     train_in_terminal(
-        data, class_names(normal), settings, out, seed=seed, iterations=iterations, epochs=epochs, alpha=alpha,
-        contamination=contamination, watch=watch, anomalous=class_names(anomalous), watch_every=watch_every,
-        device=device, overwrite=overwrite, strict=strict,
+        data, class_names(normal, data, "train"), settings, out, seed=seed, iterations=iterations, epochs=epochs,
+        alpha=alpha, contamination=contamination, watch=watch, anomalous=class_names(anomalous, watch),
+        watch_every=watch_every, device=device, overwrite=overwrite, strict=strict,
     )  # fmt: skip
 
 
-@app.command()
+@app.command(cls=ClassListCommand)
 def score(
     model: Scoring,
     data: Data,
@@ -146,7 +145,7 @@ def score(
     if out:
         table.write(out)
     elif not json:
-        table.write_csv(sys.stdout)
+        table.write_csv(console.standard_output())
     console.print_skipped(table.skipped)
     console.print_seen(table.n_seen)
     n_images, n_anomalies = len(table.names), int(table.scores.is_anomaly.sum())
@@ -188,8 +187,8 @@ def evaluate(
     from alocc.evaluation.labelled import load_labelled
 
     detector = load_engine(model, engine, alpha, device)
-    classes = class_names(normal) or detector.training["normal_classes"]
-    labelled = load_labelled(data, detector.image_format, classes, class_names(anomalous), strict=strict)
+    classes = class_names(normal, data) or detector.training["normal_classes"]
+    labelled = load_labelled(data, detector.image_format, classes, class_names(anomalous, data), strict=strict)
     with console.image_progress("scoring", len(labelled.images)) as progress:
         scores = detector.score(labelled.images.images, progress)
     evaluation = compare(detector, labelled, scores, bootstrap)
@@ -218,7 +217,7 @@ def report(
     """Write one self-contained HTML file: figures, curves, histogram, pictures, config."""
     from alocc.report import build_report
 
-    written = build_report(run, data, class_names(normal), class_names(anomalous), out)
+    written = build_report(run, data, class_names(normal, data), class_names(anomalous, data), out)
     console.print_note(f"{written} written; open it in a browser")
 
 
@@ -243,7 +242,7 @@ def check(
     """
     from alocc.evaluation.health import check_run
 
-    health = check_run(model, data, class_names(normal), second_seed=second_seed, strict=strict)
+    health = check_run(model, data, class_names(normal, data), second_seed=second_seed, strict=strict)
     if json:
         console.print_json(health.as_json())
     else:
@@ -254,7 +253,7 @@ def check(
         raise typer.Exit(3)
 
 
-@app.command()
+@app.command(cls=ClassListCommand)
 def info(model: Model, json: Json = False) -> None:
     """Print what a detector is: preset, format, threshold, training, versions."""
     from alocc.cli.running import load_detector
@@ -267,11 +266,12 @@ def info(model: Model, json: Json = False) -> None:
     table = console.facts_table()
     for name, value in facts.items():
         listed = ", ".join(f"{key} {item}" for key, item in value.items()) if isinstance(value, dict) else value
-        table.add_row(name.replace("_", " "), ", ".join(map(str, listed)) if isinstance(listed, list) else str(listed))
+        text = ", ".join(map(str, listed)) if isinstance(listed, list) else str(listed)
+        table.add_row(name.replace("_", " "), console.verbatim(text))
     console.out.print(table)
 
 
-@reproduce.command("article")
+@reproduce.command("article", cls=ClassListCommand)
 def reproduce_article(
     out: Annotated[Path, typer.Option(help="Run folder to write.")] = Path("runs/article"),
     iterations: Annotated[int, typer.Option(min=1, help="Updates of R.")] = 100_000,
@@ -319,7 +319,7 @@ def _facts(detector: Detector) -> dict[str, Any]:
     }
 
 
-@app.command()
+@app.command(cls=ClassListCommand)
 def inspect(
     data: Data,
     sheet: Annotated[
@@ -329,8 +329,8 @@ def inspect(
     strict: Strict = False,
     json: Json = False,
 ) -> None:
-    """Look at images before training: counts, sizes, doubles, broken files, and what to be wary of."""
-    from alocc.data.inspection import inspect as look
+    """Look at images before training: counts, sizes, duplicates, broken files, and what to be wary of."""
+    from alocc.data.inspection import inspect as examine
     from alocc.data.sources import open_source
     from alocc.errors import ConfigError
     from alocc.storage import replacing
@@ -339,7 +339,7 @@ def inspect(
         raise ConfigError(f"--sheet {sheet}: the file must end in .png")
     source = open_source(data, "train", stride=stride)
     with console.image_progress("reading", len(source) or None) as progress:
-        found, picture = look(source, progress, strict)
+        found, picture = examine(source, progress, strict)
     if sheet and picture:
         with replacing(sheet) as temporary:
             picture.save(temporary, "PNG")
@@ -353,7 +353,7 @@ def inspect(
         console.print_note(f"{sheet} written")
 
 
-@app.command()
+@app.command(cls=ClassListCommand)
 def calibrate(
     model: Model,
     data: Data,
@@ -367,7 +367,7 @@ def calibrate(
     from alocc.detector import Detector, artefact_path
 
     detector = Detector.load(model)
-    images = load_normals(detector, data, normal, strict)
+    images = load_normals(detector, data, class_names(normal, data, "train"), strict)
     again = detector.recalibrated(images.images, alpha, str(data))
     written = out or artefact_path(model)
     again.save(written)
@@ -410,15 +410,16 @@ def export(
     from alocc.cli.running import export_in_terminal
 
     written, skipped = export_in_terminal(
-        model, format_, out, layout=layout, size=size, int8=int8, data=data, normal=normal, strict=strict
-    )
+        model, format_, out, layout=layout, size=size, int8=int8, data=data,
+        normal=class_names(normal, data, "train"), strict=strict,
+    )  # fmt: skip
     console.print_skipped(skipped)
     if json:
         console.print_json(console.export_facts(written))
     console.print_export(written)
 
 
-@app.command()
+@app.command(cls=ClassListCommand)
 def monitor(
     model: Scoring,
     data: Data,

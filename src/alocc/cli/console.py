@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -61,14 +63,31 @@ FIGURE_NAMES = {
 }
 
 
+def verbatim(text: str, style: str = "") -> Text:
+    """Text for a terminal as it is: brackets are no markup, and control characters of a file's name do nothing."""
+    from alocc.data.entries import visible
+
+    return Text(visible(text), style=style)
+
+
+def standard_output() -> TextIO:
+    """Where a table goes, line by line; names in it do nothing on a terminal."""
+    return cast("TextIO", _Verbatim()) if sys.stdout.isatty() else sys.stdout
+
+
+class _Verbatim(io.TextIOBase):
+    def write(self, line: str) -> int:
+        return sys.stdout.write(verbatim(line[:-1]).plain + line[-1:])
+
+
 def print_error(message: str) -> None:
-    """One line of what is wrong; plain text, so that brackets in file names stay."""
-    err.print(Text("error: ", style="bold red") + Text(message), soft_wrap=True)
+    """One line of what is wrong."""
+    err.print(Text("error: ", style="bold red") + verbatim(message), soft_wrap=True)
 
 
 def print_note(message: str) -> None:
     """A line for people, kept away from results."""
-    err.print(Text(message), soft_wrap=True)
+    err.print(verbatim(message), soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
@@ -82,7 +101,7 @@ def print_skipped(skipped: Sequence[Skipped]) -> None:
         return
     err.print(Text(f"{len(skipped)} image{'s' * (len(skipped) > 1)} could not be used:", style="yellow"))
     for item in skipped[:SKIPPED_SHOWN]:
-        err.print(Text(f"  {item.reason}"), soft_wrap=True)
+        err.print(verbatim(f"  {item.reason}"), soft_wrap=True)
     if len(skipped) > SKIPPED_SHOWN:
         err.print(Text(f"  and {len(skipped) - SKIPPED_SHOWN} more"))
 
@@ -132,7 +151,7 @@ def print_health(health: Health) -> None:
     style = {"good": "bold green", "doubtful": "bold yellow", "useless": "bold red"}[health.verdict]
     err.print(Text("health: ") + Text(health.verdict, style=style), soft_wrap=True)
     for finding in health.findings:
-        err.print(Text(f"  {finding.reason}; {finding.advice}"), soft_wrap=True)
+        err.print(verbatim(f"  {finding.reason}; {finding.advice}"), soft_wrap=True)
 
 
 def health_table(health: Health) -> Table:
@@ -173,7 +192,7 @@ class _Rate(ProgressColumn):
 
 
 def _bar() -> Progress:
-    losses = TextColumn("{task.fields[note]}")
+    losses = TextColumn("{task.fields[note]}", markup=False)
     columns = (BarColumn(), MofNCompleteColumn(), _Rate(), TimeElapsedColumn(), "left", TimeRemainingColumn(), losses)
     return Progress("{task.description:<14}", *columns, console=err, transient=True, disable=not err.is_terminal)
 
@@ -235,7 +254,7 @@ def cell_progress(n_cells: int) -> Iterator[Callable[[Result, bool], None]]:
             done += 1
             cell = result.cell
             auroc = f"AUROC {result.figures['auroc']:.4f}" if result.figures else f"left out: {result.missing}"
-            note = f"{cell.label}, {cell.method}, seed {cell.seed}: {auroc}"
+            note = verbatim(f"{cell.label}, {cell.method}, seed {cell.seed}: {auroc}").plain
             bar.update(task, completed=done, note=note)
             if not err.is_terminal and not was_there:
                 print_note(f"{done}/{n_cells}  {note}")
@@ -246,13 +265,13 @@ def cell_progress(n_cells: int) -> Iterator[Callable[[Result, bool], None]]:
 def results_table(table: ResultsTable) -> Table:
     """A protocol's table, turned: classes or sets go down, methods across."""
     columns, rows = list(table.columns), dict(table.rows)
-    shown = Table(title=table.title, title_justify="left")
+    shown = Table(title=verbatim(table.title), title_justify="left")
     shown.add_column("")
     for method in rows:
-        shown.add_column(method, justify="right")
+        shown.add_column(verbatim(method), justify="right")
     for index, column in enumerate(columns):
         values = [row[index] for row in rows.values()]
-        shown.add_row(column, *("" if value is None else f"{value:.4f}" for value in values))
+        shown.add_row(verbatim(column), *("" if value is None else f"{value:.4f}" for value in values))
     return shown
 
 
@@ -347,23 +366,24 @@ def inspection_table(found: Inspection) -> Table:
     table.add_row("images", f"{found.n_images:,}")
     table.add_row("brought to", str(found.image_format))
     if any(found.classes):
-        table.add_row("classes", ", ".join(f"{name or '(none)'} {n:,}" for name, n in sorted(found.classes.items())))
+        classes = ", ".join(f"{name or '(none)'} {n:,}" for name, n in sorted(found.classes.items()))
+        table.add_row("classes", verbatim(classes))
     shown = list(found.sizes.items())[:SIZES_SHOWN]
     more = len(found.sizes) - len(shown)
     table.add_row("sizes", ", ".join(f"{size} ({n:,})" for size, n in shown) + (f", {more} more" if more else ""))
-    table.add_row("kinds", ", ".join(f"{kind} {n:,}" for kind, n in found.kinds.items()))
-    for group in found.doubles[:SKIPPED_SHOWN]:
+    table.add_row("types", ", ".join(f"{of_type} {n:,}" for of_type, n in found.types.items()))
+    for title, group in (*(("duplicates", group) for group in found.duplicates[:SKIPPED_SHOWN]), ("flat", found.flat)):
         more = len(group) - SKIPPED_SHOWN
-        table.add_row("doubles", ", ".join(group[:SKIPPED_SHOWN]) + (f", {more} more" if more > 0 else ""))
-    if found.flat:
-        table.add_row("flat", ", ".join(found.flat[:SKIPPED_SHOWN]))
+        if group:
+            names = ", ".join(group[:SKIPPED_SHOWN]) + (f", {more} more" if more > 0 else "")
+            table.add_row(title, verbatim(names))
     return table
 
 
 def print_warnings(warnings: Sequence[str]) -> None:
     """What to be wary of, or that there is nothing."""
     for warning in warnings:
-        err.print(Text("warning: ", style="bold yellow") + Text(warning), soft_wrap=True)
+        err.print(Text("warning: ", style="bold yellow") + verbatim(warning), soft_wrap=True)
     if not warnings:
         print_note("nothing to be wary of")
 
@@ -375,7 +395,7 @@ def drift_table(drift: Drift) -> Table:
         table.add_column(column, justify="left" if column in ("from", "to") else "right", overflow="fold")
     for window in drift.windows:
         shown = (f"{window.mean_p_value:.2f}", f"{window.share_of_anomalies:.3f}", f"{window.p_same:.2g}")
-        table.add_row(window.first, window.last, str(window.n_images), *shown)
+        table.add_row(verbatim(window.first), verbatim(window.last), str(window.n_images), *shown)
     return table
 
 

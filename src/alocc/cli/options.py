@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
+
+from alocc.errors import ConfigError
 
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[
     1
@@ -21,7 +23,7 @@ Data = Annotated[
     ),
 ]
 Strict = Annotated[bool, typer.Option(help="Stop at the first image that cannot be used, instead of naming it.")]
-Stride = Annotated[int, typer.Option(min=1, help="Of a video, take every so many frames.")]
+Stride = Annotated[int, typer.Option(min=1, help="Of a video, take one frame in this many.")]
 Model = Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="A run folder, or a detector's .safetensors file.")]
 Scoring = Annotated[
     Path, typer.Argument(metavar="RUN_OR_MODEL", help="A run folder, or a detector's .safetensors, .onnx or .xml file.")
@@ -48,36 +50,73 @@ OwnAlpha = Annotated[float | None, typer.Option("--alpha", help="False-positive 
 
 
 class ClassListCommand(TyperCommand):
-    """A command whose class lists take several words: ``--normal 1 7`` is ``--normal 1 --normal 7``.
+    """A command whose lists take several words, ``--normal 1 7`` for ``--normal 1 --normal 7``, and no empty ones.
 
-    The words after the first are moved only where the line could not be understood without that.
+    All words behind such an option are its own, but for those at the end that the line cannot be understood without.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse, and parse again with the words moved if there are too many arguments."""
-        try:
-            return super().parse_args(ctx, list(args))
-        except USAGE_ERROR:
-            spelled_out = _spelled_out(args)
-            if spelled_out == args:
-                raise
-            return super().parse_args(ctx, spelled_out)
+        """Parse, with as many words in the lists as can be.
+
+        Raises:
+            ConfigError: if a word is empty, as those of a variable that is not set.
+        """
+        for before, word in zip(["", *args], args, strict=False):
+            if not word or (word.startswith("--") and word.endswith("=")):
+                name = word[:-1] or (before if before.startswith("--") else "an argument")
+                raise ConfigError(f"{name} is empty; is a variable not set?")
+        lists = [name for option in self.params if str(option.metavar).endswith("…") for name in option.opts]
+        problem: Exception | None = None
+        tried: list[str] | None = None
+        for n_left in range(len(args) + 1):
+            if (spelled := _spelled_out(args, lists, n_left)) == tried:
+                break  # no word is left to move
+            try:
+                return super().parse_args(ctx, list(spelled))
+            except USAGE_ERROR as error:
+                problem, tried = problem or error, spelled
+        assert problem  # there was one way at least
+        raise problem
 
 
-def class_names(values: Sequence[str] | None) -> list[str] | None:
-    """Class names from an option that was repeated, or holds several between commas."""
+def class_names(
+    values: Sequence[str] | None, data: str | None = None, split: Literal["train", "test"] = "test"
+) -> list[str] | None:
+    """Class names from an option that was repeated, or holds several between commas.
+
+    Args:
+        values: the option's.
+        data: what to look into for classes whose names have commas in them.
+        split: the part of it.
+
+    Raises:
+        ConfigError: if there is nothing between the commas.
+    """
     if not values:
         return None
-    return list(dict.fromkeys(name for value in values for name in value.split(",") if name))
+    known: Collection[str] = ()
+    if data and any("," in value for value in values):
+        from alocc.data.sources import known_classes
+
+        known = known_classes(data, split)
+    names = [name.strip() for value in values for name in ([value] if value in known else value.split(","))]
+    if not any(names):
+        raise ConfigError(f"{values[0]!r} names no class")
+    return list(dict.fromkeys(filter(None, names)))
 
 
-def _spelled_out(args: Sequence[str]) -> list[str]:
+def _spelled_out(args: Sequence[str], lists: Collection[str], n_left: int) -> list[str]:
+    """The option of a list before each of its words, but for the last ``n_left``."""
     spelled: list[str] = []
-    option = ""
-    for arg in args:
-        if arg.startswith("-"):
-            option = arg if arg in ("--normal", "--anomalous") else ""
-        elif option and spelled[-1] != option:
-            spelled.append(option)
-        spelled.append(arg)
-    return spelled
+    words: list[str] = []
+    for arg in reversed(args):
+        if arg in lists:
+            moved = words[: max(1, len(words) - n_left)]
+            repeated = [word for name in moved for word in (arg, name)] or [arg]
+            spelled = [*repeated, *words[len(moved) :], *spelled]
+            words = []
+        elif arg.startswith("-"):
+            spelled, words = [arg, *words, *spelled], []
+        else:
+            words.insert(0, arg)
+    return [*words, *spelled]

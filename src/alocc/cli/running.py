@@ -142,12 +142,11 @@ def score_in_terminal(
 
 def load_normals(detector: Detector, data: str, normal: list[str] | None, strict: bool) -> ImageSet:
     """Fresh normal images for a detector: none that it was trained or calibrated on."""
-    from alocc.data.sources import open_source
+    from alocc.data.sources import open_normals
     from alocc.errors import DataError
 
-    if normal is None and open_source(data, "train").class_names:
-        normal = detector.training["normal_classes"] or None
-    images = open_source(data, "train", normal).load(detector.image_format, strict)
+    source = open_normals(data, "train", normal, detector.training["normal_classes"])
+    images = source.load(detector.image_format, strict)
     fresh = images[~detector.was_seen(images.images)]
     if not len(fresh):
         raise DataError(f"the detector was trained or calibrated on all images of {data}; give newer ones")

@@ -1,38 +1,62 @@
 """Where encoded images lie → entries: one for each image, named, with its class, and opened only when it is read.
 
 A folder, a glob, a list of files (manifest), an archive and a remote place differ in nothing but how their entries are
-found; :class:`alocc.data.sources.EntrySource` does the rest.
+found; :class:`alocc.data.sources.EntrySource` does the rest. All but a manifest, whose lines are its order, are in one
+order (:func:`in_order`), and all but a manifest and a glob may be laid out in parts (:func:`arrange`).
 """
 
 from __future__ import annotations
 
+import bz2
 import csv
 import difflib
 import glob
+import gzip
 import io
 import lzma
 import os
+import re
 import tarfile
+import unicodedata
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from alocc.data.decoding import SUFFIXES, count_pages
-from alocc.errors import DataError
+from alocc.errors import ConfigError, DataError
 
+Item = TypeVar("Item")
+Opener = Callable[[], BinaryIO]
+Folders = tuple[str, ...]
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+COMPRESSED: Mapping[bytes, Callable[[Path, str], Any]] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
+"""How a tar file that begins like this is unpacked, whatever its name."""
 MANIFESTS = (".csv", ".tsv", ".parquet")
+COLUMNS = {
+    "path": ("file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img"),
+    "label": ("class", "class_name", "category", "target"),
+    "split": ("set", "subset", "partition", "phase"),
+    "mask": ("mask_path", "ground_truth", "segmentation"),
+}
+"""Columns of a manifest, and what others call them: such a column is asked about, not passed over."""
+SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+"""How the parts of a source may be called, in any case."""
 MULTIPAGE = (".tif", ".tiff")
 DAMAGE = (OSError, EOFError, ValueError, NotImplementedError, zipfile.BadZipFile, tarfile.TarError, zlib.error,
           lzma.LZMAError)  # fmt: skip
 """What damaged archives raise."""
 MAX_BYTES = 500_000_000
 """A member of an archive that says it is larger is not unpacked."""
+MAX_RATIO, FREE_BYTES = 100, 100_000_000
+"""An archive may unpack to so many times its own size, and to so much whatever its size."""
 MASKS = "ground_truth"
 """Folder of the masks in the layout of industrial sets: train/good, test/good, test/<defect>, ground_truth/<defect>."""
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""Control characters, line ends among them, and those that turn the direction of writing."""
 
 
 class Skipped(NamedTuple):
@@ -48,27 +72,63 @@ class Entry:
 
     name: str
     """What people know it by: its path, with the archive's path or the page number where it has one."""
-    content: str | Callable[[], BinaryIO]
+    content: str | Opener
     """Where its bytes are."""
     class_name: str = ""
     page: int = 0
-    split: str = ""
-    """"train" or "test" where the source says so."""
     mask: Path | None = None
     """An image that is not black where the anomaly is."""
 
-    @property
-    def is_anomalous(self) -> bool | None:
-        """Known only where there is a mask."""
-        return True if self.mask else None
+
+def in_order(parts: Sequence[str]) -> list[tuple[bool, str, str]]:
+    """Sort key of a path: files before folders, and numbers in names by their value, so img_2 comes before img_10.
+
+    Names whose numbers are equally wide, with leading zeros, sort as text does.
+    """
+    return [(depth < len(parts), re.sub("[0-9]+", _by_value, name), name) for depth, name in enumerate(parts, start=1)]
 
 
-def folder_entries(root: Path) -> tuple[list[Entry], list[Skipped]]:
-    """Image files below a folder, sorted; the class is the first sub-folder on the way.
+def _by_value(number: re.Match[str]) -> str:
+    digits = number[0].lstrip("0")
+    return f"0{chr(len(digits))}{digits}"  # a digit, as before; then the longer number is the larger one
+
+
+def arrange(found: Sequence[tuple[Folders, Item]], where: str, split: str) -> tuple[list[tuple[str, Item]], list[Item]]:
+    """Give each file its class: the first folder on its way, or, in a source of parts, the first one in its part.
+
+    A source has parts if it has folders called train and test, spelled as in ``SPLITS``, or no other than one of them.
+    Training images that stand alone are used whatever is asked for.
+
+    Args:
+        found: folders on the way to a file, and the file.
+        where: what to call the source in errors.
+        split: the part that is asked for.
+
+    Returns:
+        Class and file of what is in that part; files that are in no part, and no masks.
+
+    Raises:
+        DataError: if there are test images alone, and those to train on are asked for.
+    """
+    tops = {folders[0] if folders else "" for folders, _ in found}
+    part_of = {top: MASKS if top.lower() == MASKS else SPLITS.get(top.lower(), "") for top in tops}
+    parts = {"train", "test"} & set(part_of.values())
+    if not parts or (len(parts) < 2 and "" in part_of.values()):
+        return [(class_of((*folders, "")), file) for folders, file in found], []
+    if split == "train" and parts == {"test"}:
+        raise DataError(f"{where} has a folder of test images and none of training images; give that folder itself")
+    asked = split if split in parts else "train"
+    placed = [(part_of[folders[0] if folders else ""], folders, file) for folders, file in found]
+    kept = [(class_of((*folders[1:], "")), file) for part, folders, file in placed if part == asked]
+    return kept, [file for part, _, file in placed if not part]
+
+
+def folder_entries(root: Path, split: str) -> tuple[list[Entry], list[Skipped]]:
+    """Image files below a folder, in order, with their classes and, where it is laid out in parts, their masks.
 
     Links are followed, but no folder is entered twice. Hidden files and folders are passed over.
     """
-    entries: list[Entry] = []
+    found: list[tuple[Folders, str]] = []
     skipped: list[Skipped] = []
     visited = {root.resolve()}
 
@@ -77,15 +137,33 @@ def folder_entries(root: Path) -> tuple[list[Entry], list[Skipped]]:
         skipped.append(Skipped(name, f"{name} cannot be read ({error.strerror})"))
 
     for folder, sub_folders, files in os.walk(root, onerror=refuse, followlinks=True):
-        inside = [Path(folder, name) for name in sorted(sub_folders) if not name.startswith(".")]
-        fresh = [path for path in inside if path.resolve() not in visited]
+        names = sorted((name for name in sub_folders if not name.startswith(".")), key=lambda name: in_order([name]))
+        fresh = [path for name in names if (path := Path(folder, name)).resolve() not in visited]
         visited.update(path.resolve() for path in fresh)
         sub_folders[:] = [path.name for path in fresh]
-        class_name = class_of((*Path(folder).relative_to(root).parts, ""))  # one string for all images of a folder
-        for name in sorted(files):
-            if is_image_name(name):
-                entries.extend(file_entries(Path(folder, name), class_name))
+        folders = Path(folder).relative_to(root).parts
+        images = sorted(filter(is_image_name, files), key=lambda name: in_order([name]))
+        found.extend((folders, os.path.join(folder, name)) for name in images)  # noqa: PTH118  (a string: there may be millions)
+    kept, beside = arrange(found, shown(root), split)
+    skipped += [beside_parts(path) for path in beside]
+    entries = [entry for class_name, path in kept for entry in file_entries(Path(path), class_name)]
+    masks = next((folders[0] for folders, _ in found if folders and folders[0].lower() == MASKS), None)
+    if masks and len(kept) < len(found):
+        entries = [replace(entry, mask=_mask_of(entry, root, masks)) for entry in entries]
     return entries, skipped
+
+
+def beside_parts(name: str) -> Skipped:
+    """Why an image is in no part of a source that has parts."""
+    return Skipped(shown(name), f"{shown(name)} lies beside the folders of training and test images")
+
+
+def _mask_of(entry: Entry, root: Path, masks: str) -> Path | None:
+    """A mask is ground_truth/<defect>/<name of its image>, with or without ``_mask``."""
+    path = Path(str(entry.content))
+    names = (f"{path.stem}{tail}{suffix}" for tail in ("_mask", "") for suffix in (".png", path.suffix))
+    folder = root.joinpath(masks, *path.relative_to(root).parts[1:-1][:1])
+    return next((mask for name in names if (mask := _spelled(folder, name))), None)
 
 
 def file_entries(path: Path, class_name: str = "") -> list[Entry]:
@@ -104,74 +182,69 @@ def glob_entries(pattern: str) -> list[Entry]:
     while glob.has_magic(str(fixed)):
         fixed = fixed.parent
     matches = map(Path, glob.glob(pattern, recursive=True))  # noqa: PTH207  (Path.glob takes no absolute pattern)
-    found = sorted(path for path in matches if not path.is_dir())
-    entries = []
-    for path in found:
-        if is_image_name(path.name):
-            entries.extend(file_entries(path, class_of(path.relative_to(fixed).parts)))
-    return entries
+    found = {path.relative_to(fixed).parts: path for path in matches if is_image_name(path.name) and not path.is_dir()}
+    return [entry for parts in sorted(found, key=in_order) for entry in file_entries(found[parts], class_of(parts))]
 
 
-def industrial_entries(root: Path, split: str) -> tuple[list[Entry], list[Skipped]] | None:
-    """One part of the layout of industrial sets, or none if ``root`` is not laid out like that.
-
-    Masks lie in ground_truth/<defect>/ and are named like their image, with or without ``_mask``.
-    """
-    if not ((root / "train").is_dir() and (root / "test").is_dir()):
-        return None
-    entries, skipped = folder_entries(root / split)
-    masks = root / MASKS
-
-    def mask_of(entry: Entry) -> Path | None:
-        path = Path(str(entry.content))
-        candidates = (f"{path.stem}{tail}{suffix}" for tail in ("_mask", "") for suffix in (".png", path.suffix))
-        found = (masks / entry.class_name / name for name in candidates)
-        return next((mask for mask in found if mask.is_file()), None)
-
-    return [replace(entry, split=split, mask=mask_of(entry)) for entry in entries], skipped
-
-
-def manifest_entries(manifest: Path) -> tuple[list[Entry], list[Skipped]]:
+def manifest_entries(manifest: Path, split: str) -> tuple[list[Entry], list[Skipped]]:
     """Images that a table names: columns path, and optionally label, split and mask; paths are relative to the table.
 
+    A label may be a number, a truth value or a date: its text is the class. A line without a split is in each.
+
     Raises:
-        DataError: if the table cannot be read or has no column ``path``.
+        DataError: if the table cannot be read, has no column ``path``, has a column that may be meant for one of the
+            four and is called otherwise, or names no images of the split.
+        ConfigError: if the library that reads Parquet is missing.
     """
-    rows = _rows(manifest)
     entries: list[Entry] = []
     skipped: list[Skipped] = []
-    for number, row in enumerate(rows, start=2):
-        if "path" not in row:
-            raise DataError(f"{manifest} has no column path; its columns: {', '.join(map(str, row))}")
-        name, label, split, mask = (str(row.get(key) or "").strip() for key in ("path", "label", "split", "mask"))
-        path = manifest.parent / name
-        if not name or not _exists(path):
-            skipped.append(Skipped(name or f"{manifest}:{number}", f"{manifest} line {number}: no file {name!r}"))
-            continue
-        mask_path = manifest.parent / mask if mask else None
-        entries.extend(replace(entry, split=split, mask=mask_path) for entry in file_entries(path, label))
+    others: Counter[str] = Counter()
+    for number, row in _rows(manifest):
+        name, label, part, mask = (_text(row.get(column)) for column in COLUMNS)
+        line, part = f"{manifest} line {number}", part.strip()
+        if part and SPLITS.get(part.lower()) != split:
+            others[part] += 1
+            if part.lower() not in SPLITS:
+                skipped.append(Skipped(name, f'{line}: {name!r} is of the split "{part}", neither train nor test'))
+        elif None in row:
+            skipped.append(Skipped(name, f"{line}: it has more cells than the table has columns"))
+        elif not (path := _spelled(manifest.parent, name)):
+            skipped.append(Skipped(name.strip() or f"{manifest}:{number}", f"{line}: no file {name.strip()!r}"))
+        else:
+            mask_path = (_spelled(manifest.parent, mask) or manifest.parent / mask) if mask.strip() else None
+            found = file_entries(path, class_of((label.strip(), "")))
+            entries.extend(replace(entry, mask=mask_path) for entry in found)
+    if others and not entries:
+        listed = ", ".join(f"{part} ({n:,})" for part, n in others.items())
+        raise DataError(f"{manifest} names no {split} images that can be used; its splits: {listed}")
     return entries, skipped
 
 
-def archive_entries(archive: Path) -> list[Entry]:
+def archive_entries(archive: Path, where: str, split: str) -> tuple[list[Entry], list[Skipped]]:
     """Images in a zip or tar file, read from there one by one; a single folder around everything does not count.
 
     Raises:
-        DataError: if the archive cannot be read.
+        DataError: if the archive cannot be read, or would unpack to far more than its own size.
     """
     try:
-        found = _zip_members(archive) if archive.suffix.lower() == ".zip" else _tar_members(archive)
-        members = sorted(found, key=lambda member: member[0])
+        most = max(FREE_BYTES, MAX_RATIO * archive.stat().st_size)
+        found = (_zip_members if archive.suffix.lower() == ".zip" else _tar_members)(archive, most)
+        members = sorted(((parts_of(name), name, content) for name, content in found), key=lambda one: in_order(one[0]))
+    except _TooMuchError:
+        raise DataError(
+            f"{where} unpacks to more than the {most:,} bytes that are allowed for its size; "
+            "if you trust it, unpack it and give the folder"
+        ) from None
     except DAMAGE as error:
         reason = str(error).partition("\n")[0]
-        raise DataError(f"{archive} cannot be read as an archive ({reason})") from None
-    paths = [PurePosixPath(name).parts for name, _ in members]
-    around = {parts[0] for parts in paths} if paths and min(map(len, paths)) > 2 else set()
-    depth = 1 if len(around) == 1 else 0
-    return [
-        Entry(shown(f"{archive}/{name}"), content, class_of(parts[depth:]))
-        for (name, content), parts in zip(members, paths, strict=True)
-    ]
+        raise DataError(f"{where} cannot be read as an archive ({reason})") from None
+    around = {parts[0] for parts, _, _ in members if len(parts) > 2}
+    depth = 1 if len(around) == 1 and all(len(parts) > 2 for parts, _, _ in members) else 0
+    kept, beside = arrange(
+        [(parts[depth:-1], (f"{where}/{name}", content)) for parts, name, content in members], where, split
+    )
+    entries = [Entry(shown(name), content, class_name) for class_name, (name, content) in kept]
+    return entries, [beside_parts(name) for name, _ in beside]
 
 
 def find_entries(path: Path, where: str, split: str, built_in: Sequence[str] = ()) -> tuple[list[Entry], list[Skipped]]:
@@ -179,13 +252,15 @@ def find_entries(path: Path, where: str, split: str, built_in: Sequence[str] = (
 
     Args:
         path: where they are.
-        where: what to call that in errors.
+        where: what to call that in errors, and in the names of an archive's images.
         split: which part of a source that has parts.
         built_in: names of data sets, one of which may have been meant.
 
     Raises:
         DataError: if there is no such thing, or it cannot be read.
     """
+    if not where:
+        raise DataError("DATA is empty; is a variable not set? Give . for the working directory")
     if not path.exists():
         if glob.has_magic(str(path)):
             return glob_entries(str(path)), []
@@ -196,20 +271,19 @@ def find_entries(path: Path, where: str, split: str, built_in: Sequence[str] = (
         hint = f'did you mean "{near[0]}"?' if near else choices
         raise DataError(f"{where} does not exist; {hint}")
     if path.is_dir():
-        return industrial_entries(path, split) or folder_entries(path)
+        return folder_entries(path, split)
     if not path.is_file():  # a pipe or a device, which would be waited for without end
         raise DataError(f"{where} is neither an ordinary file nor a folder")
     if has_suffix(path, ARCHIVES):
-        return archive_entries(path), []
+        return archive_entries(path, where, split)
     if has_suffix(path, MANIFESTS):
-        entries, skipped = manifest_entries(path)
-        return [entry for entry in entries if entry.split in (split, "")], skipped
+        return manifest_entries(path, split)
     return file_entries(path), []
 
 
 def class_of(parts: Sequence[str]) -> str:
-    """Class of an image from its path below the source."""
-    return shown(parts[0]) if len(parts) > 1 else ""
+    """Class of an image from its path below the source; an é is one letter, however Unicode spells it."""
+    return unicodedata.normalize("NFC", shown(parts[0])) if len(parts) > 1 else ""
 
 
 def shown(path: str | os.PathLike[str]) -> str:
@@ -218,9 +292,26 @@ def shown(path: str | os.PathLike[str]) -> str:
     return path if path == plain and isinstance(path, str) else plain  # the same string: there may be millions
 
 
+def visible(text: str) -> str:
+    r"""Text that a terminal shows and does not obey: control characters are written ``\x1b``."""
+    return UNPRINTABLE.sub(lambda control: control[0].encode("unicode_escape").decode(), text)
+
+
 def is_image_name(name: str) -> bool:
     """Whether a file is an image by its suffix; hidden files are none."""
     return PurePosixPath(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+
+
+def parts_of(name: str) -> Folders:
+    """Folders and name of an archive's member; some programs write backslashes, ./ or a drive."""
+    parts = name.replace("\\", "/").split("/")
+    return tuple(part for part in parts if part not in ("", ".", "..") and not part.endswith(":")) or ("",)
+
+
+def is_member(name: str) -> bool:
+    """Whether a member is an image, and neither it nor a folder on its way is hidden."""
+    parts = parts_of(name)
+    return is_image_name(parts[-1]) and not any(part.startswith(".") for part in parts)
 
 
 def has_suffix(path: str | Path, suffixes: Sequence[str]) -> bool:
@@ -228,25 +319,70 @@ def has_suffix(path: str | Path, suffixes: Sequence[str]) -> bool:
     return str(path).lower().endswith(tuple(suffixes))
 
 
-def _rows(manifest: Path) -> list[Mapping[str, object]]:
+def _rows(manifest: Path) -> Iterator[tuple[int, Mapping[str | None, object]]]:
+    """Lines and their numbers; cells have the names in ``COLUMNS``, and those beyond the last column the name None."""
     try:
         if manifest.suffix.lower() == ".parquet":
             try:
-                import pyarrow.parquet
+                from pyarrow.parquet import ParquetFile
             except ImportError:
-                raise DataError(f"{manifest} needs pyarrow; install it with: pip install 'alocc[parquet]'") from None
-            rows: list[Mapping[str, object]] = pyarrow.parquet.read_table(manifest).to_pylist()
-            return rows
-        with manifest.open(encoding="utf-8-sig", newline="") as file:
-            return list(csv.DictReader(file, delimiter="\t" if manifest.suffix.lower() == ".tsv" else ","))
-    except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
+                raise ConfigError(f"{manifest} needs pyarrow; install it with: pip install 'alocc[parquet]'") from None
+            with ParquetFile(manifest) as file:
+                columns = _columns(manifest, file.schema_arrow.names)
+                rows = file.read(list(columns)).rename_columns(list(columns.values())).to_pylist()
+            yield from enumerate(rows, start=2)
+            return
+        with manifest.open(encoding="utf-8-sig", newline="") as text:
+            lines = csv.DictReader(text, delimiter="\t" if manifest.suffix.lower() == ".tsv" else ",")
+            columns = _columns(manifest, lines.fieldnames or ())
+            for row in lines:
+                yield lines.line_num, {columns.get(name, name): cell for name, cell in row.items()}
+    except (ConfigError, DataError):
+        raise
+    except (*DAMAGE, csv.Error) as error:
         raise DataError(f"{manifest} cannot be read as a table of images ({error})") from None
 
 
-def _zip_members(archive: Path) -> Iterator[tuple[str, Callable[[], BinaryIO]]]:
+def _columns(manifest: Path, names: Sequence[str]) -> dict[str, str]:
+    """What the table calls a column → its name in ``COLUMNS``."""
+    plain = [(name, name.strip("\ufeff \t").lower()) for name in names]
+    found: dict[str, str] = {}
+    for column, others in COLUMNS.items():
+        own = [name for name, word in plain if word == column]
+        if len(own) > 1:
+            raise DataError(f"{manifest} has {len(own)} columns called {column}; leave one")
+        meant = (n for n, word in plain if word in others or difflib.get_close_matches(word, [column], cutoff=0.8))
+        if own:
+            found[own[0]] = column
+        elif other := next(meant, None):
+            raise DataError(f'{manifest} has a column "{other}" and none called {column}; rename it, or leave it out')
+        elif column == "path" and names:
+            raise DataError(f"{manifest} has no column path; its columns: {', '.join(names)}")
+    return found
+
+
+def _text(cell: object) -> str:
+    """What a cell of a table says; nothing where it is empty or not a number."""
+    if cell is None or cell != cell:  # noqa: PLR0124
+        return ""
+    return cell.decode("utf-8", "backslashreplace") if isinstance(cell, bytes) else str(cell)
+
+
+def _spelled(folder: Path, name: str) -> Path | None:
+    """What a name stands for in a folder, but for blanks around it, the kind of slash and Unicode's form; else none."""
+    spellings = [name, name.strip(), name.strip().replace("\\", "/")] if name.strip() else []
+    forms = (unicodedata.normalize(form, one) for form in ("NFC", "NFD") for one in spellings)
+    return next((path for one in (*spellings[:1], *forms) if _exists(path := folder / one)), None)
+
+
+class _TooMuchError(Exception):
+    """An archive unpacks to more than it may."""
+
+
+def _zip_members(archive: Path, most: int) -> Iterator[tuple[str, Opener]]:
     file = zipfile.ZipFile(archive)  # open as long as an entry is; its reads may come from several threads
 
-    def opener(info: zipfile.ZipInfo) -> Callable[[], BinaryIO]:
+    def opener(info: zipfile.ZipInfo) -> Opener:
         def read() -> BinaryIO:
             if info.file_size > MAX_BYTES:
                 raise _too_large(info.file_size)
@@ -257,46 +393,46 @@ def _zip_members(archive: Path) -> Iterator[tuple[str, Callable[[], BinaryIO]]]:
 
         return read
 
-    for info in file.infolist():
-        if not info.is_dir() and is_image_name(PurePosixPath(info.filename).name):
-            yield info.filename, opener(info)
+    members = [info for info in file.infolist() if not info.is_dir() and is_member(info.filename)]
+    if sum(info.file_size for info in members if info.file_size <= MAX_BYTES) > most:
+        raise _TooMuchError
+    for info in members:
+        yield info.filename, opener(info)
 
 
-def _tar_members(archive: Path) -> Iterator[tuple[str, Callable[[], BinaryIO]]]:
+def _tar_members(archive: Path, most: int) -> Iterator[tuple[str, Opener]]:
     """Members with their offsets: an uncompressed tar is read in place, a compressed one is unpacked into memory."""
-    plain = archive.suffix.lower() == ".tar"
+    unpacked = io.BytesIO()
+    with archive.open("rb") as file:
+        unpack = COMPRESSED.get(file.read(2))
+    if unpack:
+        with unpack(archive, "rb") as stream:
+            while unpacked.write(stream.read(1 << 20)):
+                if unpacked.tell() > most:
+                    raise _TooMuchError
+        unpacked.seek(0)
 
-    def refused(error: OSError) -> Callable[[], BinaryIO]:
+    def opener(member: tarfile.TarInfo) -> Opener:
+        start, size = member.offset_data, member.size
+        is_file = member.isreg() and not member.issparse()  # a sparse one unpacks to more than there is of it
+
         def read() -> BinaryIO:
-            raise error
-
-        return read
-
-    def from_place(offset: int, size: int) -> Callable[[], BinaryIO]:
-        def read() -> BinaryIO:
+            if not is_file:
+                raise OSError("a link or a hole inside an archive")
+            if size > MAX_BYTES:
+                raise _too_large(size)
+            if unpack:
+                return io.BytesIO(unpacked.getbuffer()[start : start + size])
             with archive.open("rb") as file:
-                file.seek(offset)
+                file.seek(start)
                 return io.BytesIO(file.read(size))
 
         return read
 
-    def from_memory(content: bytes) -> Callable[[], BinaryIO]:
-        return lambda: io.BytesIO(content)
-
-    with tarfile.open(archive) as file:
-        for member in file:
-            if member.isdir() or not is_image_name(PurePosixPath(member.name).name):
-                continue
-            if not member.isfile():
-                yield member.name, refused(OSError("a link inside an archive"))
-            elif member.size > MAX_BYTES:
-                yield member.name, refused(_too_large(member.size))
-            elif plain:
-                yield member.name, from_place(member.offset_data, member.size)
-            else:
-                stream = file.extractfile(member)
-                assert stream is not None  # of a file there is one
-                yield member.name, from_memory(stream.read())
+    with tarfile.open(None if unpack else archive, "r:", unpacked if unpack else None) as members:
+        for member in members:
+            if not member.isdir() and is_member(member.name):
+                yield member.name, opener(member)
 
 
 def _too_large(size: int) -> OSError:
@@ -307,5 +443,5 @@ def _exists(path: Path) -> bool:
     """Whether there is anything at a path; no path that the system refuses to look at."""
     try:
         return path.exists() or path.is_symlink()
-    except OSError:
+    except (OSError, ValueError):
         return False

@@ -1,4 +1,4 @@
-"""A look at images before anything is trained on them: counts, sizes, doubles, broken files, and what to be wary of."""
+"""A look at images before anything is trained on them: counts, sizes, duplicates, broken files, what to be wary of."""
 
 from __future__ import annotations
 
@@ -24,12 +24,11 @@ FINE = 3
 FEW = 99
 """Fewer normal images than this: expect a coarse threshold."""
 THUMBNAIL, ALIKE = 16, 0.7
-"""Side of a grey thumbnail, and root mean square difference of two, in grey levels, up to which they are doubles."""
+"""Side of a grey thumbnail, and root mean square difference of two, in grey levels, up to which they are duplicates."""
 FLAT = 0.01
 """An image whose pixels deviate less than this from their mean shows nothing."""
-SHOWN = 200
-"""Images on the contact sheet, at most, evenly spread."""
-SHEET_COLUMNS, SHEET_SIDE = 20, 64
+SHEET_IMAGES, SHEET_COLUMNS, SHEET_SIDE = 200, 20, 64
+"""The contact sheet: images at most, evenly spread; images in a row; pixels of the side of one."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,9 @@ class Inspection:
     classes: dict[str, int]
     sizes: dict[str, int]
     """height×width → how many, the most frequent first."""
-    kinds: dict[str, int]
+    types: dict[str, int]
     """grey or colour, as the files say."""
-    doubles: Sequence[Sequence[str]]
+    duplicates: Sequence[Sequence[str]]
     """Groups of images that are the same but for noise and compression."""
     flat: Sequence[str]
     """Images of a single grey or colour."""
@@ -78,7 +77,7 @@ def inspect(
     flat: list[str] = []
     thumbnails: list[Tensor] = []
     tiles: list[Tensor] = []
-    every = max(1, len(source) // SHOWN)
+    every = max(1, len(source) // SHEET_IMAGES)
     for batch in source.batches(image_format):
         check_strict(strict, batch.skipped)
         skipped += batch.skipped
@@ -87,17 +86,17 @@ def inspect(
         x = to_unit_range(batch.images)
         flat += [name for name, deviation in zip(batch.names, x.flatten(1).std(1), strict=True) if deviation < FLAT]
         thumbnails.append(_thumbnails(x))
-        tiles += [x[i] for i in range(len(x)) if (len(names) + i) % every == 0 and len(tiles) < SHOWN]
-        del tiles[SHOWN:]  # a batch may bring more than are missing
+        tiles += [x[i] for i in range(len(x)) if (len(names) + i) % every == 0 and len(tiles) < SHEET_IMAGES]
+        del tiles[SHEET_IMAGES:]  # a batch may bring more than are missing
         names += batch.names
         classes.update(batch.classes.tolist())
         if progress:
             progress(len(batch))
-    doubles = _doubles(names, torch.cat(thumbnails), set(flat)) if thumbnails else []
+    duplicates = _duplicates(names, torch.cat(thumbnails), set(flat)) if thumbnails else []
     sizes = Counter(f"{header.height}×{header.width}" for header in headers)
-    kinds = Counter("grey" if header.grey else "colour" for header in headers)
+    types = Counter("grey" if header.grey else "colour" for header in headers)
     found = Inspection(
-        len(names), image_format, dict(classes), dict(sizes.most_common()), dict(kinds), doubles, flat, skipped, ()
+        len(names), image_format, dict(classes), dict(sizes.most_common()), dict(types), duplicates, flat, skipped, ()
     )
     warnings = _warnings(found, round(float(np.median([max(header[:2]) for header in headers]))))
     sheet = _contact_sheet(tiles) if tiles else None
@@ -106,23 +105,23 @@ def inspect(
 
 def _warnings(found: Inspection, large: int) -> list[str]:
     """What to be wary of; ``large`` is the longer side of most images."""
-    n_doubles = sum(len(group) - 1 for group in found.doubles)
+    n_duplicates = sum(len(group) - 1 for group in found.duplicates)
     named = [name for name in found.classes if name]
     n = found.n_images
-    said = [
+    warnings = [
         (n < MIN_IMAGES, f"only {n} images: at least {MIN_IMAGES} are needed to train"),
         (MIN_IMAGES <= n < FEW, f"only {n} images: alpha can be 1 / {n + 1} at best"),
         (large > FINE * max(found.image_format.size), f"images of about {large} pixels are brought to "
          f"{found.image_format}, where small faults may vanish; try --set images.tile=64 as well, and compare"),
         (len(named) > 1, f"{len(named)} classes: say which are normal (--normal {named[0] if named else ''})"),
         (len(named) >= 1 and "" in found.classes, f"{found.classes.get('', 0)} images lie beside the class folders"),
-        (len(found.kinds) > 1, "grey and colour images are mixed: whether an image has colour will tell them apart"),
+        (len(found.types) > 1, "grey and colour images are mixed: whether an image has colour will tell them apart"),
         (len(found.sizes) > 1, f"{len(found.sizes)} sizes: all are stretched to {found.image_format}"),
-        (n_doubles > 0, f"{n_doubles} images are doubles: a threshold from images that also trained is too low"),
+        (n_duplicates > 0, f"{n_duplicates} images are duplicates: a threshold from images that train is too low"),
         (len(found.flat) > 0, f"{len(found.flat)} images show nothing but one grey or colour"),
         (len(found.skipped) > 0, f"{len(found.skipped)} images cannot be used"),
     ]  # fmt: skip
-    return [warning for holds, warning in said if holds]
+    return [warning for holds, warning in warnings if holds]
 
 
 def _thumbnails(x: Tensor) -> Tensor:
@@ -131,7 +130,7 @@ def _thumbnails(x: Tensor) -> Tensor:
     return (small.flatten(1) * 255).round().to(torch.uint8)
 
 
-def _doubles(names: Sequence[str], thumbnails: Tensor, left_out: set[str]) -> list[list[str]]:
+def _duplicates(names: Sequence[str], thumbnails: Tensor, left_out: set[str]) -> list[list[str]]:
     """Groups of images whose thumbnails are alike, directly or from one to the next."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components

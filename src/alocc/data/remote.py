@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-import posixpath
-from collections.abc import Callable
+import functools
+import os
 from pathlib import Path
 from typing import Any, BinaryIO, cast
+from urllib.parse import unquote
 
 from alocc.data import arrays, video
-from alocc.data.entries import ARCHIVES, MANIFESTS, Entry, Skipped, class_of, has_suffix, is_image_name
+from alocc.data.entries import (
+    ARCHIVES,
+    MANIFESTS,
+    Entry,
+    Opener,
+    Skipped,
+    arrange,
+    beside_parts,
+    has_suffix,
+    in_order,
+    is_member,
+    parts_of,
+)
+from alocc.data.images import SUFFIXES
 from alocc.errors import ConfigError, DataError
+
+REDIRECT_HOSTS = "ALOCC_REDIRECT_HOSTS"
+"""Environment variable: the hosts, between commas, that an address may lead on to; * for any."""
 
 
 def is_address(data: object) -> bool:
@@ -17,41 +34,71 @@ def is_address(data: object) -> bool:
     return isinstance(data, str) and "://" in data
 
 
-def open_address(address: str) -> Path | tuple[list[Entry], list[Skipped]]:
+def open_address(address: str, split: str) -> Path | tuple[list[Entry], list[Skipped]]:
     """A single file is fetched, and its path returned; a folder is listed, and its images are fetched as they are read.
 
     Raises:
-        DataError: if there is nothing there, or it cannot be reached.
+        DataError: if there is nothing there, or it cannot be reached, or lies at another host.
         ConfigError: if the library for this kind of address is not installed.
     """
     try:
         import fsspec
 
-        files, root = fsspec.core.url_to_fs(address)
+        protocol = address.partition("://")[0]
+        is_web = protocol in ("http", "https")
+        options = {"client_kwargs": {"trace_configs": [_one_host()]}} if is_web else {}
+        files, root = fsspec.core.url_to_fs(address, **options)
         if has_suffix(address, (*ARCHIVES, *video.SUFFIXES, *MANIFESTS)) or arrays.is_array_file(Path(address)):
             if has_suffix(address, MANIFESTS):
                 raise DataError(f"{address}: a table names files beside it; copy both, or give the folder")
-            return Path(fsspec.open_local(f"filecache::{address}", filecache={"same_names": True}))
-        if is_image_name(posixpath.basename(address)):
+            each = {"filecache": {"same_names": True}, protocol: options}
+            return Path(fsspec.open_local(f"filecache::{address}", **each))
+        if has_suffix(address, tuple(SUFFIXES)):
             return [Entry(address, _opener(files, root))], []
-        found = sorted(name for name in files.find(root) if is_image_name(posixpath.basename(name)))
+        top = root.rstrip("/") + "/"
+        below = {name: name.removeprefix(top) for name in files.find(root) if name.startswith(top)}
+    except DataError:
+        raise
     except (ImportError, ValueError) as error:
         raise ConfigError(f"{address}: {error}; for http install alocc[remote]") from None
     except Exception as error:  # every file system has errors of its own
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{address} cannot be read ({type(error).__name__}: {error})") from None
-    return [
-        Entry(files.unstrip_protocol(name), _opener(files, name), class_of(posixpath.relpath(name, root).split("/")))
-        for name in found
-    ], []
+        raise DataError(f"{address} cannot be read ({_reason(error)})") from None
+    parts = {name: parts_of(unquote(path) if is_web else path) for name, path in below.items() if is_member(path)}
+    found = [(parts[name][:-1], name) for name in sorted(parts, key=lambda name: in_order(parts[name]))]
+    kept, beside = arrange(found, address, split)
+    entries = [Entry(files.unstrip_protocol(name), _opener(files, name), class_name) for class_name, name in kept]
+    return entries, [beside_parts(files.unstrip_protocol(name)) for name in beside]
 
 
-def _opener(files: Any, name: str) -> Callable[[], BinaryIO]:
+@functools.cache
+def _one_host() -> Any:
+    """What makes aiohttp refuse to be sent to another host: who trusts an address need not trust all that it names."""
+    import aiohttp
+    import yarl
+
+    async def check(session: Any, context: Any, params: Any) -> None:
+        headers = params.response.headers
+        to = params.url.join(yarl.URL(headers.get("Location") or headers.get("URI", ""))).host
+        allowed = [host.strip() for host in os.environ.get(REDIRECT_HOSTS, "").split(",")]
+        if to != params.url.host and to not in allowed and "*" not in allowed:
+            params.response.close()
+            raise DataError(f"{params.url} leads to another host, {to}; to allow that, set {REDIRECT_HOSTS}={to}")
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_redirect.append(check)
+    return trace
+
+
+def _reason(error: Exception) -> str:
+    cause = error.__cause__  # where a refusal is hidden behind "not found"
+    return str(cause) if isinstance(cause, DataError) else f"{type(error).__name__}: {error}"
+
+
+def _opener(files: Any, name: str) -> Opener:
     def read() -> BinaryIO:
         try:
             return cast(BinaryIO, files.open(name, "rb"))
         except Exception as error:
-            raise OSError(f"{type(error).__name__}: {error}") from None
+            raise OSError(_reason(error)) from None
 
     return read

@@ -3,17 +3,18 @@
 | DATA                                        | class of an image                | opened as     |
 |---------------------------------------------|----------------------------------|---------------|
 | a folder                                    | the first sub-folder on the way  | `EntrySource` |
-| a folder with train/ and test/ in it        | the sub-folder below that        | `EntrySource` |
+| a folder with train/ and test/ in it        | the first sub-folder below those | `EntrySource` |
 | a pattern: `parts/**/*.png`                 | the first folder below its start | `EntrySource` |
 | a table: `.csv`, `.tsv`, `.parquet`         | its column `label`               | `EntrySource` |
-| a `.zip` or `.tar` file                     | the first folder inside          | `EntrySource` |
+| a `.zip` or `.tar` file                     | as for a folder                  | `EntrySource` |
 | an address: `https://…`, `s3://…`, `gs://…` | as for the file or folder there  | `EntrySource` |
 | one image, or a TIFF of several pages       | none                             | `EntrySource` |
 | a video                                     | none                             | `VideoSource` |
 | `.npy`, `.npz`, IDX files; an array; `mnist` | their labels, if they have any  | `ArraySource` |
 
-Every command opens its data with :func:`open_source`, so a data argument means the same everywhere. A new kind of
-source is a class with the members of :class:`Source` and a line in :func:`open_source`.
+Every command opens its data with :func:`open_source`, or its normal images with :func:`open_normals`, so a data
+argument means the same everywhere. Files are in one order, :func:`alocc.data.entries.in_order`. A new type of source is
+a class with the members of :class:`Source` and a line in :func:`open_source`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import difflib
 import itertools
 import os
 import tempfile
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,12 +38,7 @@ from torch import Tensor
 
 from alocc.config import ImagesConfig
 from alocc.data import arrays, remote, video
-from alocc.data.entries import (
-    Entry,
-    Skipped,
-    find_entries,
-    has_suffix,
-)
+from alocc.data.entries import Entry, Skipped, find_entries, has_suffix
 from alocc.data.images import (
     DEFAULT_MAX_SIDE,
     SUFFIXES,
@@ -58,7 +55,8 @@ from alocc.data.mnist import CLASSES as MNIST_CLASSES
 from alocc.data.mnist import Split, load_mnist
 from alocc.errors import DataError
 
-__all__ = ["Data", "ImageSet", "Skipped", "Source", "check_strict", "open_source"]
+__all__ = ["Data", "ImageSet", "Skipped", "Source", "check_classes", "check_strict", "known_classes", "open_normals",
+           "open_source"]  # fmt: skip
 
 BUILT_IN = ("mnist",)
 MIN_SIDE = 16
@@ -108,7 +106,25 @@ class ImageSet:
 class Source(ABC):
     """Images that are not loaded yet."""
 
+    where: str
+    """What people call it."""
     class_names: tuple[str, ...] = ()
+    n_unlabelled: int = 0
+    """Images without a class, in a source with classes."""
+
+    def of_classes(self, classes: Collection[str] | None) -> Source:
+        """The images of some classes; all if none are asked for.
+
+        Raises:
+            DataError: if there is no such class.
+        """
+        if classes is None:
+            return self
+        check_classes(classes, self.class_names, self.where)
+        return self._only({_composed(name) for name in classes})
+
+    def _only(self, classes: Collection[str]) -> Source:
+        return self
 
     @abstractmethod
     def __len__(self) -> int:
@@ -167,7 +183,7 @@ def open_source(data: Data, split: Split, classes: Collection[str] | None = None
         data: see the table above.
         split: which part of a source that has parts.
         classes: keep only images of these classes; none for all.
-        stride: of a video, take every so many frames.
+        stride: of a video, take one frame in this many.
 
     Raises:
         DataError: if there is no such thing, or no such class in it.
@@ -176,53 +192,112 @@ def open_source(data: Data, split: Split, classes: Collection[str] | None = None
     if isinstance(data, np.ndarray):
         if data.ndim not in (3, 4) or 0 in data.shape:
             raise DataError(f"expected images of shape (n, H, W) or (n, H, W, C), got {data.shape}")
-        if classes is not None:
-            raise DataError("an array has no classes; leave normal out, and pass normal images alone")
-        return ArraySource(data, np.full(len(data), ""), [str(i) for i in range(len(data))])
-    if str(data) in BUILT_IN:
-        _check_classes(classes, MNIST_CLASSES, "mnist")
+        return ArraySource(data, np.full(len(data), ""), [str(i) for i in range(len(data))]).of_classes(classes)
+    where = str(data)
+    if where in BUILT_IN:
+        check_classes(classes, MNIST_CLASSES, where)
         images, names = load_mnist(split, classes)
-        return ArraySource(images, names, _numbered(f"mnist/{split}", names))
+        return ArraySource(images, names, _numbered(f"{where}/{split}", names), where)
     if remote.is_address(data):
-        found = remote.open_address(str(data))
-        if isinstance(found, Path):
-            return _open_path(found, str(data), split, classes, stride)
-        return EntrySource(*found, str(data), classes)
+        found = remote.open_address(where, split)
+        if not isinstance(found, Path):
+            return EntrySource(*found, where).of_classes(classes)
+        try:
+            return _open_path(found, where, split, stride).of_classes(classes)
+        except DataError as error:
+            raise DataError(str(error).replace(str(found), where)) from None
     try:
-        return _open_path(Path(data), str(data), split, classes, stride)
+        return _open_path(Path(data), where and str(Path(data)), split, stride).of_classes(classes)
     except OSError as error:  # a name that is too long, a folder that may not be entered
         raise DataError(f"{data} cannot be read ({error.strerror or error})") from None
 
 
-def _open_path(path: Path, where: str, split: Split, classes: Collection[str] | None, stride: int) -> Source:
+def open_normals(
+    data: Data, split: Split, normal: Collection[str] | None = None, default: Collection[str] = (), stride: int = 1
+) -> Source:
+    """The normal images of ``data``: of the classes asked for, else of those of a training, else all.
+
+    Args:
+        data: see the table above.
+        split: which part of a source that has parts.
+        normal: the normal classes, if the user named them.
+        default: those that the detector was trained on; they do not count for data without classes.
+        stride: of a video, take one frame in this many.
+
+    Raises:
+        DataError: if there is no such thing, or no such class in it, or it is not said which of several are normal.
+        ConfigError: as :func:`open_source`.
+    """
+    if str(data) in BUILT_IN:  # which is not loaded, or fetched, before it is known what of it
+        normal = default or None if normal is None else normal
+    if normal is not None:
+        return open_source(data, split, normal, stride)
+    listed = f"its classes are: {', '.join(MNIST_CLASSES)}"
+    if str(data) not in BUILT_IN:
+        source = open_source(data, split, stride=stride)
+        names, n = source.class_names, source.n_unlabelled
+        if not names or default or (len(names) == 1 and not n):
+            return source.of_classes(default if names and default else None)
+        listed = f"its classes are: {', '.join(names)}" + (f"; {n:,} images have none" if n else "")
+    raise DataError(f"{data}: say which classes are normal, with --normal; {listed}")
+
+
+def known_classes(data: Data, split: Split) -> tuple[str, ...]:
+    """The classes of a source."""
+    return MNIST_CLASSES if str(data) in BUILT_IN else open_source(data, split).class_names
+
+
+def check_classes(asked: Collection[str] | None, known: Sequence[str], where: str) -> None:
+    """Refuse classes that are not there.
+
+    Raises:
+        DataError: with the name that comes nearest, and all that there are.
+    """
+    if asked is not None and not asked:
+        raise DataError("no class is named; leave the classes out to take all")
+    for name in asked or ():
+        if _composed(name) not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f'did you mean "{near[0]}"? ' if near else ""
+            listed = f"its classes are: {', '.join(known)}" if known else "it has no classes (sub-folders, or labels)"
+            raise DataError(f'{where} has no class "{name}"; {hint}{listed}')
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _open_path(path: Path, where: str, split: Split, stride: int) -> Source:
     if has_suffix(path, video.SUFFIXES) and path.is_file():
-        _check_classes(classes, (), where)
-        return VideoSource(path, stride)
+        return VideoSource(path, where, stride)
     if arrays.is_array_file(path) and path.is_file():
         images, labels = arrays.read_arrays(path)
-        return ArraySource(images, labels, arrays.Numbered(str(path), range(len(images)))).of_classes(classes, where)
-    return EntrySource(*find_entries(path, where, split, BUILT_IN), where, classes)
+        return ArraySource(images, labels, arrays.Numbered(where, range(len(images))), where)
+    return EntrySource(*find_entries(path, where, split, BUILT_IN), where)
 
 
 class ArraySource(Source):
     """Images of one size in memory, or in a file that looks like it."""
 
     def __init__(
-        self, images: NDArray[np.generic] | arrays.ArrayFile, classes: NDArray[np.str_], names: Sequence[str]
+        self,
+        images: NDArray[np.generic] | arrays.ArrayFile,
+        classes: NDArray[np.str_],
+        names: Sequence[str],
+        where: str = "the array",
     ) -> None:
-        self.images, self.classes, self.names = images, classes, names
-        self.class_names = tuple(sorted(set(np.unique(classes).tolist()) - {""}))
+        known, index = np.unique(classes, return_inverse=True)
+        self.images, self.names, self.where = images, names, where
+        self.classes = np.array([_composed(name) for name in known.tolist()], np.str_)[index]
+        self.class_names = tuple(sorted(set(self.classes.tolist()) - {""}))
+        self.n_unlabelled = int((self.classes == "").sum())
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def of_classes(self, classes: Collection[str] | None, where: str) -> ArraySource:
-        """The images of some classes."""
-        _check_classes(classes, self.class_names, where)
-        if classes is None:
-            return self
+    def _only(self, classes: Collection[str]) -> ArraySource:
         kept = np.flatnonzero(np.isin(self.classes, list(classes)))
-        return ArraySource(self.images[kept], self.classes[kept], [self.names[i] for i in kept.tolist()])
+        return ArraySource(self.images[kept], self.classes[kept], [self.names[i] for i in kept.tolist()], self.where)
 
     def headers(self) -> list[Header]:
         parts = (self.images[start : start + BATCH] for start in range(0, len(self), BATCH))
@@ -243,16 +318,16 @@ class ArraySource(Source):
 class EntrySource(Source):
     """Encoded images, wherever they are; decoded by several threads, a batch ahead of whoever takes them."""
 
-    def __init__(
-        self, entries: Sequence[Entry], skipped: Sequence[Skipped], where: str, classes: Collection[str] | None = None
-    ) -> None:
+    def __init__(self, entries: Sequence[Entry], skipped: Sequence[Skipped], where: str) -> None:
         if not entries:
             reason = f"; {skipped[0].reason}" if skipped else ""
             raise DataError(f"{where} holds no image files ({', '.join(sorted(SUFFIXES))}){reason}")
-        self.where, self.unusable = where, tuple(skipped)
+        self.entries, self.unusable, self.where = list(entries), tuple(skipped), where
         self.class_names = tuple(sorted({entry.class_name for entry in entries} - {""}))
-        _check_classes(classes, self.class_names, where)
-        self.entries = [entry for entry in entries if classes is None or entry.class_name in classes]
+        self.n_unlabelled = sum(not entry.class_name for entry in entries)
+
+    def _only(self, classes: Collection[str]) -> EntrySource:
+        return EntrySource([entry for entry in self.entries if entry.class_name in classes], self.unusable, self.where)
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -296,36 +371,42 @@ class EntrySource(Source):
 class VideoSource(Source):
     """Frames of a video, named by their time."""
 
-    def __init__(self, path: Path, stride: int) -> None:
-        self.path, self.stride = path, stride
+    def __init__(self, path: Path, where: str, stride: int) -> None:
+        self.path, self.where, self.stride = path, where, stride
 
     def __len__(self) -> int:
         return 0
 
     def headers(self) -> list[Header]:
-        first = next((image for _, image in video.frames(self.path)), None)
+        first = next((image for _, image in self._frames()), None)
         if first is None:
-            raise DataError(f"{self.path} has no frames")
+            raise DataError(f"{self.where} has no frames")
         return [Header(first.shape[0], first.shape[1], is_grey(first))]
 
     def infer_format(self, wanted: ImagesConfig) -> ImageFormat:
         return _format(wanted, self.headers(), lambda: True)
 
     def batches(self, to: ImageFormat) -> Iterator[ImageSet]:
-        frames = video.frames(self.path, self.stride)
+        frames = self._frames()
         damage: tuple[Skipped, ...] = ()
         while not damage:
             images, names = [], []
             try:
                 for seconds, frame in itertools.islice(frames, _batch_size(to)):
                     images.append(prepare(frame, to))
-                    names.append(f"{self.path}#t={video.time_stamp(seconds)}")
+                    names.append(f"{self.where}#t={video.time_stamp(seconds)}")
             except DataError as error:
-                damage = (Skipped(str(self.path), str(error)),)
+                damage = (Skipped(self.where, str(error)),)
             if images or damage:
                 yield ImageSet(_stacked(images, to), names, np.full(len(images), ""), damage)
             if not images:
                 return
+
+    def _frames(self) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+        try:
+            yield from video.frames(self.path, self.stride)
+        except DataError as error:  # the path may be that of a copy
+            raise DataError(str(error).replace(str(self.path), self.where)) from None
 
 
 class _Buffer:
@@ -421,15 +502,6 @@ def _numbered(prefix: str, classes: NDArray[np.str_]) -> list[str]:
     """prefix/class/number, counted within each class, so that a choice of classes renames no image."""
     counters = {name: itertools.count() for name in set(classes.tolist())}
     return [f"{prefix}/{name}/{next(counters[name])}" for name in classes.tolist()]
-
-
-def _check_classes(asked: Collection[str] | None, known: Sequence[str], where: str) -> None:
-    for name in asked or ():
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f'did you mean "{near[0]}"? ' if near else ""
-            listed = f"its classes are: {', '.join(known)}" if known else "it has no sub-folders, so no classes"
-            raise DataError(f'{where} has no class "{name}"; {hint}{listed}')
 
 
 def _format(wanted: ImagesConfig, headers: Sequence[Header], any_colour: Callable[[], bool]) -> ImageFormat:

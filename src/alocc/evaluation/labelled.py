@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alocc.data.images import ImageFormat
-from alocc.data.sources import Data, ImageSet, open_source
+from alocc.data.sources import Data, ImageSet, Skipped, check_classes, check_strict, open_source
 from alocc.detector import Detector
 from alocc.engines import Engine
 from alocc.errors import DataError
@@ -34,10 +35,10 @@ def load_labelled(
     limit: int | None = None,
     strict: bool = False,
 ) -> Labelled:
-    """Load test images of the normal classes and of the anomalous ones.
+    """Load test images of the normal classes and of the anomalous ones; those without a class are named as skipped.
 
     Args:
-        data: a folder with a sub-folder for each class, or the name of a built-in data set.
+        data: what :func:`alocc.data.sources.open_source` opens, with classes.
         image_format: the detector's format.
         normal: names of the normal classes.
         anomalous: names of the anomalous classes; none: all others.
@@ -54,12 +55,14 @@ def load_labelled(
     if not normal:
         raise DataError("say which classes are normal, with --normal: the detector was trained without class names")
     source = open_source(data, "test", None if anomalous is None else [*normal, *anomalous])
-    missing = sorted(set(normal) - set(source.class_names))
-    if missing:
-        listed = ", ".join(source.class_names) or "none; it needs a sub-folder for each class"
-        raise DataError(f'{data} has no class "{missing[0]}"; its classes: {listed}')
+    check_classes(normal, source.class_names, source.where)
     images = source.load(image_format, strict)
-    is_anomalous = ~np.isin(images.classes, list(normal))
+    if (images.classes == "").any():
+        names = images[images.classes == ""].names
+        unlabelled = [Skipped(name, f"{name} has no class") for name in names]
+        check_strict(strict, unlabelled)
+        images = replace(images[images.classes != ""], skipped=(*images.skipped, *unlabelled))
+    is_anomalous = ~np.isin(images.classes, [unicodedata.normalize("NFC", name) for name in normal])
     for side, option in ((False, "normal"), (True, "anomalous")):
         if not (is_anomalous == side).any():
             raise DataError(f"{data} has no {option} images to evaluate with; see --normal and --anomalous")
