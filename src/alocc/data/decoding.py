@@ -103,8 +103,8 @@ def read_brought_to(content: Content, name: str | None, page: int, to: ImageForm
 
         def prepared() -> NDArray[np.uint8]:
             with closing(image):  # its memory is free again before the next one begins
-                whole: NDArray[np.uint8] = brought_to(_decoded(image)[None], to)[0]
-                return whole
+                pixels: NDArray[np.uint8] = brought_to(_decoded(image)[None], to)[0]
+                return pixels
 
         if image.width * image.height <= LARGE:
             return prepared()
@@ -148,8 +148,7 @@ def _opened(content: Content, name: str | None, page: int) -> Iterator[ImageFile
             if image.format == "TIFF":
                 pages = _image_pages(file)
                 image.seek(pages[page] if page < len(pages) else page)
-                if len(pages) == 1:
-                    _check_stack(image, file.seek(0, os.SEEK_END))
+                _check_stack(image)
             _check_size(image)
             yield image
     except Image.DecompressionBombError:
@@ -167,7 +166,7 @@ def _readable(content: Content) -> BinaryIO:
         return content()
     if not stat.S_ISREG(os.stat(content).st_mode):  # noqa: PTH116  (a Path of each would double the time)
         raise OSError("not an ordinary file")
-    return open(content, "rb")  # noqa: PTH123  (as above)
+    return open(content, "rb")  # noqa: PTH123  (nor here)
 
 
 def _identified(file: BinaryIO) -> ImageFile:
@@ -180,7 +179,7 @@ def _identified(file: BinaryIO) -> ImageFile:
         for opener, accepts in map(Image.OPEN.__getitem__, FORMATS):
             if accepts and accepts(prefix):
                 if prefix[:2] in (b"II", b"MM"):
-                    _check_range(next(_directories(file)))
+                    _check_range(next(_directories(file), {}))
                 file.seek(0)
                 opener(file, "")
         raise
@@ -215,7 +214,7 @@ def _image_pages(file: BinaryIO) -> list[int]:
     return images or [0]
 
 
-def _tags(image: ImageFile) -> Any:
+def _tags(image: Image.Image) -> Any:
     """Tags of a TIFF, by number; of another image none."""
     return getattr(image, "tag_v2", {})
 
@@ -228,13 +227,13 @@ def _check_size(image: ImageFile) -> None:
         raise ValueError(f"{width}×{height} pixels are more than {MAX_ASPECT} times longer than wide")
 
 
-def _check_stack(image: ImageFile, file_size: int) -> None:
+def _check_stack(image: ImageFile) -> None:
     """Refuse a TIFF with several images of which its only page shows the first: as ImageJ writes large stacks."""
-    tags = _tags(image)
+    tags, file_size = _tags(image), cast(BinaryIO, image.fp).seek(0, os.SEEK_END)
     described = re.search(r'^images=([2-9]|\d\d+)$|"truncated": true', str(tags.get(Tag.ImageDescription, "")), re.M)
-    behind = file_size - min(tags.get(Tag.StripOffsets, (file_size,)))
     n_bytes = image.width * image.height * sum(tags.get(Tag.BitsPerSample, (1,))) // 8
-    if tags.get(IMAGE_DEPTH, 1) > 1 or (described and behind >= 2 * n_bytes):
+    is_there = file_size - min(tags.get(Tag.StripOffsets, (file_size,))) >= 2 * n_bytes
+    if tags.get(IMAGE_DEPTH, 1) > 1 or (described and is_there and image.tell() == tags.next == 0):
         raise ValueError("a stack of images on one page; save it as a TIFF of several pages, or as .npy")
 
 
@@ -299,7 +298,7 @@ def _as_uint8(image: Image.Image) -> NDArray[np.uint8]:
 
 def _of_16_bits(image: Image.Image) -> NDArray[np.uint16]:
     """Grey of more than 8 bits, from 0, black, to 65535: Pillow gives it as stored."""
-    tags: Any = getattr(image, "tag_v2", {})
+    tags = _tags(image)
     pixels: NDArray[np.uint16] = np.asarray(image).astype(np.uint16, copy=False)
     if tags.get(Tag.BitsPerSample) == (12,):
         pixels = np.bitwise_or(pixels << 4, pixels >> 8)
