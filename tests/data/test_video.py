@@ -63,6 +63,11 @@ def read(path):
     return found, ""
 
 
+@pytest.fixture(scope="module")
+def all_frames(complete):
+    return {kind: read(path) for kind, path in complete.items()}
+
+
 @pytest.mark.parametrize("matrix", UPRIGHT, ids=str)
 def test_frames_are_turned_and_mirrored_as_their_matrix_says(complete, tmp_path, matrix):
     content = bytearray(complete["mp4"].read_bytes())
@@ -82,21 +87,21 @@ def test_frames_are_turned_and_mirrored_as_their_matrix_says(complete, tmp_path,
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_complete_video_is_read_to_its_end(complete, kind):
-    found, reason = read(complete[kind])
+def test_a_complete_video_is_read_to_its_end(all_frames, kind):
+    found, reason = all_frames[kind]
     assert len(found) == N and reason == ""
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("kept", [0.3, 0.7])
-def test_a_video_that_was_cut_short_is_reported_behind_its_good_frames(complete, tmp_path, kind, kept):
+def test_a_video_that_was_cut_short_is_reported_behind_its_good_frames(complete, all_frames, tmp_path, kind, kept):
     path = tmp_path / complete[kind].name
     content = complete[kind].read_bytes()
     path.write_bytes(content[: int(len(content) * kept)])
     found, reason = read(path)
     assert path.name in reason and ("is damaged after 0:00:0" in reason or "and should last 0:00:06.000" in reason)
     assert 0.1 * N < len(found) < 0.9 * N
-    np.testing.assert_array_equal(found, read(complete[kind])[0][: len(found)])
+    np.testing.assert_array_equal(found, all_frames[kind][0][: len(found)])
 
 
 def test_damage_in_the_middle_is_reported(complete, tmp_path):
