@@ -35,15 +35,51 @@ def test_flips_are_exact_and_copies_follow_the_images():
     assert found == {"", "h", "v", "hv"}
 
 
-@pytest.mark.parametrize(
-    ("settings", "largest"), [({"brightness": 0.1}, 0.1), ({"noise": 0.02}, 0.12), ({"shift": 0.2}, 1.0)]
-)
-def test_changes_are_as_large_as_asked_for(settings, largest):
-    x = torch.full((50, 1, 16, 16), 0.5) + 0.1 * torch.rand((50, 1, 16, 16), generator=stream())
+def spots(n, column=16):
+    """A small spot in the middle row of 33×33 pixels."""
+    rows, columns = torch.meshgrid(torch.arange(33.0), torch.arange(33.0), indexing="ij")
+    return torch.exp(-((rows - 16) ** 2 + (columns - column) ** 2) / 4).expand(n, 1, 33, 33)
+
+
+def centres(images):
+    """Row and column of the centre of mass, from the middle."""
+    side = torch.arange(33.0) - 16
+    weights = images[:, 0] / images.sum((1, 2, 3))[:, None, None]
+    return (weights.sum(2) * side).sum(1), (weights.sum(1) * side).sum(1)
+
+
+def changed(x, **settings):
     more, source = augmented(x, AugmentationConfig(copies=1, **settings), stream())
-    change = (more[50:] - x[source[50:]]).abs().flatten(1).amax(1)
-    assert 0 < float(change.max()) <= largest + 1e-6
     assert more.min() >= 0 and more.max() <= 1 and more.dtype == torch.float32
+    assert torch.equal(more[: len(x)], x) and source.tolist() == 2 * list(range(len(x)))
+    return more[len(x) :]
+
+
+def test_brightness_changes_all_of_an_image_by_at_most_what_is_asked_for():
+    x = 0.5 + 0.1 * torch.rand((50, 1, 16, 16), generator=stream())
+    change = (changed(x, brightness=0.1) - x).flatten(1)
+    assert torch.allclose(change, change[:, :1], atol=1e-6)
+    assert 0.09 < change.max() <= 0.1 + 1e-6 and -0.1 - 1e-6 <= change.min() < -0.09
+
+
+def test_noise_has_a_deviation_of_at_most_what_is_asked_for():
+    x = torch.full((50, 1, 32, 32), 0.5)
+    change = (changed(x, noise=0.02) - x).flatten(1)
+    deviations = change.std(1)  # U(0, 0.02), each found to within 1 / √2048, some 2 %
+    assert 0.018 < deviations.max() < 0.0215 and deviations.min() < 0.002
+    assert abs(float(deviations.mean()) - 0.01) < 0.0025 and abs(float(change.mean())) < 0.0005
+
+
+def test_shift_moves_by_at_most_this_share_of_the_side():
+    for moved in centres(changed(spots(60), shift=0.2)):  # 6.6 of 33 pixels
+        assert 6 < moved.max() < 6.7 and -6.7 < moved.min() < -6
+
+
+def test_rotation_turns_by_at_most_these_degrees():
+    rows, columns = centres(changed(spots(60, column=26), rotate=20))  # 10 pixels right of the middle
+    angles = torch.rad2deg(torch.atan2(rows, columns))
+    assert 18 < angles.max() < 20.2 and -20.2 < angles.min() < -18
+    assert torch.allclose(torch.hypot(rows, columns), torch.tensor(10.0), atol=0.1)
 
 
 def test_mirrored_images_become_normal_where_mirroring_is_asked_for():

@@ -54,12 +54,12 @@ def test_sizes_differ_by_side_and_channels_stay_apart():
     np.testing.assert_array_equal(brought_to(image, to), np.concatenate(by_channel, 3))
 
 
-def test_a_float_image_does_not_depend_on_its_batch():
+def test_an_image_does_not_depend_on_its_batch():
     images = np.random.default_rng(2).random((9, 61, 47))
     to = ImageFormat(28, 28, 1)
     np.testing.assert_array_equal(brought_to(images, to)[4], brought_to(images[4:5], to)[0])
 
 
 def test_what_holds_no_images_is_refused():
-    with pytest.raises(DataError, match="shape"):
+    with pytest.raises(DataError, match="is no array of images"):
         brought_to(np.zeros((2, 3, 4, 2), np.uint8), ImageFormat(4, 4, 1))

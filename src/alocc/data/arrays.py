@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import re
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import overload
@@ -13,7 +10,8 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from alocc.data.mnist import read_idx
+from alocc.data.mnist import check_unpacked, read_idx, read_unpacked
+from alocc.data.resizing import check_images
 from alocc.errors import DataError
 
 IMAGE_KEYS = ("images", "x", "X", "x_train", "data", "arr_0")
@@ -72,7 +70,7 @@ def read_arrays(path: Path) -> tuple[NDArray[np.generic] | ArrayFile, NDArray[np
     whose name has "labels" for "images". Nothing is unpickled.
 
     Raises:
-        DataError: if there are no such arrays in the file.
+        DataError: if there are no such arrays in the file, or it would be unpacked to more than 2 GiB.
     """
     images: NDArray[np.generic] | ArrayFile
     try:
@@ -81,27 +79,16 @@ def read_arrays(path: Path) -> tuple[NDArray[np.generic] | ArrayFile, NDArray[np
         elif path.suffix.lower() == ".npz":
             images, labels = _from_npz(path)
         else:
-            images = _read_idx(path)
+            images = read_idx(read_unpacked(path))
             beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
-            labels = _read_idx(beside) if beside != path and beside.exists() else None
+            labels = read_idx(read_unpacked(beside)) if beside != path and beside.exists() else None
+        check_images(images.shape, images.dtype)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        SyntaxError,
-        TypeError,
-        NotImplementedError,
-        OverflowError,
-        MemoryError,
-        RuntimeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:  # what damaged files raise
+    except Exception as error:  # damaged files raise all kinds
         raise DataError(f"{path} cannot be read as arrays ({error})") from None
-    if images.ndim not in (3, 4) or 0 in images.shape:
-        raise DataError(f"{path} holds an array {images.shape}; images are (n, H, W) or (n, H, W, C)")
+    if not len(images):
+        raise DataError(f"{path} holds no images: its array is {images.shape}")
     if labels is None:
         return images, np.full(len(images), "")
     if labels.shape != images.shape[:1]:
@@ -116,9 +103,6 @@ def _from_npz(path: Path) -> tuple[NDArray[np.generic], NDArray[np.generic] | No
         if image_key is None:
             raise DataError(f"which of its arrays are the images? Name them images; there are: {', '.join(names)}")
         label_key = next((key for key in LABEL_KEYS if key in names and key != image_key), None)
+        sizes = {info.filename.removesuffix(".npy"): info.file_size for info in arrays.zip.infolist()}
+        check_unpacked(sizes[image_key] + sizes.get(label_key or "", 0))
         return arrays[image_key], arrays[label_key] if label_key else None
-
-
-def _read_idx(path: Path) -> NDArray[np.generic]:
-    content = path.read_bytes()
-    return read_idx(gzip.decompress(content) if path.suffix == ".gz" else content)

@@ -6,16 +6,20 @@ Nothing here needs torch, so that the runtime (:mod:`alocc.runtime`) reads image
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+from PIL.ExifTags import Base as Tag
+from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from alocc.data.resizing import ImageFormat, brought_to
 from alocc.errors import DataError
@@ -27,9 +31,21 @@ MAX_ASPECT = 50
 """How many times longer than wide an image may be: more is a strip, which no resizing makes comparable."""
 LARGE = 4_000_000
 """Pixels from which on images are decoded one at a time, so that memory stays bounded."""
-MANY_PICTURES = ("TIFF", "MPO")
-"""Formats of several pictures that are no animation: pages, and a camera's JPEG with a preview behind it."""
-GREY_MODES = frozenset({"1", "L", "LA", "I;16", "I;16B", "I;16L", "I", "F"})
+GREY_MODES = frozenset({"1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I", "F"})
+SIDEWAYS = (5, 6, 7, 8)
+"""EXIF orientations that swap height and width."""
+UPRIGHT: dict[object, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    2: np.fliplr,
+    3: lambda pixels: np.rot90(pixels, 2),
+    4: np.flipud,
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: np.rot90(pixels, 2).swapaxes(0, 1),
+    8: np.rot90,
+}
+"""EXIF orientation → what turns pixels upright; any other value turns nothing."""
+IMAGE_DEPTH = 32997
+"""TIFF tag: how many slices lie behind each other."""
 
 
 class Header(NamedTuple):
@@ -51,19 +67,17 @@ def read_header(content: Content, name: str | None = None, page: int = 0) -> Hea
     Args:
         content: where the bytes are.
         name: what to call it in errors, where it is no file.
-        page: of a TIFF.
+        page: of a TIFF, counted without reduced versions and masks of other pages.
 
     Raises:
         DataError: if the file cannot be opened as an image, or is one that :func:`read_image` refuses for its size.
     """
     with _opened(content, name, page) as image:
         width, height = image.size
-        # EXIF orientations 5 to 8 swap height and width. A PNG without one would be decoded in search of it, and the
-        # size that Pillow gives of a TIFF is upright already
-        may_turn = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
-        if may_turn and image.getexif().get(0x0112, 1) >= 5:
-            width, height = height, width
-        return Header(height, width, image.mode in GREY_MODES)
+        turned = _mentions_orientation(image) and _orientation(image) in SIDEWAYS
+        if image.format == "TIFF":  # its own tag is in the size already, XMP is not
+            turned = turned and _tags(image).get(Tag.Orientation) not in SIDEWAYS
+        return Header(*((width, height) if turned else (height, width)), image.mode in GREY_MODES)
 
 
 def read_image(content: Content, name: str | None = None, page: int = 0) -> NDArray[np.uint8]:
@@ -89,31 +103,52 @@ def read_brought_to(content: Content, name: str | None, page: int, to: ImageForm
 
         def prepared() -> NDArray[np.uint8]:
             with closing(image):  # its memory is free again before the next one begins
-                whole: NDArray[np.uint8] = brought_to(_decoded(image)[None], to)[0]
-                return whole
+                pixels: NDArray[np.uint8] = brought_to(_decoded(image)[None], to)[0]
+                return pixels
 
         if image.width * image.height <= LARGE:
             return prepared()
         return _one_by_one.submit(prepared).result()
 
 
-def count_pages(path: Path) -> int:
-    """Pages of a TIFF; 1 for one that cannot be read, whose error shows when it is loaded."""
+def read_mask(path: Path) -> NDArray[np.bool_]:
+    """Where a mask marks an anomaly, upright, (H, W): where it is not black, in whatever bits, and not transparent.
+
+    Of a palette the first colour is the background, unless another one is black. What is drawn in black on transparency
+    is marked too.
+
+    Raises:
+        DataError: as :func:`read_image`, and if there are several pages, or 16 bits of several channels.
+    """
+    if (n := count_pages(path)) > 1:
+        raise DataError(f"{path} has {n} pages; a mask is one image")
+    with _opened(path, None, 0) as image:
+        if ";16" in str(image.tile) and not image.mode.startswith("I"):  # Pillow drops their lower 8 bits
+            raise ValueError("a mask of 16 bits in several channels; save it as grey, or with 8 bits")
+        image.load()
+        return _upright(_marked(image), image)
+
+
+def count_pages(content: Content) -> int:
+    """Pages of a TIFF that are images of their own; 1 for a file that cannot be read, whose error shows when loaded."""
     try:
-        with _opened(path, None, 0) as image:
-            return int(getattr(image, "n_frames", 1))
-    except DataError:
+        with _readable(content) as file:
+            return len(_image_pages(file))
+    except Exception:  # no TIFF, no file
         return 1
 
 
 @contextmanager
-def _opened(content: Content, name: str | None, page: int) -> Iterator[Image.Image]:
+def _opened(content: Content, name: str | None, page: int) -> Iterator[ImageFile]:
     """One image of a file for as long as it is read; whatever goes wrong becomes a DataError with its name."""
     called = name or str(content)
     try:
-        with Image.open(_readable(content), formats=FORMATS) as image:
-            if page:
-                image.seek(page)
+        # as a file: Pillow maps files that it opens by name into memory, and mixes up the sides of turned TIFFs there
+        with _readable(content) as file, _identified(file) as image:
+            if image.format == "TIFF":
+                pages = _image_pages(file)
+                image.seek(pages[page] if page < len(pages) else page)
+                _check_stack(image)
             _check_size(image)
             yield image
     except Image.DecompressionBombError:
@@ -125,16 +160,66 @@ def _opened(content: Content, name: str | None, page: int) -> Iterator[Image.Ima
         raise DataError(f"{called} cannot be read ({reason})") from None
 
 
-def _readable(content: Content) -> str | Path | BinaryIO:
+def _readable(content: Content) -> BinaryIO:
     """A pipe or a device would be waited for without end, so only ordinary files are opened."""
     if callable(content):
         return content()
     if not stat.S_ISREG(os.stat(content).st_mode):  # noqa: PTH116  (a Path of each would double the time)
         raise OSError("not an ordinary file")
-    return content
+    return open(content, "rb")  # noqa: PTH123  (nor here)
 
 
-def _check_size(image: Image.Image) -> None:
+def _identified(file: BinaryIO) -> ImageFile:
+    """Pillow's image of a file; of one that begins like an image and is none, the error that Pillow keeps to itself."""
+    try:
+        return Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError:
+        file.seek(0)
+        prefix = file.read(16)
+        for opener, accepts in map(Image.OPEN.__getitem__, FORMATS):
+            if accepts and accepts(prefix):
+                if prefix[:2] in (b"II", b"MM"):
+                    _check_range(next(_directories(file), {}))
+                file.seek(0)
+                opener(file, "")
+        raise
+
+
+def _directories(file: BinaryIO) -> Iterator[ImageFileDirectory_v2]:
+    """The tags of each page of a TIFF, one after the other, whether or not Pillow can decode the page."""
+    file.seek(0)
+    head = file.read(8)
+    tags = ImageFileDirectory_v2(head + file.read(8) if head[2:3] == b"+" else head)
+    visited: set[int] = set()
+    while tags.next and tags.next not in visited:
+        visited.add(tags.next)
+        file.seek(tags.next)
+        tags.load(file)
+        yield tags
+
+
+def _image_pages(file: BinaryIO) -> list[int]:
+    """Numbers of the pages of a TIFF that are no reduced version (thumbnail, pyramid) and no mask of another one."""
+    images, n = [], 0
+    try:
+        for n, tags in enumerate(_directories(file), start=1):
+            kind = tags.get(Tag.NewSubfileType, 0)
+            is_reduced = (isinstance(kind, int) and kind & 5) or tags.get(Tag.SubfileType) == 2
+            if not is_reduced and tags.get(Tag.PhotometricInterpretation) != 4:
+                images.append(n - 1)
+    except SyntaxError:  # no TIFF
+        raise
+    except Exception:  # a page whose tags are damaged is named when it is read
+        images.append(n)
+    return images or [0]
+
+
+def _tags(image: Image.Image) -> Any:
+    """Tags of a TIFF, by number; of another image none."""
+    return getattr(image, "tag_v2", {})
+
+
+def _check_size(image: ImageFile) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ValueError(f"{width}×{height} pixels; {MAX_PIXELS:,} are allowed")
@@ -142,20 +227,91 @@ def _check_size(image: Image.Image) -> None:
         raise ValueError(f"{width}×{height} pixels are more than {MAX_ASPECT} times longer than wide")
 
 
-def _decoded(image: Image.Image) -> NDArray[np.uint8]:
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format not in MANY_PICTURES:
+def _check_stack(image: ImageFile) -> None:
+    """Refuse a TIFF with several images of which its only page shows the first: as ImageJ writes large stacks."""
+    tags, file_size = _tags(image), cast(BinaryIO, image.fp).seek(0, os.SEEK_END)
+    described = re.search(r'^images=([2-9]|\d\d+)$|"truncated": true', str(tags.get(Tag.ImageDescription, "")), re.M)
+    n_bytes = image.width * image.height * sum(tags.get(Tag.BitsPerSample, (1,))) // 8
+    is_there = file_size - min(tags.get(Tag.StripOffsets, (file_size,))) >= 2 * n_bytes
+    if tags.get(IMAGE_DEPTH, 1) > 1 or (described and is_there and image.tell() == tags.next == 0):
+        raise ValueError("a stack of images on one page; save it as a TIFF of several pages, or as .npy")
+
+
+def _check_range(tags: Any) -> None:
+    """Refuse pixels of a TIFF that Pillow reads wrongly, or whose range nobody knows."""
+    bits, kinds = max(tags.get(Tag.BitsPerSample, (1,))), set(tags.get(Tag.SampleFormat, (1,)))
+    kind = "floating-point" if 3 in kinds else "signed" if 2 in kinds else f"{bits}-bit" if bits > 16 else ""
+    if kind:
+        raise ValueError(f"{kind} pixels have no known range; save it with 8 or 16 bits, unsigned")
+    if bits > 8 and tags.get(Tag.PlanarConfiguration) == 2 and tags.get(Tag.Compression, 1) == 1:
+        raise ValueError(f"{bits}-bit pixels in separate planes; save it with 8 bits, or with interleaved channels")
+
+
+def _mentions_orientation(image: ImageFile) -> bool:
+    """False for a PNG without EXIF or XMP: Pillow would decode it in search of them, as they may lie at its end."""
+    if image.format != "PNG":
+        return True
+    file = cast(BinaryIO, image.fp)
+    place = file.tell()
+    file.seek(8)
+    found = False
+    while not found and len(chunk := file.read(32)) >= 12:
+        found = chunk[4:8] == b"eXIf" or chunk[8:].startswith((b"XML:com.adobe.xmp", b"Raw profile type exif"))
+        file.seek(int.from_bytes(chunk[:4], "big") + 12 - len(chunk), os.SEEK_CUR)
+    file.seek(place)
+    return found
+
+
+def _orientation(image: ImageFile) -> object:
+    """What EXIF says, whatever that is."""
+    try:
+        return image.getexif().get(Tag.Orientation)
+    except Exception:  # damaged EXIF turns nothing
+        return None
+
+
+def _upright(pixels: NDArray[Any], image: ImageFile) -> NDArray[Any]:
+    """Pixels of an image that is loaded: Pillow turns a TIFF while it loads it, and takes its orientation away."""
+    turn = UPRIGHT.get(_orientation(image))
+    return turn(pixels) if turn else pixels
+
+
+def _decoded(image: ImageFile) -> NDArray[np.uint8]:
+    if image.format == "TIFF":
+        _check_range(_tags(image))
+    elif image.format != "MPO" and (frames := getattr(image, "n_frames", 1)) > 1:  # MPO: a photograph and its preview
         raise ValueError(f"an animation of {frames} frames; save the frames that matter as images of their own")
-    ImageOps.exif_transpose(image, in_place=True)  # in place: no copy of an image that is upright already
-    return _as_uint8(image)
+    image.load()
+    return _upright(_as_uint8(image), image)
 
 
 def _as_uint8(image: Image.Image) -> NDArray[np.uint8]:
-    if image.mode.startswith("I"):  # 16-bit grey
-        return np.asarray(np.asarray(image).clip(0, 65535) // 257, dtype=np.uint8)
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no known range; save it with 8 or 16 bits")
+    if image.mode.startswith("I;16"):
+        return (_of_16_bits(image) // 257).astype(np.uint8)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # as Pillow advises; straight to RGB it warns
+    if image.mode == "La":
+        image = image.convert("LA")
     mode = "L" if image.mode in GREY_MODES else "RGB"
     return np.asarray(image if image.mode == mode else image.convert(mode))
+
+
+def _of_16_bits(image: Image.Image) -> NDArray[np.uint16]:
+    """Grey of more than 8 bits, from 0, black, to 65535: Pillow gives it as stored."""
+    tags = _tags(image)
+    pixels: NDArray[np.uint16] = np.asarray(image).astype(np.uint16, copy=False)
+    if tags.get(Tag.BitsPerSample) == (12,):
+        pixels = np.bitwise_or(pixels << 4, pixels >> 8)
+    return np.subtract(65535, pixels) if tags and tags.get(Tag.PhotometricInterpretation, 0) == 0 else pixels
+
+
+def _marked(image: Image.Image) -> NDArray[np.bool_]:
+    if image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16"):
+        return np.not_equal(_of_16_bits(image) if image.mode.startswith("I;16") else np.asarray(image), 0)
+    rgba = np.asarray((image.convert("LA") if image.mode == "La" else image).convert("RGBA"))
+    black: NDArray[np.bool_] = rgba[..., :3].max(2) == 0
+    visible: NDArray[np.bool_] = rgba[..., 3] > 0
+    if image.mode == "P" and not (black.any() and any((image.getpalette() or [0])[:3])):
+        black[:] = np.asarray(image) == 0
+    marked = np.logical_and(visible, ~black)
+    return marked if marked.any() or visible.all() else visible

@@ -1,7 +1,7 @@
 """One image, or many of one size, as tensors: the only place that knows the value range.
 
-An image is an array (H, W) or (H, W, C), uint8 or float in [0, 1], until :func:`prepare` makes it a tensor (C, H, W).
-uint8 stays uint8 until a network sees it (:func:`to_unit_range`), which is four times smaller and loses nothing.
+An image is an array (H, W) or (H, W, C), uint8 or float in [0, 1], until :func:`prepare` makes it a tensor (C, H, W) of
+uint8, and that until a network sees it (:func:`to_unit_range`): four times smaller, and files and arrays are alike.
 Files are decoded in :mod:`alocc.data.decoding`, sizes and colours are changed in :mod:`alocc.data.resizing`.
 """
 
@@ -55,8 +55,8 @@ def read_prepared(content: Content, name: str | None, page: int, to: ImageFormat
     return _tensor(read_brought_to(content, name, page, to)[None])[0]
 
 
-def prepare(image: NDArray[np.generic] | Tensor, to: ImageFormat) -> Tensor:
-    """Bring an image to a detector's format: (C, H, W), uint8 if it was uint8, else float32 in [0, 1].
+def prepare(image: NDArray[np.generic], to: ImageFormat) -> Tensor:
+    """Bring an image, uint8 or float in [0, 1], to a detector's format: (C, H, W), uint8.
 
     Grey becomes colour by repetition, colour becomes grey by ITU-R 601 luma, and the size changes by bilinear
     interpolation with an antialiasing filter.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import math
 import os
 import zlib
 from collections.abc import Collection
@@ -22,6 +23,9 @@ from alocc.errors import DataError
 
 Split = Literal["train", "test"]
 
+MAX_UNPACKED = 2 << 30
+"""Bytes of a file of arrays that is unpacked into memory."""
+STEP = 16 << 20
 CLASSES = tuple("0123456789")
 EMBEDDED_TRAINING_CLASS = "1"
 PREFIX: dict[Split, str] = {"train": "train", "test": "t10k"}
@@ -62,17 +66,44 @@ def load_mnist(split: Split, classes: Collection[str] | None = None) -> tuple[ND
     return images[keep], names[keep]
 
 
-def read_idx(content: bytes) -> NDArray[np.uint8]:
+def read_idx(content: bytes | bytearray) -> NDArray[np.uint8]:
     """Parse the IDX format: two zero bytes, type 8 (uint8), number of dimensions, big-endian sizes, then the data."""
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
         raise DataError("not an IDX file of unsigned bytes")
     start = 4 + 4 * content[3]
     if len(content) < start:
         raise DataError("IDX file is truncated: its sizes are not all there")
-    shape = tuple(np.frombuffer(content, ">u4", count=content[3], offset=4))
-    if len(content) != start + int(np.prod(shape)):
-        raise DataError(f"IDX file is truncated: {len(content)} bytes do not hold {'×'.join(map(str, shape))}")
+    shape = np.frombuffer(content, ">u4", count=content[3], offset=4).tolist()
+    if len(content) != start + math.prod(shape):
+        raise DataError(
+            f"IDX file is truncated or damaged: {len(content)} bytes do not hold {'×'.join(map(str, shape))}"
+        )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
+
+
+def read_unpacked(path: Path) -> bytearray:
+    """Content of a file, unpacked if its name ends in .gz, in bounded steps.
+
+    Raises:
+        DataError: if that is more than ``MAX_UNPACKED``, however small the file is.
+        OSError, EOFError, zlib.error: if it cannot be read.
+    """
+    content = bytearray()
+    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+        while chunk := file.read(STEP):
+            content += chunk
+            check_unpacked(len(content))
+    return content
+
+
+def check_unpacked(n_bytes: int) -> None:
+    """Refuse more bytes than are unpacked into memory.
+
+    Raises:
+        DataError: with what to do.
+    """
+    if n_bytes > MAX_UNPACKED:
+        raise DataError(f"more than {MAX_UNPACKED:,} bytes unpacked; save it as .npy, which is read piece by piece")
 
 
 def cache_folder() -> Path:
@@ -90,7 +121,7 @@ def _embedded(name: str) -> bytes:
     return gzip.decompress((resources.files("alocc.data") / "embedded" / "mnist" / name).read_bytes())
 
 
-def _full(name: str) -> bytes:
+def _full(name: str) -> bytearray:
     path = _on_disk(name)
     return _checked_content(path, name) if path else _downloaded(name)
 
@@ -104,18 +135,17 @@ def _on_disk(name: str) -> Path | None:
     return None
 
 
-def _checked_content(path: Path, name: str) -> bytes:
+def _checked_content(path: Path, name: str) -> bytearray:
     try:
-        content = path.read_bytes()
-        content = gzip.decompress(content) if path.suffix == ".gz" else content
-    except (OSError, EOFError, zlib.error) as error:
+        content = read_unpacked(path)
+    except (OSError, EOFError, zlib.error, DataError) as error:
         raise DataError(f"{path} cannot be read ({error}); delete it to have it downloaded again") from None
     if hashlib.sha256(content).hexdigest() != CONTENT_SHA256[name]:
         raise DataError(f"{path} is not MNIST's {name}: its SHA-256 differs; delete it to have it downloaded again")
     return content
 
 
-def _downloaded(name: str) -> bytes:
+def _downloaded(name: str) -> bytearray:
     import pooch
     import requests
 

@@ -1,6 +1,6 @@
 """Arrays of images → one height, width and number of channels, in whole numbers. NumPy alone.
 
-uint8 images are computed without rounding errors, so that every engine that follows the formula has the same pixels,
+All is computed without rounding errors, so that every engine that follows the formula has the same pixels,
 to the last bit: the graph that :mod:`alocc.export` writes does.
 
 For output pixel i and input pixel j along a side, with s = max(n_in, n_out), the triangle filter is::
@@ -58,77 +58,94 @@ class _Block(NamedTuple):
     weights: NDArray[np.int64]
 
 
-def brought_to(images: NDArray[np.generic], to: ImageFormat) -> NDArray[Any]:
-    """Images of one size in another format: (n, height, width, channels), uint8 if they were uint8, else float32.
+def brought_to(images: NDArray[np.generic], to: ImageFormat) -> NDArray[np.uint8]:
+    """Images of one size in another format: (n, height, width, channels), uint8.
 
     Args:
-        images: (n, H, W) or (n, H, W, C), uint8, or float in [0, 1].
+        images: (n, H, W) or (n, H, W, C), uint8, or float in [0, 1], rounded to 255ths before anything else: an image
+            has the same pixels whether it comes from a file or as floats.
         to: the format.
 
     Raises:
         DataError: if the array holds no images, or its values are outside [0, 1] (float) or not 8-bit (integer).
     """
-    images = _checked(images)
-    if images.shape[1:] == (*to.size, to.channels):
-        return images
-    resized = [_resized(image, to) for image in images]
-    kind = np.uint8 if images.dtype == np.uint8 else np.float32
-    return np.stack(resized) if resized else np.empty((0, *to.size, to.channels), kind)
+    images = images[..., None] if images.ndim == 3 else images
+    check_images(images.shape, images.dtype)
+    pixels: NDArray[np.uint8] = _rounded(images) if images.dtype != np.uint8 else images  # type: ignore[assignment]
+    if pixels.shape[1:] == (*to.size, to.channels):
+        return pixels
+    resized = [_resized(image, to) for image in pixels]
+    return np.stack(resized) if resized else np.empty((0, *to.size, to.channels), np.uint8)
 
 
-def _checked(images: NDArray[np.generic]) -> NDArray[Any]:
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.ndim != 4 or images.shape[3] not in (1, 3):
-        raise DataError(f"expected images of shape (n, H, W), (n, H, W, 1) or (n, H, W, 3), got {images.shape}")
-    if images.dtype == np.uint8:
-        return images
-    if not np.issubdtype(images.dtype, np.floating):
-        raise DataError(f"expected uint8 images or floats in [0, 1], got {images.dtype}")
+def as_images(images: object) -> NDArray[np.generic]:
+    """What somebody passes as images, as an array (n, H, W) or (n, H, W, C) that :func:`brought_to` takes.
+
+    Raises:
+        DataError: if it is one image, images of different sizes, or nothing like images.
+    """
+    try:
+        array = np.asarray(images)
+    except ValueError:
+        raise DataError("images of different sizes are no array; score them one by one, or from files") from None
+    check_images(array.shape, array.dtype)
+    return array
+
+
+def check_images(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Refuse an array that is not many images, by its shape and type.
+
+    Raises:
+        DataError: with what to do.
+    """
+    if len(shape) == 2 or (len(shape) == 3 and 0 < shape[2] <= 4 < shape[1]):
+        raise DataError(f"{shape} looks like one image; give image[None], with the number of images first")
+    if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)) or 0 in shape[1:]:
+        hint = "; channels come last" if len(shape) == 4 and shape[1] in (1, 3) else ""
+        raise DataError(f"{shape} is no array of images; images are (n, H, W), (n, H, W, 1) or (n, H, W, 3){hint}")
+    if dtype != np.uint8 and not np.issubdtype(dtype, np.floating):
+        raise DataError(f"expected uint8 images or floats in [0, 1], got {dtype}")
+
+
+def _rounded(images: NDArray[Any]) -> NDArray[np.uint8]:
+    """Floats in [0, 1] as uint8."""
     if images.size and not (images.min() >= 0 and images.max() <= 1):  # false for NaN too
         raise DataError(
-            f"float images must be in [0, 1], got {images.min():.4g} to {images.max():.4g}; divide by their maximum, "
-            "or pass uint8"
+            f"float images must be in [0, 1], without NaN, got {images.min():.4g} to {images.max():.4g}; "
+            "divide by the largest value there can be, or pass uint8"
         )
-    return images.astype(np.float32)
+    return np.rint(images.astype(np.float32, copy=False) * 255).astype(np.uint8)
 
 
-def _resized(image: NDArray[Any], to: ImageFormat) -> NDArray[Any]:
+def _resized(image: NDArray[np.uint8], to: ImageFormat) -> NDArray[np.uint8]:
     """One image (H, W, C) → (height, width, channels), strip by strip along its rows, so that memory stays bounded."""
     height, width, channels = image.shape
     strips = np.array_split(image, min(height, -(-height * width // STRIP)))
     narrow = [_along(_recoloured(strip, min(channels, to.channels)).transpose(2, 0, 1), to.width) for strip in strips]
     across = np.concatenate(narrow, 1).transpose(0, 2, 1)  # (C, width, H)
-    whole = _along(across, to.height).transpose(2, 1, 0)  # (height, width, C)
-    return np.repeat(whole, to.channels, 2) if whole.shape[2] < to.channels else np.ascontiguousarray(whole)
+    resized = _along(across, to.height).transpose(2, 1, 0)  # (height, width, C)
+    return np.repeat(resized, to.channels, 2) if resized.shape[2] < to.channels else np.ascontiguousarray(resized)
 
 
-def _recoloured(image: NDArray[Any], channels: int) -> NDArray[Any]:
+def _recoloured(image: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
     """Colour → grey where grey is wanted."""
     if image.shape[2] == channels:
         return image
-    exact = image.dtype == np.uint8
-    R, G, B = np.moveaxis(image.astype(np.int32 if exact else np.float64), 2, 0)
-    thousandfold = LUMA[0] * R + LUMA[1] * G + LUMA[2] * B
-    grey = (thousandfold + 500) // 1000 if exact else thousandfold / 1000
-    whole: NDArray[Any] = grey.astype(image.dtype)[..., None]
-    return whole
+    R, G, B = np.moveaxis(image.astype(np.int32), 2, 0)
+    grey: NDArray[np.int32] = (LUMA[0] * R + LUMA[1] * G + LUMA[2] * B + 500) // 1000
+    return grey.astype(np.uint8)[..., None]
 
 
-def _along(x: NDArray[Any], n_out: int) -> NDArray[Any]:
-    """The last axis, resized to ``n_out``; of the same type."""
+def _along(x: NDArray[np.uint8], n_out: int) -> NDArray[np.uint8]:
+    """The last axis, resized to ``n_out``."""
     n_in = x.shape[-1]
     if n_in == n_out:
         return x
-    exact = x.dtype == np.uint8
-    y = np.empty((*x.shape[:-1], n_out), x.dtype)
+    y = np.empty((*x.shape[:-1], n_out), np.uint8)
     for block in _filter(n_in, n_out):
-        part, weights = np.ascontiguousarray(x[..., block.source]), block.weights.T
-        if exact:
-            sums = part.astype(np.float32) @ weights.astype(np.float32)
-            y[..., block.out] = np.floor((sums + ONE / 2) / ONE).clip(0, 255)
-        else:
-            y[..., block.out] = (part.astype(np.float64) @ (weights / ONE)).clip(0, 1)
+        part = np.ascontiguousarray(x[..., block.source]).astype(np.float32)
+        sums = part @ block.weights.T.astype(np.float32)
+        y[..., block.out] = np.floor((sums + ONE / 2) / ONE).clip(0, 255)
     return y
 
 

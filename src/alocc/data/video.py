@@ -15,10 +15,10 @@ SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg")
 
 
 def frames(path: Path, stride: int = 1) -> Iterator[tuple[float, NDArray[np.uint8]]]:
-    """Every ``stride``-th frame, from the first on: its time in seconds, and the image (H, W, 3) or (H, W).
+    """Every ``stride``-th frame, from the first on: its time in seconds, and the image (H, W, 3) or (H, W), upright.
 
     Raises:
-        DataError: if the file is no video, or damaged: after the frames before the damage.
+        DataError: if the file is no video, damaged, or shorter than it says: after the frames before that.
         ConfigError: if PyAV is not installed.
     """
     av = _library()
@@ -28,13 +28,48 @@ def frames(path: Path, stride: int = 1) -> Iterator[tuple[float, NDArray[np.uint
                 raise DataError(f"{path} has no pictures in it")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
-            for number, frame in enumerate(container.decode(stream)):
+            interval, time, lasts = 1 / float(stream.average_rate or 25), 0.0, 0.0
+            for number, frame in enumerate(_decoded(container, stream)):
+                if frame is None:
+                    raise DataError(f"{path} is damaged after {time_stamp(time)}")
+                time = number * interval if frame.pts is None else float(frame.pts * stream.time_base)
                 if number % stride == 0:
                     grey = frame.format.name.startswith("gray")
-                    time = frame.time if frame.time is not None else number / float(stream.average_rate or 25)
-                    yield float(time), frame.to_ndarray(format="gray" if grey else "rgb24")
+                    yield time, _upright(frame.to_ndarray(format="gray" if grey else "rgb24"), frame)
+                lasts = float(frame.duration * stream.time_base) if frame.duration else interval
+            length = _length(av, container, stream)
+            # where there is sound, it may go on for a moment behind the last frame
+            if length - time - lasts > (1 if container.streams.audio else 2 * interval):
+                raise DataError(f"{path} ends at {time_stamp(time)}, and should last {time_stamp(length)}")
     except av.FFmpegError as error:
         raise DataError(f"{path} cannot be read as a video ({error.strerror or error})") from None
+
+
+def _decoded(container: Any, stream: Any) -> Iterator[Any]:
+    """Frames, and None behind the last one before damage."""
+    for packet in container.demux(stream):
+        for frame in stream.decode(None if packet.is_corrupt else packet):  # None: what the decoder still holds
+            if frame.is_corrupt:
+                yield None
+            yield frame
+        if packet.is_corrupt:
+            yield None
+
+
+def _length(av: Any, container: Any, stream: Any) -> float:
+    """Seconds that a video says it lasts; 0 if it does not say."""
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    return float((container.duration or 0) / av.time_base)
+
+
+def _upright(image: NDArray[np.uint8], frame: Any) -> NDArray[np.uint8]:
+    """A frame as its display matrix turns and mirrors it: column, row → a · column + c · row, b · column + d · row."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist() if matrix else (1, 0, 0, 0, 1)
+    if abs(b) > abs(a):
+        image, a, d = image.swapaxes(0, 1), c, b
+    return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
 def time_stamp(seconds: float) -> str:
