@@ -198,7 +198,8 @@ def evaluate(
         skipped = [item._asdict() for item in labelled.images.skipped]
         console.print_json({**evaluation.as_json(), "n_seen_in_training": n_seen, "skipped": skipped})
     else:
-        console.out.print(console.evaluation_table(evaluation))
+        title = f"{evaluation.n_normal:,} normal and {evaluation.n_anomalous:,} anomalous images"
+        console.print_table(evaluation.as_rows(), title, header=True)
     console.print_skipped(labelled.images.skipped)
     console.print_seen(n_seen)
 
@@ -247,7 +248,7 @@ def check(
     if json:
         console.print_json(health.as_json())
     else:
-        console.out.print(console.health_table(health))
+        console.print_table(health.measures.as_rows())
     console.print_skipped(health.skipped)
     console.print_health(health)
     if health.verdict == "useless":
@@ -264,11 +265,11 @@ def info(model: Model, json: Json = False) -> None:
     if json:
         console.print_json({**facts, "config": detector.config.model_dump(mode="json")})
         return
-    table = console.facts_table()
+    rows = []
     for name, value in facts.items():
-        listed = ", ".join(f"{key} {item}" for key, item in value.items()) if isinstance(value, dict) else value
-        table.add_row(name.replace("_", " "), ", ".join(map(str, listed)) if isinstance(listed, list) else str(listed))
-    console.out.print(table)
+        listed = [f"{key} {item}" for key, item in value.items()] if isinstance(value, dict) else value
+        rows.append((name.replace("_", " "), ", ".join(map(str, listed)) if isinstance(listed, list) else str(listed)))
+    console.print_table(rows)
 
 
 @reproduce.command("article")
@@ -301,8 +302,8 @@ def reproduce_article(
     if json:
         console.print_json(comparison.as_json())
     else:
-        console.out.print(console.comparison_table(comparison))
-        console.out.print(comparison.verdict)
+        console.print_table(comparison.as_rows(), "the article's experiment", header=True)
+        console.out.print(console.plain(comparison.verdict))
     console.print_note(f"{written} written; open it in a browser")
 
 
@@ -452,7 +453,7 @@ def monitor(
     if json:
         console.print_json(drift.as_json() | {"skipped": [item._asdict() for item in table.skipped]})
     else:
-        console.out.print(console.drift_table(drift))
+        console.print_table(drift.as_rows(), header=True)
     console.print_skipped(table.skipped)
     console.print_seen(table.n_seen)
     console.print_drift(drift)

@@ -76,7 +76,7 @@ def _spelled_out(args: Sequence[str]) -> list[str]:
     option = ""
     for arg in args:
         if arg.startswith("-"):
-            option = arg if arg in ("--normal", "--anomalous") else ""
+            option = arg if arg in ("--normal", "--anomalous", "--methods", "--classes") else ""
         elif option and spelled[-1] != option:
             spelled.append(option)
         spelled.append(arg)
