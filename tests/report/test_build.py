@@ -10,13 +10,13 @@ from alocc.errors import DataError
 from alocc.report import pictures, table
 from alocc.report.build import _with_gaps
 from alocc.report.pictures import by_interest, make_sheets, tile_size
-from alocc.report.shown import look
+from alocc.report.results import score_images
 
 
 @pytest.fixture(scope="module")
 def looked_at(trained, parts):
     detector = alocc.Detector.load(trained)
-    return detector, look(detector, str(parts), ["good"], None)
+    return detector, score_images(detector, str(parts), ["good"], None)
 
 
 def test_page_is_one_file_that_asks_for_nothing(labelled_page):
@@ -78,8 +78,8 @@ def test_a_class_that_does_not_exist_is_refused(trained, parts):
     detector = alocc.Detector.load(trained)
     for normal, anomalous in ((["god"], None), (["good"], ["god"])):
         with pytest.raises(DataError, match='has no class "god"; its classes: bad, good'):
-            look(detector, str(parts), normal, anomalous)
-    assert look(detector, str(parts)).is_anomalous is None  # trained without class names: nobody said what is normal
+            score_images(detector, str(parts), normal, anomalous)
+    assert score_images(detector, str(parts)).is_anomalous is None  # trained without class names: nobody said what is normal
 
 
 def test_two_folds_curves_are_parted_and_name_only_what_was_measured():
