@@ -216,7 +216,7 @@ def test_images_of_the_training_stand_for_those_that_it_held_out(tmp_path):
         check_run(run, discs(60)[:40], second_seed=False)
     newer = prepare_batch(discs(30, seed=4), detector.image_format)
     detector.recalibrated(newer).save(run / "model.safetensors")
-    with pytest.raises(DataError, match="set anew by alocc calibrate.*give fresh normal images"):
+    with pytest.raises(DataError, match=r"set anew by alocc calibrate.*give fresh normal images"):
         check_run(run, discs(60), second_seed=False)
     again = check_run(run, np.concatenate([discs(30, seed=4), discs(25, seed=5)]), second_seed=False)
     assert again.measures.n_fresh == 25 and again.measures.n_held_out == 30

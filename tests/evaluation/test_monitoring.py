@@ -121,7 +121,7 @@ def test_the_alarm_is_at_a_thousandth_over_all_windows_together(p_same, n_window
 
 
 def test_what_folds_do_to_scores_by_themselves_is_no_drift():
-    """The scores of 2,000 new images are 5 % of the distribution away from those of 400 held-out ones, by folds alone."""
+    """A distance of 5 % between the distributions of 2,000 new scores and 400 held-out ones may be the folds' own."""
     with_folds, without, again = (
         Fixed(400, n_folds=2),
         Fixed(400, n_folds=0),

@@ -31,10 +31,11 @@ def test_images_below_the_current_directory_and_beside_the_run_are_found(here):
 @pytest.mark.parametrize(
     "noted",
     [
-        "https://example.org/parts.zip", "s3://bucket/parts", "file:///etc", "memory://parts", "../private", "parts/../../private",
-        "/etc", "/", "..", "nowhere", "table.csv", "//server/share", "a\0b", "x" * 5_000, None, 5, ["parts"], {"a": 1},
+        *("https://example.org/parts.zip", "s3://bucket/parts", "file:///etc", "memory://parts", "//server/share"),
+        *("../private", "parts/../../private", "/etc", "/", "..", "nowhere", "table.csv", "a\0b", "x" * 5_000),
+        *(None, 5, ["parts"], {"a": 1}),
     ],
-)  # fmt: skip
+)
 def test_all_else_is_asked_for(here, noted):
     with pytest.raises(DataError, match="give DATA on the command line"):
         noted_data(noted, here.parent / "there" / "run")

@@ -102,7 +102,8 @@ def test_images_of_one_side_that_cannot_be_used_are_missed(trained, tmp_path, dr
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("run.json", "{}"), ("run.json", "[]"), ("run.json", '{"watch": 5}'), ("run.json", '{"data": "arrays", "skipped": 3}'),
+        ("run.json", "{}"), ("run.json", "[]"), ("run.json", '{"watch": 5}'),
+        ("run.json", '{"data": "arrays", "skipped": 3}'),
         ("run.json", "\ud800"), ("health.json", "{}"), ("health.json", '{"measures": {"probes": 3}}'),
         ("history.csv", "a,b\n1,2\n"), ("history.csv", "phase,iteration,r_mse\nx,one,2\n"),
     ],
@@ -160,7 +161,7 @@ def test_tiles_are_whole_multiples_or_at_most_64_pixels(size, wanted):
 def test_a_class_that_does_not_exist_is_refused(trained, parts):
     detector = alocc.Detector.load(trained)
     for normal, anomalous in ((["god"], None), (["good"], ["god"])):
-        with pytest.raises(DataError, match='has no class "god"; did you mean "good".* bad, good'):
+        with pytest.raises(DataError, match=r'has no class "god"; did you mean "good".* bad, good'):
             score_images(detector, str(parts), normal, anomalous)
     with pytest.raises(DataError, match='"good" is named both'):
         score_images(detector, str(parts), ["good"], ["good", "bad"])

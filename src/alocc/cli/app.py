@@ -208,7 +208,11 @@ def evaluate(
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     data: Annotated[
-        str | None, typer.Argument(metavar="[DATA]", help="Images to show. Default: those watched, or trained on.")
+        str | None,
+        typer.Argument(
+            metavar="[DATA]",
+            help="Images to show. Default: those watched, or trained on, if found below here or beside RUN.",
+        ),
     ] = None,
     normal: Normal = None,
     anomalous: Anomalous = None,
@@ -228,7 +232,10 @@ def check(
     model: Model,
     data: Annotated[
         str | None,
-        typer.Argument(metavar="[DATA]", help="Fresh normal images. Default: those that the training held out."),
+        typer.Argument(
+            metavar="[DATA]",
+            help="Fresh normal images. Default: those that the training held out, if found below here or beside it.",
+        ),
     ] = None,
     normal: Normal = None,
     second_seed: Annotated[
