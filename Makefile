@@ -41,7 +41,7 @@ bench: venv  ## the published figures of speed, on this machine
 
 trust: venv  ## the tables of docs/results/trust.md; hours, and it goes on where it stopped
 	$(BIN)/alocc benchmark one-vs-rest mnist --out results/mnist --methods robust --seeds 5 --watch --processes 2
-	$(BIN)/alocc benchmark suite --out results/suite --seeds 3 --processes 2
+	$(BIN)/python benchmarks/suite.py --out results/suite --seeds 3 --processes 2
 	$(BIN)/alocc benchmark outliers mnist --out results/outliers --methods robust --processes 2
 	$(BIN)/alocc benchmark one-vs-rest mnist --out results/normals100 --normals 100 --methods robust,5-nn --processes 2
 	$(BIN)/alocc benchmark one-vs-rest mnist --out results/dirty5 --contamination 0.05 --methods robust --processes 2
@@ -50,7 +50,7 @@ trust: venv  ## the tables of docs/results/trust.md; hours, and it goes on where
 	$(BIN)/alocc benchmark one-vs-rest mnist --out results/dr --methods robust --processes 2 \
 		--set networks.discriminator_input=single --set 'scoring={d_reconstruction=1.0}' --set calibration.weights=fixed \
 		--set training.discrimination.iterations=600
-	$(BIN)/alocc benchmark one-vs-rest mnist --out results/rivals --processes 2 \
+	$(BIN)/alocc benchmark one-vs-rest mnist --out results/baselines --processes 2 \
 		--methods article,paper,ognet,5-nn,pca,ocsvm,iforest,lof,pyod-ae,pyod-vae,pyod-dsvdd \
 		--set training.adversarial.iterations=500
 	$(BIN)/python benchmarks/ablation.py results

@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from image_sets import SUITE, load_task
+
 from alocc.benchmark.protocols import make_cells
 from alocc.benchmark.running import run_cells
 from alocc.config import preset, with_settings
@@ -48,10 +50,10 @@ def main() -> None:
         configs = {"robust": with_settings(preset("robust"), settings)}
         cells = [
             *make_cells("one-vs-rest", "mnist", configs, 1, DIGITS),
-            *make_cells("suite", "suite", configs, 1, SETS),
+            *make_cells("suite", "suite", configs, 1, SETS, list(SUITE)),
         ]
         folder = arguments.results / "ablation" / f"{number:02d}"
-        results = run_cells(cells, folder, arguments.processes)
+        results = run_cells(cells, folder, arguments.processes, load=load_task)
         print(name, [f"{result.figures['auroc']:.4f}" for result in results], flush=True)
 
 

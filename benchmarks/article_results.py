@@ -54,11 +54,10 @@ def page(folder: RunFolder, rows: list[dict[str, str]], text: str) -> str:
         history.write_text(text, encoding="utf-8")
         comparison = compare_with_article(history)
     state = "" if done == planned else f"\n**Not finished: {done:,} of {planned:,} iterations so far.**\n"
-    cells = ([row.label, *("" if value is None else f"{value:.3f}" for value in row.values)] for row in comparison.rows)
     hours = float(rows[-1]["seconds"]) / 3600
-    table = "\n".join(f"| {' | '.join(row)} |" for row in cells)
+    table = "\n".join(f"| {' | '.join(row)} |" for row in comparison.as_rows()[1:])
     shown = ("accuracy_real", "accuracy_flipped", "auroc", "p_real_normal", "p_real_anomalous")
-    looks = "\n".join(
+    evaluations = "\n".join(
         f"| {int(row['iteration']):,} | {' | '.join(f'{float(row[name]):.3f}' for name in shown)} |"
         for row in rows
         if int(row["iteration"]) % (planned // 40) == 0
@@ -84,12 +83,12 @@ ALOCC on MNIST, the digit 1 normal, 0 anomalous (1,135 and 980 test images), pre
 
 **Verdict.** {comparison.verdict}
 
-The test images were looked at {comparison.looks} times for this page, every {rows[0]["iteration"]} iterations. None of
-these looks steered anything: the last step counts, whatever it is.
+The test images were evaluated {comparison.evaluations} times for this page, every {rows[0]["iteration"]} iterations. None of
+these evaluations steered anything: the last step counts, whatever it is.
 
 | iteration | accuracy, class 1 = real | accuracy, class 1 = anomaly | AUROC of 1 − p_real | mean p_real of 1 | of 0 |
 |---|---|---|---|---|---|
-{looks}
+{evaluations}
 """
 
 

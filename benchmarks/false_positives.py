@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from image_sets import SUITE
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from alocc.benchmark.suite import SUITE
 from alocc.data.mnist import load_mnist
 from alocc.model.calibration import conformal_p_values
 from alocc.storage import write_text
@@ -115,7 +115,7 @@ choices, which is what the table has; one choice of 40 images has a rate of its 
 {table(runs, str(FEW), FEW)}
 ## 40 images are all there are
 
-Forty images train and, by turns, set the threshold ([decision 15](../decisions/0015-few-images-calibrate-in-folds.md)). One training a set, so each
+Forty images train and, cross-fitted, set the threshold ([decision 15](../decisions/0015-few-images-calibrate-in-folds.md)). One training a set, so each
 row is one choice of 40 images; their mean tells whether the promise is kept.
 
 {table(runs, "forty", FEW)}"""

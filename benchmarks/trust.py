@@ -1,9 +1,9 @@
-"""Write docs/results/trust.md and its picture from the folders that ``alocc benchmark`` filled.
+"""Write docs/results/trust.md and its picture from the folders that ``make trust`` filled.
 
     python benchmarks/trust.py RESULTS
 
 RESULTS holds suite/, mnist/, outliers/, article/ (the run folder of `alocc reproduce article`) and, where they were run,
-rivals/, normals100/, dirty5/, dirty5told/, dr/ (D on R's images alone) and ablation/. `make trust` has the commands. What no
+baselines/, normals100/, dirty5/, dirty5told/, dr/ (D on R's images alone) and ablation/. `make trust` has the commands. What no
 table says stands in benchmarks/trust_notes.md.
 """
 
@@ -20,8 +20,8 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from ablation import VARIANTS
+from image_sets import LAST_MADE
 
-from alocc.benchmark.suite import LAST_MADE
 from alocc.evaluation.health import Measures, judge
 
 mpl.use("svg")
@@ -88,8 +88,8 @@ def suite_lines(results: Sequence[Cell]) -> str:
         worst = min(behind, key=behind.__getitem__)
         against = f"{abs(behind[worst]):.4f} {'behind' if behind[worst] < 0 else 'ahead'} ({worst})"
         lines.append(
-            f"- {title}: mean {np.mean([ours[label] for label in labels]):.4f}; the best single rival, {best}, "
-            f"{means[best]:.4f}; at worst, against the best rival of each set by itself, {against}."
+            f"- {title}: mean {np.mean([ours[label] for label in labels]):.4f}; the best single baseline, {best}, "
+            f"{means[best]:.4f}; at worst, against the best baseline of each set by itself, {against}."
         )
     return "\n".join(lines) + "\n"
 
@@ -155,8 +155,8 @@ def draw_polarity(results: Path) -> None:
     axes[0].plot(np.linspace(0, 100, len(plain) + 1)[1:], plain, lw=1)
     axes[0].set(title="plain ALOCC, 1 against 0: D(R(x))", xlabel="% of 100,000 iterations")
     for run in of(cells(results / "mnist"), "robust"):
-        at, looks = d_looks(run)
-        axes[1].plot(100 * np.array(at), looks, lw=0.8, alpha=0.6)
+        at, values = d_evaluations(run)
+        axes[1].plot(100 * np.array(at), values, lw=0.8, alpha=0.6)
     axes[1].set(title="robust, ten digits × five seeds: D(x, R(x))", xlabel="% of D's training", xlim=(0, 100))
     for axis in axes:
         axis.axhline(0.5, color="grey", lw=0.8, ls=":")
@@ -166,20 +166,21 @@ def draw_polarity(results: Path) -> None:
     figure.savefig(PICTURE, metadata={"Date": None})
 
 
-def d_looks(run: Cell) -> tuple[list[float], list[float]]:
-    """Share of D's own training, and D's AUROC on test images, at each look; looks while R trains are not D's."""
-    looks = [look["d_pair"] for look in run["figures"]["watch"]]
+def d_evaluations(run: Cell) -> tuple[list[float], list[float]]:
+    """Share of D's own training, and D's AUROC on test images, at each evaluation; those while R trains are not D's."""
+    evaluations = [one["d_pair"] for one in run["figures"]["watch"]]
     training = run["cell"]["config"]["training"]
     r, d = training["reconstruction"]["iterations"], training["discrimination"]["iterations"]
     every = max(1, (r + d) // 8)
     at = [i for i in range(1, r + d + 1) if i % every == 0 or i in (r, r + d)]
-    own = [((i - r) / d, look) for i, look in zip(at, looks, strict=True) if i > r]
-    return [share for share, _ in own], [look for _, look in own]
+    own = [((i - r) / d, value) for i, value in zip(at, evaluations, strict=True) if i > r]
+    return [share for share, _ in own], [value for _, value in own]
 
 
 def lowest_late_d(results: Sequence[Cell]) -> float:
     """Lowest AUROC of D after the first fifth of its own training."""
-    return min(look for run in of(results, "robust") for share, look in zip(*d_looks(run), strict=True) if share > 0.2)
+    late = (zip(*d_evaluations(run), strict=True) for run in of(results, "robust"))
+    return min(value for one in late for share, value in one if share > 0.2)
 
 
 def mean_worst(results: Sequence[Cell], method: str = "robust") -> tuple[float, float]:
@@ -199,7 +200,7 @@ def main() -> None:
             parts.setdefault(part, []).append(value)
     sections = [
         "# Can it be trusted? What was measured\n",
-        "Written by `benchmarks/trust.py` from the results of `alocc benchmark`. Every figure is of the last step; no "
+        "Written by `benchmarks/trust.py` from the results of `alocc benchmark` and `benchmarks/suite.py`. Every figure is of the last step; no "
         "label chose a step, a score, a weight or a threshold. Intervals are Student's t over seeds.\n",
         "## MNIST, one digit against the rest\n",
         protocol_table(results / "mnist"),
@@ -208,7 +209,7 @@ def main() -> None:
             ["part", "mean AUROC", "worst run"],
             [[part, f"{np.mean(values):.4f}", f"{min(values):.4f}"] for part, values in sorted(parts.items())],
         ),
-        f"The lowest AUROC of D on the pair at any look after the first fifth of D's training: {lowest_late_d(mnist):.4f}.\n",
+        f"The lowest AUROC of D on the pair at any evaluation after the first fifth of D's training: {lowest_late_d(mnist):.4f}.\n",
         "![AUROC of D through training](../images/polarity.svg)\n",
     ]
     if (results / "dr").exists():
@@ -218,8 +219,8 @@ def main() -> None:
             f"(`networks.discriminator_input=single`, `scoring={{d_reconstruction=1.0}}`): mean {mean:.4f}, worst digit "
             f"{worst:.4f}.\n"
         )
-    if (results / "rivals").exists():
-        sections += ["### Rivals, and ALOCC as published, seed 0\n", protocol_table(results / "rivals")]
+    if (results / "baselines").exists():
+        sections += ["### Baselines, and ALOCC as published, seed 0\n", protocol_table(results / "baselines")]
         sections.append(
             "`article`, `paper` and `ognet` train adversarially for 500 iterations, about as long as `robust` does; their "
             "last step counts.\n"

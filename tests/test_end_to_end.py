@@ -3,10 +3,13 @@
 import csv
 import json
 import os
+import pty
+import re
+import shutil
 import signal
 import subprocess
 import sys
-import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +18,20 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 import alocc
+from alocc.cli import console
 from alocc.data.mnist import load_mnist
+from alocc.errors import StoppedError
+from alocc.evaluation.health import check_run
+from alocc.report import build_report
+from alocc.training.loop import Moment
 
 ALOCC = Path(sys.executable).with_name("alocc")
 TINY = ["--set", "networks.width=4", "--set", "training.batch_size=16", "--iterations", "30"]
 
 
-def run(*words, code=0):
+def run(*words, code=0, cwd=None):
     done = subprocess.run(
-        [ALOCC, *map(str, words)], capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}
+        [ALOCC, *map(str, words)], capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}, cwd=cwd
     )
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -209,7 +217,11 @@ def test_the_layout_of_industrial_sets_from_training_to_pixels(tmp_path):
     figures = json.loads(run("evaluate", tmp_path / "run", tmp_path, "--json", "--bootstrap", 0).stdout)
     assert (figures["n_normal"], figures["n_anomalous"]) == (15, 15)
     assert figures["auroc"] > 0.9 and figures["pixel_auroc"] > 0.9 and figures["pro"] > 0.7
-    assert 0 <= figures["pixel_f1"] <= 1
+    detector = alocc.Detector.load(tmp_path / "run")
+    images = np.stack([np.asarray(Image.open(path)) for path in sorted((tmp_path / "test").glob("*/*.png"))])
+    called, marked = detector.anomaly_map(images) > detector.map_threshold, np.zeros((30, 20, 18), bool)
+    marked[15:, 2:6, 3:7] = True  # good comes before stain
+    assert figures["pixel_f1"] == pytest.approx(2 * (called & marked).sum() / (called.sum() + marked.sum()))
 
 
 def test_report_is_one_file_without_links_outside(parts, trained, tmp_path):
@@ -277,35 +289,120 @@ def test_interrupted_training_goes_on_to_the_same_bytes(parts, tmp_path, sent):
     words = ["train", parts / "good", "--set", "networks.width=4", "--set", "training.batch_size=16"]
     words += ["--preset", "article", "--iterations", "400"]
     run(*words, "--out", tmp_path / "whole")
-    process = subprocess.Popen([ALOCC, *map(str, words), "--out", tmp_path / "parts"], stderr=subprocess.PIPE)
-    while not (tmp_path / "parts" / "config.toml").exists():
-        time.sleep(0.05)
-    time.sleep(1.5)
+    terminal, stderr = pty.openpty()  # so that it shows how far it is
+    process = subprocess.Popen(
+        [ALOCC, *map(str, words), "--out", tmp_path / "parts"], stderr=stderr, env={**os.environ, "COLUMNS": "200"}
+    )
+    os.close(stderr)
+    shown = b""
+    while not re.search(rb"[1-9]\d*/400", shown):
+        shown += os.read(terminal, 10_000)
     process.send_signal(sent)
-    assert process.wait() == 130
-    process.stderr.close()
+    while chunk := read_to_the_end(terminal):
+        shown += chunk
+    assert process.wait() == 130 and b"stopping after this iteration" in shown and b"goes on from there" in shown
     assert not (tmp_path / "parts" / "model.safetensors").exists()
     assert "going on from iteration" in run(*words, "--out", tmp_path / "parts").stderr
     whole, resumed = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "parts"))
     assert whole == resumed
 
 
+def read_to_the_end(terminal):
+    try:
+        return os.read(terminal, 10_000)
+    except OSError:  # nobody writes to it any more
+        return b""
+
+
+def test_an_interrupt_waits_for_an_iteration_and_for_nothing_else(capsys):
+    def interrupt():
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def stopped(*moments, first=False):
+        with (
+            pytest.raises(StoppedError, match="stopped"),
+            console.training_progress() as show,
+            console.stop_on_interrupt() as stop_requested,
+        ):
+            for iteration in moments:
+                show(Moment("reconstruction", iteration, 3, {}))
+            if first:
+                interrupt()
+                assert stop_requested()
+            interrupt()
+            raise AssertionError("it goes on")
+
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    stopped()  # while images are read
+    stopped(1, 2, 3)  # while it calibrates
+    assert "stopping" not in capsys.readouterr().err
+    stopped(1, first=True)  # the second time
+    assert capsys.readouterr().err.count("stopping after this iteration") == 1
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_training_that_fails_exits_with_1(parts, tmp_path):
+    rate = ["--set", "training.reconstruction.adam.learning_rate=1e30"]
+    done = run("train", parts / "good", "--out", tmp_path / "r", *rate, *TINY, code=1)
+    assert "error: " in done.stderr and "lower training.reconstruction.adam.learning_rate" in done.stderr
+    assert not (tmp_path / "r" / "model.safetensors").exists()
+
+
 def test_check_has_a_verdict_with_reasons(parts, trained):
-    health = json.loads((trained / "health.json").read_text())  # written by the training itself
-    assert health["verdict"] in ("good", "doubtful", "useless")
-    useless = 3 if health["verdict"] == "useless" else 0
-    done = subprocess.run(
-        [ALOCC, "check", trained, parts, "--normal", "good,bad", "--json"], capture_output=True, text=True
-    )
-    result = json.loads(done.stdout)
-    assert done.returncode == (3 if result["verdict"] == "useless" else 0)
-    assert (
-        result["measures"]["stability"] is not None and result["measures"]["n_fresh"] == 20
-    )  # the good ones were seen
-    assert result["verdict"] != "good"  # bad parts are no fresh normal images
-    assert all(finding["reason"] and finding["advice"] for finding in result["findings"])
-    run("check", trained, "--no-second-seed", code=useless)
-    assert "health:" in run("check", trained, "--no-second-seed", code=useless).stderr
+    words = ["check", trained, parts, "--normal", "good,bad", "--json"]
+    result = json.loads(run(*words, cwd=parts.parent).stdout)
+    assert (result["verdict"], result["measures"]["n_fresh"]) == ("doubtful", 20)  # the good ones were seen
+    assert -1 <= result["measures"]["stability"] < 1 and result["measures"]["same_as_held_out"] < 0.001
+    assert any("20 fresh normal images do not score like" in finding["reason"] for finding in result["findings"])
+    assert json.loads((trained / "health.json").read_text()) == result
+    again = run("check", trained, "--no-second-seed", cwd=parts.parent)
+    assert "health:" in again.stderr and "AUROC on noise images" in again.stdout
+    kept = json.loads((trained / "health.json").read_text())
+    assert (kept["measures"]["n_fresh"], kept["measures"]["n_held_out"]) == (0, 60)
+
+
+def test_a_useless_detector_exits_with_3(parts, trained, tmp_path):
+    detector = alocc.Detector.load(trained)
+    scales = {part: -scale for part, scale in detector.fusion.scales.items()}
+    turned = replace(detector, fusion=replace(detector.fusion, scales=scales))
+    replace(turned, held_out_scores=np.sort(-detector.held_out_scores)).save(tmp_path / "turned.safetensors")
+    done = run("check", tmp_path / "turned.safetensors", parts / "bad", "--no-second-seed", "--json", code=3)
+    assert json.loads(done.stdout)["verdict"] == "useless" and "health: useless" in done.stderr
+
+
+def test_a_run_is_checked_and_reported_from_any_directory(parts, tmp_path, monkeypatch):
+    """Its images are found where they were, or beside it; what a stranger's notes name is asked for."""
+    home, far = tmp_path / "home", tmp_path / "far"
+    shutil.copytree(parts, home / "parts")
+    far.mkdir()
+    run("train", "parts", "--normal", "good", "--out", "run", *TINY, cwd=home)
+    for cwd, path in ((home, "run"), (far, "../home/run")):
+        monkeypatch.chdir(cwd)
+        assert check_run(path, second_seed=False).measures.n_held_out == 60
+        page = build_report(path).read_text()
+        assert "60 of the 80 images" in page and "were trained or calibrated on" in page
+    shutil.move(home / "run", far / "run")
+    for command in (["check", "far/run", "--no-second-seed"], ["report", "far/run"]):
+        error = run(*command, cwd=tmp_path, code=2).stderr
+        assert 'names "parts"' in error and str(far) in error and "give DATA on the command line" in error
+    assert check_run(far / "run", home / "parts", second_seed=False).measures.n_held_out == 60
+    assert "60 of the 80 images" in build_report(far / "run", str(home / "parts")).read_text()
+
+
+@pytest.mark.parametrize("noted", ["https://127.0.0.1:9/parts.zip", "/", "../../private", "s3://bucket/parts"])
+def test_a_strangers_run_opens_nothing_far_away(trained, tmp_path, noted):
+    stranger = shutil.copytree(trained, tmp_path / "here" / "run")
+    (stranger / "report.html").unlink(missing_ok=True)
+    (tmp_path / "private").mkdir()
+    Image.fromarray(np.full((20, 18), 7, np.uint8)).save(tmp_path / "private" / "1.png")
+    detector = alocc.Detector.load(stranger)
+    replace(detector, training={**detector.training, "data": noted}).save(stranger / "model.safetensors")
+    notes = json.loads((stranger / "run.json").read_text())
+    (stranger / "run.json").write_text(json.dumps({**notes, "data": noted, "watch": noted}))
+    for command in (["check"], ["report"]):
+        error = run(*command, "run", cwd=tmp_path / "here", code=2).stderr
+        assert f'names "{noted}"' in error and "give DATA" in error and len(error.splitlines()) == 1
+    assert not (stranger / "report.html").exists()
 
 
 def test_twelve_images_are_enough_and_their_health_is_doubtful(parts, tmp_path):
@@ -324,23 +421,28 @@ def test_check_takes_a_folder_without_classes_and_names_what_it_cannot_use(parts
 
 
 def test_benchmark_goes_on_where_it_stopped(parts, tmp_path):
-    words = [
+    words = (
         "benchmark",
         "one-vs-rest",
         parts,
         "--classes",
-        "good,bad",
+        "good",
+        "bad",
         "--methods",
-        "5-nn,pca",
+        "5-nn",
+        "pca",
         "--out",
         tmp_path / "b",
-    ]
+    )
     first = run(*words)
     assert "4/4" in first.stderr and "5-nn" in first.stdout
     table = json.loads((tmp_path / "b" / "table.json").read_text())
     assert set(table["rows"]) == {"5-nn", "pca"} and 0.5 < table["rows"]["5-nn"]["mean"] <= 1
     assert "4/4" not in run(*words).stderr
-    assert "no method" in run("benchmark", "suite", "--methods", "6-nn", "--out", tmp_path / "c", code=2).stderr
+    spelled = ["--classes", "good,bad", "--methods=5-nn", "--methods", "pca", "--out", tmp_path / "b"]
+    assert "4/4" not in run("benchmark", "one-vs-rest", parts, *spelled).stderr
+    wrong = run("benchmark", "outliers", parts, "--methods", "pca", "6-nn", "--out", tmp_path / "c", code=2)
+    assert 'no method "6-nn"' in wrong.stderr and not (tmp_path / "c").exists()
 
 
 @pytest.mark.slow

@@ -4,10 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from image_sets import SUITE
+from image_sets import load_task as load_task_of_suite
 from sklearn.metrics import f1_score
 
 from alocc.benchmark.baselines import BASELINES, CLASSICAL, fit_baseline
-from alocc.benchmark.cells import Cell, _best_threshold, f1_of_inliers, load_task, run_cell
+from alocc.benchmark.cells import Cell, _best_threshold, _f1, _f1_by_outliers, load_task, run_cell
 from alocc.benchmark.protocols import auroc_table, make_cells, method_configs, outliers_table, summary
 from alocc.benchmark.running import Result, run_cells
 from alocc.config import preset, with_settings
@@ -18,6 +20,10 @@ TINY = ["networks.width=4", "training.reconstruction.iterations=5", "training.di
 
 def tiny(config):
     return with_settings(config, TINY)
+
+
+def suite_cells(methods, seeds=1, **options):
+    return make_cells("suite", "suite", method_configs(methods, tiny), seeds, ["washers"], list(SUITE), **options)
 
 
 def result(method, label, seed, auroc):
@@ -39,7 +45,7 @@ def parts(tmp_path):
 
 
 @pytest.mark.parametrize("name", CLASSICAL)
-def test_rivals_give_higher_scores_to_other_images(name):
+def test_baselines_give_higher_scores_to_other_images(name):
     rng = np.random.default_rng(0)
     normal = rng.normal(100, 5, (80, 8, 8)).astype(np.uint8)
     score = fit_baseline(name, normal, 0)
@@ -60,8 +66,31 @@ def test_f1_and_threshold_are_scikit_learns_best():
     score[~inlier] += 1
     threshold = _best_threshold(score, inlier)
     best = max(f1_score(inlier, score <= value) for value in score)
-    assert f1_of_inliers(score <= threshold, inlier) == pytest.approx(best)
-    assert f1_of_inliers(score <= threshold, inlier) == pytest.approx(f1_score(inlier, score <= threshold))
+    assert _f1(score <= threshold, inlier) == pytest.approx(best)
+    assert _f1(score <= threshold, inlier) == pytest.approx(f1_score(inlier, score <= threshold))
+
+
+def test_thresholds_of_the_outliers_protocol_are_chosen_without_the_test_fold():
+    """Ten inliers and ten outliers a fold; what is best in one fold is of no use in the other."""
+    is_anomalous, in_test = np.arange(40) >= 20, np.arange(40) % 20 >= 10
+    score = np.empty(40)
+    score[~in_test] = np.where(is_anomalous[~in_test], 2.0, 1.0)  # the validation fold parts at 1
+    score[in_test] = np.where(is_anomalous[in_test], 20.0, 10.0)  # the test fold at 10
+    p_value = np.where(score < 15, 0.5, 0.03)
+    figures = _f1_by_outliers(score, p_value, is_anomalous, in_test)["50"]
+    assert figures["validation"] == 0  # at 1 no image of the test fold is called an inlier
+    assert figures["alpha 0.05"] == 1  # and the p-values part it well
+    assert figures["alpha 0.01"] == pytest.approx(2 * 10 / 30)  # all twenty are called inliers
+    score[in_test] -= 8.5  # 1.5 and 11.5: at 1 none is found, at its own best all would be
+    assert _f1_by_outliers(score, None, is_anomalous, in_test)["50"] == {"validation": 0}
+    score[in_test] = np.where(is_anomalous[in_test], 0.9, 0.8)  # at 1 all twenty are called inliers
+    assert _f1_by_outliers(score, None, is_anomalous, in_test)["50"]["validation"] == pytest.approx(2 * 10 / 30)
+    assert _f1_by_outliers(score, None, is_anomalous, in_test)["10"]["validation"] == pytest.approx(2 * 10 / 21)
+
+
+def test_the_best_threshold_takes_images_of_one_score_together():
+    score, inlier = np.array([1.0, 1.0, 1.0, 2.0]), np.array([True, False, False, True])
+    assert _best_threshold(score, inlier) == 2.0  # F1 2·2/6, against 2·1/5 at 1
 
 
 def test_summary_by_hand():
@@ -129,25 +158,28 @@ def test_a_cell_of_ours_has_all_figures(parts):
     figures = run_cell(Cell("one-vs-rest", str(parts), "dark", "robust", 0, config, watch=True))
     assert set(figures["parts"]) == set(figures["weights"]) == set(preset("robust").scoring)
     assert figures["auroc"] > 0.9
-    assert figures["watch"] and figures["health"]["unseen_kinds"] and figures["false_positives"]["0.1"] >= 0
-    json.dumps(figures)
+    assert len(figures["watch"]) >= 8 and all(set(one) == set(figures["weights"]) for one in figures["watch"])
+    assert figures["health"]["unseen_kinds"] and figures["health"]["n_fresh"] == figures["n_normal"] == 12
+    counts = [figures["false_positives"][alpha] for alpha in ("0.01", "0.05", "0.1")]
+    assert 0 <= counts[0] <= counts[1] <= counts[2] < 12  # normal images that are called, not those that are not
+    assert json.loads(json.dumps(figures)) == figures
 
 
 def test_finished_cells_are_not_run_again(tmp_path):
-    cells = make_cells("suite", "suite", method_configs(["5-nn", "pca"], tiny), 1, ["washers"])
+    cells = suite_cells(["5-nn", "pca"])
     seen = []
-    first = run_cells(cells, tmp_path, progress=lambda done, was_there: seen.append(was_there))
-    again = run_cells(cells, tmp_path, processes=2, progress=lambda done, was_there: seen.append(was_there))
+    first = run_cells(cells, tmp_path, 1, lambda done, was_there: seen.append(was_there), load_task_of_suite)
+    again = run_cells(cells, tmp_path, 2, lambda done, was_there: seen.append(was_there), load_task_of_suite)
     assert seen == [False, False, True, True]
     assert [done.figures for done in first] == [done.figures for done in again]
-    other = make_cells("suite", "suite", method_configs(["5-nn"], tiny), 1, ["washers"], normals=20)
+    other = suite_cells(["5-nn"], normals=20)
     with pytest.raises(ArtefactError, match="other settings"):
         run_cells(other, tmp_path)
 
 
 def test_processes_give_the_same_figures(tmp_path):
-    cells = make_cells("suite", "suite", method_configs(["5-nn", "iforest"], tiny), 2, ["washers"])
-    one, two = run_cells(cells, tmp_path / "a"), run_cells(cells, tmp_path / "b", processes=2)
+    cells = suite_cells(["5-nn", "iforest"], seeds=2)
+    one, two = (run_cells(cells, tmp_path / name, n, load=load_task_of_suite) for name, n in (("a", 1), ("b", 2)))
     assert [done.figures["auroc"] for done in one] == [done.figures["auroc"] for done in two]
 
 
@@ -161,8 +193,8 @@ def test_outliers_table_has_every_threshold(parts):
 
 @pytest.mark.parametrize(
     ("methods", "labels", "words"),
-    [(["9-nn"], None, 'no method "9-nn"'), (["5-nn"], ["plants"], 'no "plants" in suite; it has: digits')],
+    [(["9-nn"], None, 'no method "9-nn"'), (["5-nn"], ["grey"], 'no "grey" in .*; it has: bright, dark')],
 )
-def test_unknown_names_are_refused(methods, labels, words):
+def test_unknown_names_are_refused(parts, methods, labels, words):
     with pytest.raises(ConfigError, match=words):
-        make_cells("suite", "suite", method_configs(methods, tiny), 1, labels)
+        make_cells("one-vs-rest", str(parts), method_configs(methods, tiny), 1, labels)

@@ -10,12 +10,14 @@ from sklearn import metrics as sk
 
 from alocc.errors import DataError
 from alocc.evaluation.metrics import (
-    _all_figures,
+    _over_all_thresholds,
     at_threshold,
     auroc,
+    auroc_interval,
     equal_error_rate,
     evaluate_scores,
     roc,
+    share_interval,
 )
 
 SCORES = np.array([0.1, 0.2, 0.3, 0.6, 0.4, 0.5, 0.7, 0.8])
@@ -126,11 +128,10 @@ def test_auroc_counts_ties_half():
 
 
 def test_perfect_and_useless_scores():
-    perfect = evaluate_scores(ANOMALOUS * 1.0, ANOMALOUS, threshold=0.5, alpha=0.1, resamples=5)
+    perfect = evaluate_scores(ANOMALOUS * 1.0, ANOMALOUS, threshold=0.5, alpha=0.1, resamples=0)
     assert set(perfect.figures) == {"accuracy", "precision", "recall", "f1", "auroc", "aupr", "eer", "fpr95"}
     assert (perfect.figures["f1"], perfect.figures["auroc"]) == (1, 1)
     assert (perfect.figures["eer"], perfect.figures["fpr95"]) == (0, 0)
-    assert perfect.intervals["auroc"] == (1, 1)
     useless = evaluate_scores(np.zeros(8), ANOMALOUS, threshold=0.5, alpha=0.1, resamples=0)
     assert (useless.figures["auroc"], useless.figures["eer"]) == (0.5, 0.5)
     assert (useless.figures["precision"], useless.figures["f1"]) == (0, 0)
@@ -171,8 +172,8 @@ def test_weight_of_an_image_is_how_often_it_counts(data):
     scores = np.array(data.draw(st.lists(st.integers(0, 5), min_size=n, max_size=n)), dtype=float)
     weights = np.array(data.draw(st.lists(st.integers(1, 4), min_size=n, max_size=n)))
     anomalous = np.arange(n) % 2 == 0
-    weighted = _all_figures(scores, anomalous, 2.0, weights.astype(float))
-    repeated = _all_figures(np.repeat(scores, weights), np.repeat(anomalous, weights), 2.0, np.ones(weights.sum()))
+    weighted = _over_all_thresholds(scores, anomalous, weights.astype(float))
+    repeated = _over_all_thresholds(np.repeat(scores, weights), np.repeat(anomalous, weights), np.ones(weights.sum()))
     assert weighted == pytest.approx(repeated)
 
 
@@ -191,15 +192,71 @@ def test_intervals_hold_the_figures_and_are_reproducible():
     for name, value in one.normal_as_positive.items():
         low, high = one.intervals[f"normal_as_positive.{name}"]
         assert low < value < high, name
+    assert set(one.intervals) <= {*one.figures, *(f"normal_as_positive.{name}" for name in one.normal_as_positive),
+                                  "tuned_on_test.best_f1", "tuned_on_test.best_f1_normal_as_positive"}  # fmt: skip
     assert "tuned_on_test.best_f1" in one.intervals
     assert not any(name.endswith("threshold") for name in one.intervals)
 
 
-def test_interval_of_the_recall_is_that_of_a_binomial():
-    # 100 anomalous images of which 80 are found: SD √(0.8 · 0.2 / 100) = 0.04, so ±0.0784
-    scores, anomalous = np.concatenate([np.zeros(100), np.arange(100) >= 20]), np.arange(200) >= 100
-    evaluation = evaluate_scores(scores, anomalous, threshold=0.5, alpha=0.1, resamples=500)
-    assert evaluation.intervals["recall"] == pytest.approx((0.8 - 0.0784, 0.8 + 0.0784), abs=0.02)
+def wilson(share, n):
+    """By the formula of Wilson 1927, z = 1.96."""
+    z2 = 1.959964**2
+    centre, half = share + z2 / (2 * n), np.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n)))
+    return pytest.approx(((centre - half) / (1 + z2 / n), (centre + half) / (1 + z2 / n)), abs=1e-6)
+
+
+def test_intervals_of_shares_are_wilsons():
+    assert share_interval(8, 10) == wilson(0.8, 10)
+    assert share_interval(8, 10) == pytest.approx((0.490, 0.943), abs=5e-4)
+    assert share_interval(20, 20) == pytest.approx((0.8389, 1), abs=1e-4)  # z² / (n + z²) below 1
+    assert share_interval(0, 20) == pytest.approx((0, 0.1611), abs=1e-4)
+    assert share_interval(0, 0) == (0, 1)
+    # 40 anomalous images of which 32 are found, 60 normal ones of which 6 are called: 38 called, 46 called or anomalous
+    anomalous = np.arange(100) >= 60
+    scores = np.concatenate([np.zeros(54), np.ones(6), np.zeros(8), np.ones(32)])
+    intervals = evaluate_scores(scores, anomalous, threshold=0.5, alpha=0.1, resamples=2).intervals
+    assert intervals["accuracy"] == wilson(0.86, 100)
+    assert intervals["precision"] == wilson(32 / 38, 38)
+    assert intervals["recall"] == wilson(0.8, 40)
+    low, high = share_interval(32, 46)  # F1 = 2 h / (called + anomalous), and h / 46 = F1 / (2 − F1)
+    assert intervals["f1"] == pytest.approx((2 * low / (1 + low), 2 * high / (1 + high)))
+    assert intervals["normal_as_positive.recall"] == wilson(0.9, 60)
+    assert intervals["normal_as_positive.precision"] == wilson(54 / 62, 62)
+
+
+@pytest.mark.parametrize(
+    ("value", "n_anomalous", "n_normal"), [(1.0, 20, 20), (0.9, 30, 50), (0.5, 10, 200), (0, 5, 9)]
+)
+def test_ends_of_an_aurocs_interval_are_196_of_their_own_standard_errors_away(value, n_anomalous, n_normal):
+    """Hanley & McNeil's variance, with (n + m) / 2 − 1 in place of n − 1 and m − 1, as Newcombe's method 5 has it."""
+    low, high = auroc_interval(value, n_anomalous, n_normal)
+    assert low <= value <= high and high - low > 0.05
+    for end in {low, high} - {0.0, 1.0}:
+        q1, q2, others = end / (2 - end), 2 * end**2 / (1 + end), (n_anomalous + n_normal) / 2 - 1
+        variance = end * (1 - end) + others * ((q1 - end**2) + (q2 - end**2))
+        assert abs(end - value) == pytest.approx(1.959964 * np.sqrt(variance / (n_anomalous * n_normal)), rel=1e-5)
+
+
+def test_intervals_of_scores_without_an_overlap_have_a_width():
+    anomalous = np.arange(40) >= 20
+    perfect = evaluate_scores(anomalous * 1.0, anomalous, threshold=0.5, alpha=0.1, resamples=5)
+    assert perfect.intervals["auroc"] == pytest.approx((0.8987, 1), abs=1e-4)
+    for name, value in perfect.figures.items():
+        low, high = perfect.intervals[name]
+        assert low <= value <= high and high - low > 0.05, name
+    assert perfect.intervals["eer"] == perfect.intervals["fpr95"] == pytest.approx((0, 0.1611), abs=1e-4)
+    more = np.arange(2_000) >= 1_000
+    assert evaluate_scores(more * 1.0, more, threshold=0.5, alpha=0.1, resamples=2).intervals["auroc"][0] > 0.997
+
+
+def test_the_bootstrap_is_one_of_95_percent():
+    # all anomalous images score 1, as do 80 of 400 normal ones: the rate is that of a binomial, SD 0.02, so ± 0.0392;
+    # a bootstrap of 90 % has ± 0.0329
+    scores = np.concatenate([np.ones(80), np.zeros(320), np.ones(400)])
+    evaluation = evaluate_scores(scores, np.arange(800) >= 400, threshold=0.5, alpha=0.1, resamples=1_000)
+    assert evaluation.figures["fpr95"] == 0.2
+    low, _ = evaluation.intervals["fpr95"]  # the upper end is Wilson's, which is further away
+    assert low == pytest.approx(0.2 - 0.0392, abs=0.003)
 
 
 def test_no_resamples_give_no_intervals():
@@ -235,8 +292,19 @@ def test_json_holds_everything():
 def test_roc_curve_goes_from_corner_to_corner_over_the_area():
     scores, anomalous = many()
     curve = roc(scores, anomalous)
-    for rate in (curve.false_positive_rate, curve.true_positive_rate):
+    for rate in curve:
         assert (rate[0], rate[-1]) == (0, 1)
         assert (np.diff(rate) >= 0).all()
-    area = np.trapezoid(curve.true_positive_rate, curve.false_positive_rate)
+    area = np.trapezoid(curve[1], curve[0])
     assert area == pytest.approx(auroc(scores, anomalous))
+
+
+def test_rows_are_the_figures_with_their_intervals_below_headings():
+    evaluation = by_hand(parts={"mse": SCORES}, resamples=3)
+    header, *rows = evaluation.as_rows()
+    assert header == ("figure", "value", "95 % interval")
+    headings = [row[0] for row in rows if len(row) == 1]
+    assert headings[0] == "at the detector's threshold (alpha 0.1)" and len(headings) == 5  # no masks
+    assert rows[1] == ("accuracy", "0.7500", "{:.4f} – {:.4f}".format(*evaluation.intervals["accuracy"]))
+    assert rows[-1] == ("mse", "0.8750", "")
+    assert ("best F1", "0.8889") in [row[:2] for row in rows]

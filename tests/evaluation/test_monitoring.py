@@ -4,13 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import ks_2samp, kstwo
 
 import alocc
 from alocc.config import preset, with_settings
 from alocc.data.images import prepare_batch
 from alocc.errors import ConfigError, DataError
-from alocc.evaluation.monitoring import monitor
+from alocc.evaluation.monitoring import monitor, same_source
+from alocc.model.calibration import conformal_p_values
 from alocc.report.figures import drift_figure
+from alocc.scores import Scores
 
 SMALL = ["networks.width=4", "training.batch_size=16"]
 
@@ -62,3 +65,78 @@ def test_recalibrating_on_what_has_changed_makes_it_normal(detector):
         detector.recalibrated(x[:20], 0.01)
     with pytest.raises(DataError, match="no normal images"):
         detector.recalibrated(x[:0])
+
+
+class Fixed:
+    """Held-out scores 1, 2, … n, and the notes of a training without folds."""
+
+    def __init__(self, n, **notes):
+        self.held_out_scores, self.alpha, self.training = np.arange(1.0, n + 1), 0.05, notes
+
+
+def scores_of(values, detector):
+    values = np.asarray(values, dtype=float)
+    p_value = conformal_p_values(values, detector.held_out_scores)
+    return Scores(values, p_value, p_value <= detector.alpha, {}, None, detector.alpha)
+
+
+@pytest.mark.parametrize(
+    ("n", "sizes"), [(210, [50, 50, 50, 60]), (224, [50, 50, 50, 74]), (226, [50, 50, 50, 50, 26]), (12, [12])]
+)
+def test_what_is_left_belongs_to_the_last_window_unless_it_is_more_than_half_a_window(n, sizes):
+    detector = Fixed(99)
+    drift = monitor(detector, list(map(str, range(n))), scores_of(np.arange(n) % 99, detector), 50)
+    assert [one.n_images for one in drift.windows] == sizes
+    assert drift.windows[-1].last == str(n - 1)
+
+
+def test_figures_of_a_window_by_hand():
+    detector = Fixed(99)
+    values = [99.5] * 3 + [95.5] * 2 + [50.5] * 5  # p = 1, 5 and 50 of 100
+    window = monitor(detector, list("abcdefghij"), scores_of(values, detector)).windows[0]
+    assert window.share_of_anomalies == 0.5  # p_value <= alpha 0.05, so those at equality too
+    assert window.mean_p_value == pytest.approx((3 * 0.01 + 2 * 0.05 + 5 * 0.5) / 10)
+    assert window.p_same == pytest.approx(ks_2samp(values, detector.held_out_scores).pvalue)
+
+
+def windows_with(p_same, n_windows):
+    """A stream whose first window has about this p-value, the others none to speak of."""
+    detector = Fixed(999)
+    calm = np.linspace(1, 999, 50)
+    found = [
+        (abs(np.log(ks_2samp(calm + by, detector.held_out_scores).pvalue / p_same)), by) for by in range(0, 600, 2)
+    ]
+    values = np.concatenate([calm + min(found)[1], *[calm] * (n_windows - 1)])
+    return monitor(detector, list(map(str, range(len(values)))), scores_of(values, detector), 50)
+
+
+@pytest.mark.parametrize(
+    ("p_same", "n_windows", "has_drifted"),
+    [(0.01, 1, False), (0.002, 1, False), (0.0005, 1, True), (0.0005, 4, False), (0.0001, 4, True)],
+)
+def test_the_alarm_is_at_a_thousandth_over_all_windows_together(p_same, n_windows, has_drifted):
+    drift = windows_with(p_same, n_windows)
+    assert len(drift.windows) == n_windows and drift.windows[0].p_same == pytest.approx(p_same, rel=0.25)
+    assert drift.has_drifted == has_drifted
+
+
+def test_what_folds_do_to_scores_by_themselves_is_no_drift():
+    """A distance of 5 % between the distributions of 2,000 new scores and 400 held-out ones may be the folds' own."""
+    with_folds, without, again = (
+        Fixed(400, n_folds=2),
+        Fixed(400, n_folds=0),
+        Fixed(400, n_folds=2, recalibrated_on="x"),
+    )
+    values = np.concatenate([np.linspace(1, 400, 1_900), np.full(100, 500.0)])
+    assert same_source(without, values) == ks_2samp(values, without.held_out_scores).pvalue < 0.5
+    assert same_source(with_folds, values) == 1 and same_source(again, values) == same_source(without, values)
+    far = values + 60  # 15 % more
+    d, n = ks_2samp(far, with_folds.held_out_scores).statistic, round(2_000 * 400 / 2_400)
+    assert same_source(with_folds, far) == pytest.approx(kstwo.sf(d - 0.06, n)) and same_source(with_folds, far) < 0.001
+
+
+def test_rows_have_a_header_and_a_row_a_window(detector):
+    drift = look(detector, images(100, 1))
+    header, *rows = drift.as_rows()
+    assert header == ("from", "to", "images", "mean p-value", "share of p ≤ 0.01", "p of no change")
+    assert [row[:3] for row in rows] == [("0", "49", "50"), ("50", "99", "50")]

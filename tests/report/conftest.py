@@ -28,6 +28,11 @@ def disc(rng, square=False):
 
 
 @pytest.fixture(scope="session")
+def draw_disc():
+    return disc
+
+
+@pytest.fixture(scope="session")
 def parts(tmp_path_factory):
     """100 good parts, 40 bad ones, one broken file, and one whose name would be a script."""
     root = tmp_path_factory.mktemp("parts")

@@ -1,22 +1,26 @@
+import html
 import json
 import re
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import alocc
 from alocc.data.images import ImageFormat
-from alocc.errors import DataError
-from alocc.report import pictures, table
+from alocc.errors import ArtefactError, DataError
+from alocc.report import build_report, page_data, pictures
 from alocc.report.build import _with_gaps
 from alocc.report.pictures import by_interest, make_sheets, tile_size
-from alocc.report.shown import look
+from alocc.report.results import score_images
 
 
 @pytest.fixture(scope="module")
 def looked_at(trained, parts):
     detector = alocc.Detector.load(trained)
-    return detector, look(detector, str(parts), ["good"], None)
+    return detector, score_images(detector, str(parts), ["good"], None)
 
 
 def test_page_is_one_file_that_asks_for_nothing(labelled_page):
@@ -30,13 +34,95 @@ def test_page_is_one_file_that_asks_for_nothing(labelled_page):
 
 
 def test_rows_are_the_images_most_anomalous_first(labelled_page, looked_at):
-    detector, shown = looked_at
+    detector, results = looked_at
     data = json.loads(re.search(r'id="data">(.*?)</script>', labelled_page.read_text(encoding="utf-8"), re.DOTALL)[1])
-    rows, order = data["table"], np.argsort(-shown.scores.anomaly_score, kind="stable")
-    assert [rows["folder"] + path for path in rows["path"]] == [shown.images.names[i] for i in order]
-    assert rows["anomaly_score"] == shown.scores.anomaly_score[order].tolist()
+    rows, order = data["table"], np.argsort(-results.scores.anomaly_score, kind="stable")
+    assert [rows["folder"] + path for path in rows["path"]] == [results.images.names[i] for i in order]
+    assert rows["anomaly_score"] == results.scores.anomaly_score[order].tolist()
     assert data["held_out"] == detector.held_out_scores.tolist()
     assert [sum(group["counts"]) for group in data["groups"]] == [100, 41]
+
+
+def test_mistakes_have_pictures_before_all_others(looked_at, monkeypatch):
+    detector, results = looked_at
+    monkeypatch.setattr(pictures, "FIRST", 3)
+    labels = results.scores.is_anomaly.copy()
+    labels[[5, 77, 120]] = ~labels[[5, 77, 120]]  # three mistakes, and no other
+    order = by_interest(replace(results, is_anomalous=labels), detector.threshold)
+    assert order[:3].tolist() == [index for index in results.by_score if index in (5, 77, 120)]
+
+
+def test_counts_and_verdicts_of_the_page_are_the_detectors(labelled_page, looked_at):
+    detector, results = looked_at
+    text, called = labelled_page.read_text(encoding="utf-8"), results.scores.is_anomaly
+    assert called.any() and not called.all()
+    for group, members in enumerate((~results.is_anomalous, results.is_anomalous)):
+        found = [int(re.search(rf'id="{side}-{group}">(\d+)<', text)[1]) for side in ("normal", "anomaly")]
+        assert found == [(members & ~called).sum(), (members & called).sum()]
+        share = re.search(rf'id="share-{group}">([\d.]+) %<', text)[1]
+        assert float(share) == pytest.approx(100 * called[members].mean(), abs=0.005)
+    tiles = re.findall(
+        r'<span class="is-(\w+)">(\w+)</span><br>.*?<span class="soft">(.*?)</span></li>', text, re.DOTALL
+    )
+    assert len(tiles) == 24
+    by_name = {name: bool(verdict) for name, verdict in zip(results.images.names, called, strict=True)}
+    for kind, word, name in tiles:
+        assert kind == word == ("anomaly" if by_name[html.unescape(name)] else "normal")
+    assert "at alpha 0.05 the threshold is" in text.lower() and f"{detector.threshold:.3f}" in text
+    assert "were trained or calibrated on" not in text
+
+
+def test_images_that_were_seen_are_said_to_be(trained, parts, tmp_path, draw_disc):
+    rng = np.random.default_rng(1)
+    (tmp_path / "images").mkdir()
+    for i in range(20):  # the first of those that trained
+        Image.fromarray(draw_disc(rng)).save(tmp_path / "images" / f"{i}.png")
+    page = build_report(trained, str(tmp_path / "images"), out=tmp_path / "seen.html").read_text(encoding="utf-8")
+    assert "All of the 20 images" in page and "were trained or calibrated on" in page
+    for path in sorted((parts / "bad").glob("*.png"))[:5]:
+        shutil.copy(path, tmp_path / "images" / f"new-{path.name}")
+    page = build_report(trained, str(tmp_path / "images"), out=tmp_path / "seen.html").read_text(encoding="utf-8")
+    assert "20 of the 25 images" in page
+
+
+def test_images_of_one_side_that_cannot_be_used_are_missed(trained, tmp_path, draw_disc):
+    for name in ("good", "bad"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        Image.fromarray(draw_disc(np.random.default_rng(2))).save(tmp_path / "set" / name / "1.png")
+    (tmp_path / "set" / "bad" / "1.png").write_bytes(b"no image")
+    detector = alocc.Detector.load(trained)
+    with pytest.raises(DataError, match="has no anomalous images that can be used"):
+        score_images(detector, str(tmp_path / "set"), ["good"])
+    (tmp_path / "set" / "good" / "1.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match="none of the 2 images can be used"):
+        build_report(trained, str(tmp_path / "set"), out=tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("run.json", "{}"), ("run.json", "[]"), ("run.json", '{"watch": 5}'),
+        ("run.json", '{"data": "arrays", "skipped": 3}'),
+        ("run.json", "\ud800"), ("health.json", "{}"), ("health.json", '{"measures": {"probes": 3}}'),
+        ("history.csv", "a,b\n1,2\n"), ("history.csv", "phase,iteration,r_mse\nx,one,2\n"),
+    ],
+)  # fmt: skip
+def test_files_of_a_run_that_alocc_did_not_write_are_one_clear_line(trained, tmp_path, name, content):
+    run = shutil.copytree(trained, tmp_path / "run")
+    (run / name).write_text(content, errors="surrogatepass")
+    with pytest.raises((ArtefactError, DataError)) as error:
+        build_report(run)
+    assert str(run) in str(error.value) and "\n" not in str(error.value)
+    assert not (run / "report.html").exists()
+
+
+def test_ticks_are_round_and_inside(looked_at):
+    detector, results = looked_at
+    axis = page_data.histogram(detector, results)
+    assert 3 <= len(axis.ticks) <= 10 and axis.low <= min(axis.ticks) < max(axis.ticks) <= axis.high
+    steps = np.diff(axis.ticks)
+    assert np.allclose(steps, steps[0]) and float(f"{steps[0]:.2g}") == pytest.approx(steps[0])
 
 
 def test_skipped_images_are_named_with_their_reason(labelled_page):
@@ -45,25 +131,23 @@ def test_skipped_images_are_named_with_their_reason(labelled_page):
 
 
 def test_pictures_keep_to_their_budget_and_begin_with_what_matters(looked_at, monkeypatch):
-    detector, shown = looked_at
+    detector, results = looked_at
     monkeypatch.setattr(pictures, "PER_SHEET", 20)
-    everything = make_sheets(detector, shown)
+    everything = make_sheets(detector, results)
     assert sorted(everything.chosen) == list(range(141)) and len(everything.sheets) == 8
-    some = make_sheets(detector, shown, budget=len(everything.sheets[0]))  # base64: room for one, not for two
+    some = make_sheets(detector, results, budget=len(everything.sheets[0]))  # base64: room for one, not for two
     assert some.sheets == everything.sheets[:1] and some.chosen == everything.chosen[:20]
     monkeypatch.setattr(pictures, "FIRST", 3)
-    order = by_interest(shown, detector.threshold)
+    order = by_interest(results, detector.threshold)
     assert sorted(order.tolist()) == list(range(141))
-    mistakes = np.flatnonzero(shown.scores.is_anomaly != shown.is_anomalous)[:3]
-    assert len(mistakes) == 0 or order[0] in np.flatnonzero(shown.scores.is_anomaly != shown.is_anomalous)
-    assert shown.by_score[0] in order[:4] and shown.by_score[-1] in order[: 3 + 3 + 6 + 3]
+    assert results.by_score[0] in order[:4] and results.by_score[-1] in order[: 3 + 3 + 6 + 3]
 
 
 def test_of_too_many_images_the_most_anomalous_are_listed(looked_at, monkeypatch):
-    detector, shown = looked_at
-    monkeypatch.setattr(table, "MOST_ROWS", 10)
-    rows = table.image_table(detector, shown, make_sheets(detector, shown))
-    assert rows["anomaly_score"] == np.sort(shown.scores.anomaly_score)[::-1][:10].tolist()
+    detector, results = looked_at
+    monkeypatch.setattr(page_data, "MOST_ROWS", 10)
+    rows = page_data.page_data(detector, results, make_sheets(detector, results))["table"]
+    assert rows["anomaly_score"] == np.sort(results.scores.anomaly_score)[::-1][:10].tolist()
 
 
 @pytest.mark.parametrize(
@@ -77,9 +161,13 @@ def test_tiles_are_whole_multiples_or_at_most_64_pixels(size, wanted):
 def test_a_class_that_does_not_exist_is_refused(trained, parts):
     detector = alocc.Detector.load(trained)
     for normal, anomalous in ((["god"], None), (["good"], ["god"])):
-        with pytest.raises(DataError, match='has no class "god"; its classes: bad, good'):
-            look(detector, str(parts), normal, anomalous)
-    assert look(detector, str(parts)).is_anomalous is None  # trained without class names: nobody said what is normal
+        with pytest.raises(DataError, match=r'has no class "god"; did you mean "good".* bad, good'):
+            score_images(detector, str(parts), normal, anomalous)
+    with pytest.raises(DataError, match='"good" is named both'):
+        score_images(detector, str(parts), ["good"], ["good", "bad"])
+    assert (
+        score_images(detector, str(parts)).is_anomalous is None
+    )  # trained without class names: nobody said what is normal
 
 
 def test_two_folds_curves_are_parted_and_name_only_what_was_measured():

@@ -1,8 +1,8 @@
 import pytest
 
 from alocc.data.sources import Skipped
-from alocc.report.shown import printable, printable_reasons
-from alocc.report.table import common_folder
+from alocc.report.page_data import common_folder
+from alocc.report.results import printable, printable_reasons
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import alocc
 from alocc.config import preset, with_settings
 from alocc.data.sources import ImageSet
 from alocc.errors import ConfigError
-from alocc.report.overlays import LONGEST, overlay_writer, picture_name
+from alocc.report.overlays import LONGEST, overlay, overlay_writer, picture_name
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,22 @@ def test_a_file_is_no_folder_for_pictures(tmp_path):
     (tmp_path / "maps").write_text("")
     with pytest.raises(ConfigError, match="that is a file; give a folder"):
         overlay_writer(object(), tmp_path / "maps")
+
+
+def dark(hot):
+    """Where the overlay of a map, hot at some places, has its dark edge."""
+    picture = overlay(np.full((1, 8, 8), 0.5, np.float32), np.where(hot, 2, 0).astype(np.float32), 1.0, side=8)
+    return (picture == (40, 0, 0)).all(2)
+
+
+def test_the_edge_of_what_stands_out_is_dark_and_the_pictures_border_is_no_edge():
+    hot = np.zeros((8, 8), bool)
+    hot[2:6, 2:6] = True
+    inner = np.zeros((8, 8), bool)
+    inner[3:5, 3:5] = True
+    np.testing.assert_array_equal(dark(hot), hot & ~inner)
+    left = np.zeros((8, 8), bool)
+    left[:, :4] = True
+    np.testing.assert_array_equal(dark(left), left & (np.arange(8) == 3))
+    np.testing.assert_array_equal(dark(left.T), left.T & (np.arange(8) == 3)[:, None])
+    assert not dark(np.ones((8, 8), bool)).any()

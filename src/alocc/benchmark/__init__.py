@@ -1,1 +1,1 @@
-"""How good is a method, beyond one data set: protocols, image sets and rivals."""
+"""How good is a method, beyond one data set: protocols and baselines."""

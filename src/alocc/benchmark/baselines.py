@@ -1,6 +1,6 @@
-"""The rivals: each learns from normal images as rows of pixels and gives higher scores to more anomalous ones.
+"""The baselines: each learns from normal images as rows of pixels and gives higher scores to more anomalous ones.
 
-Every rival runs with its library's defaults, or with the setting that the literature takes where that is named.
+Every baseline runs with its library's defaults, or with the setting that the literature takes where that is named.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ BASELINES: dict[str, Fit] = CLASSICAL | {name: _pyod(name) for name in PYOD}
 
 
 def check_installed(name: str) -> None:
-    """Refuse a rival before anything is run, not after hours.
+    """Refuse a baseline before anything is run, not after hours.
 
     Raises:
         ConfigError: if its library is not installed.
@@ -99,7 +99,7 @@ def check_installed(name: str) -> None:
 
 
 def fit_baseline(name: str, images: NDArray[np.uint8], seed: int) -> Callable[[NDArray[np.uint8]], FloatArray]:
-    """Fit a rival on normal images; the result scores images of the same size."""
+    """Fit a baseline on normal images; the result scores images of the same size."""
     scorer = BASELINES[name](_rows(images), seed)
     return lambda others: scorer(_rows(others))
 

@@ -6,7 +6,7 @@ A cell is described by plain values, so that any process can run it and its file
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 
 from alocc.benchmark.baselines import fit_baseline
-from alocc.benchmark.suite import load_suite_set
 from alocc.config import Config, ImagesConfig
 from alocc.data.images import prepare_batch, to_unit_range
 from alocc.data.mnist import load_mnist
@@ -23,8 +22,8 @@ from alocc.data.sources import BUILT_IN, open_source
 from alocc.detector import Detector
 from alocc.errors import DataError
 from alocc.evaluation.health import measure
-from alocc.evaluation.metrics import auroc
 from alocc.parts.validation import MOST_IMAGES
+from alocc.evaluation.metrics import at_threshold, auroc
 from alocc.seeding import generator
 from alocc.training.run import train
 
@@ -36,12 +35,16 @@ TEST_SHARE = 0.2
 """Share of a folder's images that test, where the data has no split of its own."""
 ALPHAS = (0.01, 0.05, 0.1)
 WATCH_LIMIT = 400
-"""Test images that are looked at through training; they steer nothing."""
+"""Test images that are evaluated through training; they steer nothing."""
+
+
+class UnavailableError(Exception):
+    """Images that are not on this machine."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What to run. ``data`` and ``label`` name the images: a source and its normal class, or "suite" and a set."""
+    """What to run. ``data`` and ``label`` name the images: a source and its normal class, or what a loader knows."""
 
     protocol: str
     data: str
@@ -49,7 +52,7 @@ class Cell:
     method: str
     seed: int
     config: Mapping[str, Any] | None = None
-    """Complete config where the method is ours; none for a rival."""
+    """Complete config where the method is ours; none for a baseline."""
     normals: int | None = None
     """Train on so many normal images; none: all."""
     contamination: float = 0.0
@@ -80,9 +83,14 @@ class Task:
     """Images of the data that could not be used."""
 
 
-def run_cell(cell: Cell) -> dict[str, Any]:
-    """Train, score, measure. The result is JSON."""
-    task = load_task(cell)
+def run_cell(cell: Cell, load: Callable[[Cell], Task] | None = None) -> dict[str, Any]:
+    """Train, score, measure. The result is JSON.
+
+    Args:
+        cell: what to run.
+        load: reads or makes its images; none: :func:`load_task`.
+    """
+    task = (load or load_task)(cell)
     began = time.perf_counter()
     if cell.config is None:
         scorer = fit_baseline(cell.method, task.train, cell.seed)
@@ -92,7 +100,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
         figures: dict[str, Any] = {"auroc": auroc(score, task.is_anomalous)}
         p_value = None
     else:
-        detector, looks = _train_watched(cell, task)
+        detector, watched = _train_watched(cell, task)
         trained = time.perf_counter()
         scores = detector.score(task.test)
         scored = time.perf_counter()
@@ -106,7 +114,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
             "health": measure(detector, normals[:MOST_IMAGES], fresh=True).as_json(),
             "n_held_out": len(detector.held_out_scores),
             "false_positives": {str(alpha): int((normal_p <= alpha).sum()) for alpha in ALPHAS},
-            "watch": looks,
+            "watch": watched,
         }
     figures |= {
         "n_train": len(task.train),
@@ -122,18 +130,15 @@ def run_cell(cell: Cell) -> dict[str, Any]:
 
 
 def load_task(cell: Cell) -> Task:
-    """Read or make the images of a cell.
+    """Read the images of a cell.
 
     Raises:
-        DataError: if the data cannot be had, or has too few images.
+        DataError: if there is no such data, or it has too few images.
     """
-    if cell.data == "suite":
-        made = load_suite_set(cell.label)
-        return _limited(cell, Task(made.train, made.test, made.is_anomalous))
     if cell.protocol == "outliers":
         return _outliers_task(cell)
     (train, train_classes), (test, test_classes), n_skipped = _splits(cell.data)
-    return _limited(
+    return limited(
         cell,
         Task(train[train_classes == cell.label], test, test_classes != cell.label, n_skipped=n_skipped),
         spoil=train[train_classes != cell.label],
@@ -189,7 +194,7 @@ def _outliers_task(cell: Cell) -> Task:
     return Task(images[inliers[2 * n :]], images[chosen], is_anomalous, in_test, n_skipped)
 
 
-def _limited(cell: Cell, task: Task, spoil: Images | None = None) -> Task:
+def limited(cell: Cell, task: Task, spoil: Images | None = None) -> Task:
     """Fewer training images, or some of them anomalies, as the cell asks."""
     train, stream = task.train, generator(cell.seed, "limit")
     if cell.normals is not None:
@@ -205,17 +210,16 @@ def _limited(cell: Cell, task: Task, spoil: Images | None = None) -> Task:
 
 
 def _train_watched(cell: Cell, task: Task) -> tuple[Detector, list[dict[str, float]]]:
-    """Train, and look at a few labelled images now and then if that is asked for."""
-    looks: list[dict[str, float]] = []
+    """Train, and evaluate on a few labelled images now and then if that is asked for."""
+    evaluations: list[dict[str, float]] = []
     rng = np.random.default_rng(0)
-    shown = [rng.permutation(np.flatnonzero(task.is_anomalous == side))[:WATCH_LIMIT] for side in (False, True)]
-    chosen = np.concatenate(shown)
+    sides = [rng.permutation(np.flatnonzero(task.is_anomalous == side))[:WATCH_LIMIT] for side in (False, True)]
+    chosen = np.concatenate(sides)
 
     def watch(detector: Detector) -> Mapping[str, float]:
         scores = detector.score(task.test[chosen])
-        look = {name: auroc(part, task.is_anomalous[chosen]) for name, part in scores.parts.items()}
-        looks.append(look)
-        return look
+        evaluations.append({name: auroc(part, task.is_anomalous[chosen]) for name, part in scores.parts.items()})
+        return evaluations[-1]
 
     detector = train(
         task.train,
@@ -224,7 +228,7 @@ def _train_watched(cell: Cell, task: Task) -> tuple[Detector, list[dict[str, flo
         device="cpu",
         open_watch=(lambda _: watch) if cell.watch else None,
     )
-    return detector, looks
+    return detector, evaluations
 
 
 def _f1_by_outliers(
@@ -244,26 +248,22 @@ def _f1_by_outliers(
             folds.append(np.concatenate([inliers, outliers[:n]]))
         validation, test = folds
         threshold = _best_threshold(score[validation], ~is_anomalous[validation])
-        figures = {"validation": f1_of_inliers(score[test] <= threshold, ~is_anomalous[test])}
+        figures = {"validation": _f1(score[test] <= threshold, ~is_anomalous[test])}
         if p_value is not None:
             for alpha in (0.01, 0.05):
-                figures[f"alpha {alpha:g}"] = f1_of_inliers(p_value[test] > alpha, ~is_anomalous[test])
+                figures[f"alpha {alpha:g}"] = _f1(p_value[test] > alpha, ~is_anomalous[test])
         result[str(percent)] = figures
     return result
 
 
-def f1_of_inliers(called_inlier: BoolArray, is_inlier: BoolArray) -> float:
-    """2 TP / (2 TP + FP + FN), an inlier being the positive."""
-    true_positives = int((called_inlier & is_inlier).sum())
-    return 2 * true_positives / max(1, int(called_inlier.sum()) + int(is_inlier.sum()))
+def _f1(called: BoolArray, positive: BoolArray) -> float:
+    return at_threshold(called, positive)["f1"]
 
 
 def _best_threshold(score: FloatArray, is_inlier: BoolArray) -> float:
     """The score up to which calling images inliers gives the best F1."""
-    order = np.argsort(score, kind="stable")
-    true_positives = np.cumsum(is_inlier[order])
-    f1 = 2 * true_positives / (np.arange(1, len(score) + 1) + is_inlier.sum())
-    return float(score[order[int(f1.argmax())]])
+    best: float = max(np.unique(score).tolist(), key=lambda value: _f1(score <= value, is_inlier))
+    return best
 
 
 def _as_array(images: torch.Tensor) -> Images:

@@ -1,10 +1,12 @@
-"""The three protocols: which cells they are made of, and the table that comes of them."""
+"""The protocols: which cells they are made of, and the table that comes of them."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +14,9 @@ import numpy as np
 from alocc.benchmark.baselines import BASELINES, CLASSICAL, check_installed
 from alocc.benchmark.cells import Cell, class_names
 from alocc.benchmark.running import Result
-from alocc.benchmark.suite import SUITE
 from alocc.config import PRESETS, Config, preset
 from alocc.errors import ConfigError
+from alocc.storage import write_text
 
 DEFAULT_METHODS = ("robust", *CLASSICAL)
 OUTLIER_PERCENTS = ("10", "20", "30", "40", "50")
@@ -42,9 +44,19 @@ class Table:
         rows = {label: dict(zip(self.columns, values, strict=True)) for label, values in self.rows.items()}
         return {"title": self.title, "rows": rows, "notes": list(self.notes)}
 
+    def as_rows(self) -> list[tuple[str, ...]]:
+        """For a terminal, turned: a header, then classes or sets go down, methods across."""
+        cells = [["" if value is None else f"{value:.4f}" for value in values] for values in self.rows.values()]
+        return [("", *self.rows), *zip(self.columns, *cells, strict=True)]
+
+    def write(self, folder: Path) -> None:
+        """Write table.md and table.json."""
+        write_text(folder / "table.md", self.as_markdown())
+        write_text(folder / "table.json", json.dumps(self.as_json(), indent=1))
+
 
 def method_configs(methods: Sequence[str], change: Callable[[Config], Config]) -> dict[str, Config | None]:
-    """Method → its config, with ``change`` applied, or none for a rival.
+    """Method → its config, with ``change`` applied, or none for a baseline.
 
     Raises:
         ConfigError: if there is no such method, or its library is not installed.
@@ -67,22 +79,24 @@ def make_cells(
     methods: Mapping[str, Config | None],
     seeds: int,
     labels: Sequence[str] | None = None,
+    known: Sequence[str] | None = None,
     **options: Any,
 ) -> list[Cell]:
     """All cells of a protocol: labels × methods × seeds.
 
     Args:
-        protocol: "one-vs-rest", "outliers" or "suite".
-        data: a source of labelled images, or "suite".
+        protocol: "one-vs-rest" or "outliers", or a name for what a loader of the caller's makes.
+        data: a source of labelled images, or what the loader knows.
         methods: as :func:`method_configs` gives them.
         seeds: 0 to ``seeds − 1``.
-        labels: normal classes, or sets of the suite; none: all.
+        labels: normal classes; none: all.
+        known: the labels that there are; none: the classes of the source.
         options: the other fields of :class:`Cell`.
 
     Raises:
         ConfigError: if there is no such label.
     """
-    known = list(SUITE) if protocol == "suite" else class_names(data)
+    known = known or class_names(data)
     for label in labels or ():
         if label not in known:
             raise ConfigError(f'there is no "{label}" in {data}; it has: {", ".join(known)}')

@@ -13,15 +13,14 @@ from typing import Any
 
 import torch
 
-from alocc.benchmark.cells import Cell, run_cell
-from alocc.benchmark.suite import UnavailableError
+from alocc.benchmark.cells import Cell, Task, UnavailableError, run_cell
 from alocc.errors import ArtefactError
 from alocc.storage import write_text
 
 
 @dataclass(frozen=True)
 class Result:
-    """A cell and its figures; no figures if its images or its library are not on this machine."""
+    """A cell and its figures; no figures if its images are not on this machine."""
 
     cell: Cell
     figures: dict[str, Any]
@@ -34,6 +33,7 @@ def run_cells(
     folder: Path,
     processes: int = 1,
     progress: Callable[[Result, bool], None] | None = None,
+    load: Callable[[Cell], Task] | None = None,
 ) -> list[Result]:
     """Run the cells that ``folder`` does not hold yet; the results are in the cells' order.
 
@@ -42,6 +42,7 @@ def run_cells(
         folder: where each result is written, as ``cells/<name>.json``.
         processes: how many run at a time; the machine's cores are shared out among them.
         progress: told of each finished cell, and whether it was there already.
+        load: reads or makes the images of a cell, in any process; none: those of a source.
 
     Raises:
         ArtefactError: if the folder holds other cells under the same names.
@@ -68,12 +69,12 @@ def run_cells(
 
     if processes == 1:
         for cell in todo:
-            keep(_run(cell))
+            keep(_run(cell, load))
     elif todo:
         threads = max(1, (os.cpu_count() or 1) // processes)
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(processes, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
-            futures = [pool.submit(_run, cell) for cell in todo]
+            futures = [pool.submit(_run, cell, load) for cell in todo]
             try:
                 for future in as_completed(futures):
                     keep(future.result())
@@ -83,9 +84,9 @@ def run_cells(
     return [results[cell.name] for cell in cells]
 
 
-def _run(cell: Cell) -> Result:
+def _run(cell: Cell, load: Callable[[Cell], Task] | None) -> Result:
     try:
-        return Result(cell, run_cell(cell))
+        return Result(cell, run_cell(cell, load))
     except UnavailableError as error:
         return Result(cell, {}, str(error))
 

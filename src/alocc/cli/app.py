@@ -197,7 +197,8 @@ def evaluate(
         skipped = [item._asdict() for item in labelled.images.skipped]
         console.print_json({**evaluation.as_json(), "n_seen_in_training": n_seen, "skipped": skipped})
     else:
-        console.out.print(console.evaluation_table(evaluation))
+        title = f"{evaluation.n_normal:,} normal and {evaluation.n_anomalous:,} anomalous images"
+        console.print_table(evaluation.as_rows(), title, header=True)
     console.print_skipped(labelled.images.skipped)
     console.print_seen(n_seen)
 
@@ -206,7 +207,11 @@ def evaluate(
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     data: Annotated[
-        str | None, typer.Argument(metavar="[DATA]", help="Images to show. Default: those watched, or trained on.")
+        str | None,
+        typer.Argument(
+            metavar="[DATA]",
+            help="Images to show. Default: those watched, or trained on, if found below here or beside RUN.",
+        ),
     ] = None,
     normal: Normal = None,
     anomalous: Anomalous = None,
@@ -226,7 +231,10 @@ def check(
     model: Model,
     data: Annotated[
         str | None,
-        typer.Argument(metavar="[DATA]", help="Fresh normal images. Default: those that the training held out."),
+        typer.Argument(
+            metavar="[DATA]",
+            help="Fresh normal images. Default: those that the training held out, if found below here or beside it.",
+        ),
     ] = None,
     normal: Normal = None,
     second_seed: Annotated[
@@ -246,7 +254,7 @@ def check(
     if json:
         console.print_json(health.as_json())
     else:
-        console.out.print(console.health_table(health))
+        console.print_table(health.measures.as_rows())
     console.print_skipped(health.skipped)
     console.print_health(health)
     if health.verdict == "useless":
@@ -263,12 +271,11 @@ def info(model: Model, json: Json = False) -> None:
     if json:
         console.print_json({**facts, "config": detector.config.model_dump(mode="json")})
         return
-    table = console.facts_table()
+    rows = []
     for name, value in facts.items():
-        listed = ", ".join(f"{key} {item}" for key, item in value.items()) if isinstance(value, dict) else value
-        text = ", ".join(map(str, listed)) if isinstance(listed, list) else str(listed)
-        table.add_row(name.replace("_", " "), console.verbatim(text))
-    console.out.print(table)
+        listed = [f"{key} {item}" for key, item in value.items()] if isinstance(value, dict) else value
+        rows.append((name.replace("_", " "), ", ".join(map(str, listed)) if isinstance(listed, list) else str(listed)))
+    console.print_table(rows)
 
 
 @reproduce.command("article", cls=ClassListCommand)
@@ -301,8 +308,8 @@ def reproduce_article(
     if json:
         console.print_json(comparison.as_json())
     else:
-        console.out.print(console.comparison_table(comparison))
-        console.out.print(comparison.verdict)
+        console.print_table(comparison.as_rows(), "the article's experiment", header=True)
+        console.out.print(console.plain(comparison.verdict))
     console.print_note(f"{written} written; open it in a browser")
 
 
@@ -453,7 +460,7 @@ def monitor(
     if json:
         console.print_json(drift.as_json() | {"skipped": [item._asdict() for item in table.skipped]})
     else:
-        console.out.print(console.drift_table(drift))
+        console.print_table(drift.as_rows(), header=True)
     console.print_skipped(table.skipped)
     console.print_seen(table.n_seen)
     console.print_drift(drift)

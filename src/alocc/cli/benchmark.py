@@ -1,8 +1,7 @@
-"""``alocc benchmark``: protocols over classes, sets, methods and seeds."""
+"""``alocc benchmark``: protocols over classes, methods and seeds."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 benchmark = typer.Typer(
     no_args_is_help=True,
-    help="Compare methods over classes or image sets. What is done is kept: the same command goes on where it stopped.",
+    help="Compare methods over classes. What is done is kept: the same command goes on where it stopped.",
 )
 
 Out = Annotated[Path, typer.Option(help="Folder for the results.")]
@@ -28,8 +27,8 @@ Methods = Annotated[
     typer.Option(
         "--methods",
         metavar="METHOD…",
-        help="Presets (robust, article, paper, ognet) and rivals (5-nn, pca, ocsvm, iforest, lof, pyod-ae, pyod-vae, "
-        "pyod-dsvdd). Default: robust and the first five rivals.",
+        help="Presets (robust, article, paper, ognet) and baselines (5-nn, pca, ocsvm, iforest, lof, pyod-ae, "
+        "pyod-vae, pyod-dsvdd). Default: robust and the first five baselines.",
     ),
 ]
 Classes = Annotated[
@@ -93,26 +92,6 @@ def outliers(
     )  # fmt: skip
 
 
-@benchmark.command("suite", cls=ClassListCommand)
-def suite(
-    out: Out,
-    methods: Methods = None,
-    sets: Annotated[list[str] | None, typer.Option("--sets", metavar="SET…", help="Default: all sets.")] = None,
-    seeds: Seeds = 1,
-    watch: Annotated[bool, typer.Option(help="Keep the AUROC of D through training.")] = False,
-    processes: Processes = 1,
-    set_: Settings = None,
-    json: Json = False,
-) -> None:
-    """Nineteen small image sets, grey and colour, drawn and photographed, with 50 to 6,000 normal images: AUROC."""
-    from alocc.benchmark.protocols import auroc_table
-
-    _run(
-        "suite", "suite", out, class_names(methods), class_names(sets), seeds, processes, set_ or [], json,
-        lambda results: auroc_table(results, "AUROC on the suite"), watch=watch,
-    )  # fmt: skip
-
-
 def _run(
     protocol: str,
     data: str,
@@ -129,17 +108,15 @@ def _run(
     from alocc.benchmark.protocols import DEFAULT_METHODS, make_cells, method_configs
     from alocc.benchmark.running import run_cells
     from alocc.config import with_settings
-    from alocc.storage import write_text
 
     configs = method_configs(methods or DEFAULT_METHODS, lambda config: with_settings(config, settings))
     cells = make_cells(protocol, data, configs, seeds, labels, **options)
     with console.cell_progress(len(cells)) as progress:
         results = run_cells(cells, out, processes, progress)
     table = table_of(results)
-    write_text(out / "table.md", table.as_markdown())
-    write_text(out / "table.json", json.dumps(table.as_json(), indent=1))
+    table.write(out)
     if as_json:
         console.print_json(table.as_json())
     else:
-        console.out.print(console.results_table(table))
+        console.print_table(table.as_rows(), table.title, header=True)
     console.print_note(f"{out / 'table.md'} and table.json written; every run's figures are in {out / 'cells'}")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,49 +27,34 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from alocc.errors import StoppedError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from alocc.benchmark.protocols import Table as ResultsTable
     from alocc.benchmark.running import Result
     from alocc.data.inspection import Inspection
     from alocc.data.sources import Skipped
     from alocc.detector import Detector
     from alocc.evaluation.health import Health
-    from alocc.evaluation.metrics import Evaluation
     from alocc.evaluation.monitoring import Drift
-    from alocc.evaluation.reproduction import Comparison
     from alocc.export import Exported
     from alocc.training.loop import Moment
     from alocc.training.run import TrainingImages
 
-DEFAULT_ALPHA = 0.01
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
+iterating = threading.Event()
+"""Set from a training's first iteration to its last: only then does somebody ask whether to stop."""
 
 PLAIN_LINE_EVERY = 10.0
 SKIPPED_SHOWN = 10
 SIZES_SHOWN = 5
-FIGURE_NAMES = {
-    "accuracy": "accuracy",
-    "precision": "precision",
-    "recall": "recall",
-    "f1": "F1",
-    "auroc": "AUROC",
-    "aupr": "AUPR",
-    "eer": "EER",
-    "fpr95": "FPR at 95 % TPR",
-    "pixel_auroc": "pixel AUROC",
-    "pro": "per-region overlap",
-    "pixel_f1": "pixel F1",
-}
 
 
-def verbatim(text: str, style: str = "") -> Text:
-    """Text for a terminal as it is: brackets are no markup, and control characters of a file's name do nothing."""
-    from alocc.data.entries import visible
-
-    return Text(visible(text), style=style)
+def plain(message: str, style: str = "") -> Text:
+    """Text as it is: brackets in file names are no markup, and what is not printable is escaped."""
+    return Text("".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in message), style)
 
 
 def standard_output() -> TextIO:
@@ -77,17 +64,42 @@ def standard_output() -> TextIO:
 
 class _Verbatim(io.TextIOBase):
     def write(self, line: str) -> int:
-        return sys.stdout.write(verbatim(line[:-1]).plain + line[-1:])
+        return sys.stdout.write(plain(line[:-1]).plain + line[-1:])
 
 
 def print_error(message: str) -> None:
     """One line of what is wrong."""
-    err.print(Text("error: ", style="bold red") + verbatim(message), soft_wrap=True)
+    err.print(Text("error: ", style="bold red") + plain(message), soft_wrap=True)
 
 
 def print_note(message: str) -> None:
     """A line for people, kept away from results."""
-    err.print(verbatim(message), soft_wrap=True)
+    err.print(plain(message), soft_wrap=True)
+
+
+def table_of(rows: Sequence[Sequence[str]], title: str = "", header: bool = False) -> Table:
+    """Rows of text as a table.
+
+    Args:
+        rows: a row of one entry is the heading of those below it.
+        title: above the table.
+        header: whether the first row names the columns; without, the first column names the rows, without a frame.
+    """
+    names, rows = (rows[0], rows[1:]) if header else ([""] * max(map(len, rows), default=0), rows)
+    frame: dict[str, Any] = {} if header else {"show_header": False, "box": None}
+    table = Table(title=plain(title) if title else None, title_justify="left", **frame)
+    for i, name in enumerate(names):
+        figures = header and all(re.fullmatch(r"[-–—\d.,e+ ]*", row[i]) for row in rows if len(row) > 1)
+        style = "" if header or i else "bold"
+        table.add_column(plain(name), justify="right" if figures else "left", style=style, overflow="fold")
+    for row in rows:
+        table.add_row(*map(plain, row), style="bold" if len(row) == 1 else None)
+    return table
+
+
+def print_table(rows: Sequence[Sequence[str]], title: str = "", header: bool = False) -> None:
+    """A result for people; see :func:`table_of`."""
+    out.print(table_of(rows, title, header))
 
 
 def print_json(value: Any) -> None:
@@ -99,11 +111,11 @@ def print_skipped(skipped: Sequence[Skipped]) -> None:
     """Name the images that could not be used."""
     if not skipped:
         return
-    err.print(Text(f"{len(skipped)} image{'s' * (len(skipped) > 1)} could not be used:", style="yellow"))
+    err.print(plain(f"{len(skipped)} image{'s' * (len(skipped) > 1)} could not be used:", "yellow"))
     for item in skipped[:SKIPPED_SHOWN]:
-        err.print(verbatim(f"  {item.reason}"), soft_wrap=True)
+        print_note(f"  {item.reason}")
     if len(skipped) > SKIPPED_SHOWN:
-        err.print(Text(f"  and {len(skipped) - SKIPPED_SHOWN} more"))
+        print_note(f"  and {len(skipped) - SKIPPED_SHOWN} more")
 
 
 def print_seen(n_seen: int) -> None:
@@ -119,20 +131,19 @@ def print_training_start(images: TrainingImages, again: bool) -> None:
     if again:
         print_note("this training is finished already; training it again")
     facts = images.summary
+    how = f"set the threshold, cross-fitted in {facts['n_folds']} folds"
     print_note(
-        f"{len(images.normals):,} normal images, {images.image_format}: "
-        + (
-            f"{facts['n_fit']:,} train, {facts['n_held_out']:,} set the threshold, by turns in {facts['n_folds']} folds"
-            if facts["n_folds"]
-            else f"{facts['n_fit']:,} train, {facts['n_held_out']:,} are held out for the threshold"
-        )
+        f"{len(images.normals):,} normal images, {images.image_format}: {facts['n_fit']:,} train, "
+        f"{facts['n_held_out']:,} {how if facts['n_folds'] else 'are held out for the threshold'}"
         + (f", {facts['n_left_out']:,} are left out as unusual" if facts["n_left_out"] else "")
     )
     print_skipped(images.normals.skipped)
 
 
 def print_training_end(detector: Detector, run: Path, health: Health) -> None:
-    """Where the threshold is, how well the detector is, and where."""
+    """Threshold, health and folder of a new detector."""
+    from alocc.data.splits import DEFAULT_ALPHA
+
     n = detector.training["n_held_out"]
     if detector.config.training.precision == "bf16-mixed":
         print_note("trained in bfloat16, which this processor computes with; it scores in float32")
@@ -151,29 +162,7 @@ def print_health(health: Health) -> None:
     style = {"good": "bold green", "doubtful": "bold yellow", "useless": "bold red"}[health.verdict]
     err.print(Text("health: ") + Text(health.verdict, style=style), soft_wrap=True)
     for finding in health.findings:
-        err.print(verbatim(f"  {finding.reason}; {finding.advice}"), soft_wrap=True)
-
-
-def health_table(health: Health) -> Table:
-    """What was measured."""
-    measures = health.measures
-    table = facts_table()
-    for name, value in measures.probes.items():
-        table.add_row(f"AUROC on {name} images", f"{value:.3f}")
-    for name, value in measures.unseen_kinds.items():
-        table.add_row(f"AUROC on normal images {name.replace('_', ' ')}", f"{value:.3f}")
-    table.add_row("mean over these kinds", f"{measures.unseen_mean:.3f}")
-    if measures.polarity:
-        table.add_row("AUROC of D through training", "  ".join(f"{value:.2f}" for value in measures.polarity))
-        table.add_row("share of D in the score", f"{measures.d_weight:.2f}")
-    if measures.same_as_held_out is not None:
-        table.add_row(f"{measures.n_fresh} fresh images score as held-out ones", f"p = {measures.same_as_held_out:.3g}")
-    if measures.shift is not None:
-        table.add_row("squared distance of fresh and training images' means", f"{max(0.0, measures.shift):.2f}")
-    if measures.stability is not None:
-        table.add_row("rank correlation with a second seed", f"{measures.stability:.2f}")
-    table.add_row("held-out normal images", str(measures.n_held_out))
-    return table
+        print_note(f"  {finding.reason}; {finding.advice}")
 
 
 def print_resumed(done: int) -> None:
@@ -207,6 +196,7 @@ def training_progress() -> Iterator[Callable[[Moment], None]]:
 
         def show(moment: Moment) -> None:
             nonlocal last_line, began, first
+            (iterating.set if moment.iteration < moment.planned else iterating.clear)()
             now = time.monotonic()
             if not began:
                 last_line = began = now
@@ -254,7 +244,7 @@ def cell_progress(n_cells: int) -> Iterator[Callable[[Result, bool], None]]:
             done += 1
             cell = result.cell
             auroc = f"AUROC {result.figures['auroc']:.4f}" if result.figures else f"left out: {result.missing}"
-            note = verbatim(f"{cell.label}, {cell.method}, seed {cell.seed}: {auroc}").plain
+            note = plain(f"{cell.label}, {cell.method}, seed {cell.seed}: {auroc}").plain
             bar.update(task, completed=done, note=note)
             if not err.is_terminal and not was_there:
                 print_note(f"{done}/{n_cells}  {note}")
@@ -262,37 +252,31 @@ def cell_progress(n_cells: int) -> Iterator[Callable[[Result, bool], None]]:
         yield show
 
 
-def results_table(table: ResultsTable) -> Table:
-    """A protocol's table, turned: classes or sets go down, methods across."""
-    columns, rows = list(table.columns), dict(table.rows)
-    shown = Table(title=verbatim(table.title), title_justify="left")
-    shown.add_column("")
-    for method in rows:
-        shown.add_column(verbatim(method), justify="right")
-    for index, column in enumerate(columns):
-        values = [row[index] for row in rows.values()]
-        shown.add_row(verbatim(column), *("" if value is None else f"{value:.4f}" for value in values))
-    return shown
-
-
 @contextmanager
 def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C, or a polite kill, asks to stop in good order; a second Ctrl-C stops at once."""
+    """Ctrl-C or SIGTERM ends a training after its iteration; before the first, after the last, or given twice, at once.
+
+    Raises:
+        StoppedError: if it stopped at once.
+    """
     asked = False
+    iterating.clear()
 
     def ask(signum: int, frame: object) -> None:
         nonlocal asked
+        if asked or not iterating.is_set():
+            raise KeyboardInterrupt
         asked = True
-        signal.signal(signal.SIGINT, previous)
         print_note("stopping after this iteration; Ctrl-C again stops at once")
 
-    previous = signal.signal(signal.SIGINT, ask)
-    terminated = signal.signal(signal.SIGTERM, ask)
+    previous = {which: signal.signal(which, ask) for which in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: asked
+    except KeyboardInterrupt:
+        raise StoppedError("stopped; what the checkpoints hold is kept") from None
     finally:
-        signal.signal(signal.SIGINT, previous)
-        signal.signal(signal.SIGTERM, terminated)
+        for which, handler in previous.items():
+            signal.signal(which, handler)
 
 
 def _plain(value: Any) -> Any:
@@ -305,98 +289,28 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) else value
 
 
-def evaluation_table(evaluation: Evaluation) -> Table:
-    """Figures with their intervals; the operating point first."""
-    table = Table(
-        title=f"{evaluation.n_normal:,} normal and {evaluation.n_anomalous:,} anomalous images",
-        title_justify="left",
-    )
-    table.add_column("figure")
-    table.add_column("value", justify="right")
-    table.add_column("95 % interval", justify="right")
-
-    def add(label: str, value: float, interval: tuple[float, float] | None = None) -> None:
-        table.add_row(label, f"{value:.4f}", f"{interval[0]:.4f} – {interval[1]:.4f}" if interval else "")
-
-    groups = {
-        f"at the detector's threshold (alpha {evaluation.alpha:g})": ("accuracy", "precision", "recall", "f1"),
-        "over all thresholds": ("auroc", "aupr", "eer", "fpr95"),
-    }
-    for title, names in groups.items():
-        table.add_row(Text(title, style="bold"))
-        for name in names:
-            add(f"  {FIGURE_NAMES[name]}", evaluation.figures[name], evaluation.intervals.get(name))
-    if evaluation.pixels:
-        table.add_row(Text("maps against masks", style="bold"))
-    for name, value in evaluation.pixels.items():
-        add(f"  {FIGURE_NAMES[name]}", value)
-    table.add_row(Text("with normal as the positive class", style="bold"))
-    for name, value in evaluation.normal_as_positive.items():
-        add(f"  {FIGURE_NAMES[name]}", value, evaluation.intervals.get(f"normal_as_positive.{name}"))
-    table.add_row(Text("tuned on these labels, so out of reach", style="bold"))
-    best = "tuned_on_test.best_f1"
-    add("  best F1", evaluation.tuned_on_test["best_f1"], evaluation.intervals.get(best))
-    table.add_row(Text("AUROC of each part of the score", style="bold"))
-    for name, value in evaluation.auroc_of_parts.items():
-        add(f"  {name}", value)
-    return table
-
-
-def facts_table() -> Table:
-    """Two columns without a frame."""
-    table = Table(show_header=False, box=None)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    return table
-
-
-def comparison_table(comparison: Comparison) -> Table:
-    """A reproduction beside the claim."""
-    table = Table(title="the article's experiment", title_justify="left")
-    for column in ("", "accuracy", "F1", "AUROC"):
-        table.add_column(column, justify="left" if not column else "right")
-    for row in comparison.rows:
-        table.add_row(row.label, *("" if value is None else f"{value:.3f}" for value in row.values))
-    return table
-
-
 def inspection_table(found: Inspection) -> Table:
-    """What a look at images found."""
-    table = facts_table()
-    table.add_row("images", f"{found.n_images:,}")
-    table.add_row("brought to", str(found.image_format))
+    """What an inspection found."""
+
+    def some(items: Sequence[str], most: int) -> str:
+        more = len(items) - most
+        return ", ".join(items[:most]) + (f", {more} more" if more > 0 else "")
+
+    rows = [("images", f"{found.n_images:,}"), ("brought to", str(found.image_format))]
     if any(found.classes):
-        classes = ", ".join(f"{name or '(none)'} {n:,}" for name, n in sorted(found.classes.items()))
-        table.add_row("classes", verbatim(classes))
-    shown = list(found.sizes.items())[:SIZES_SHOWN]
-    more = len(found.sizes) - len(shown)
-    table.add_row("sizes", ", ".join(f"{size} ({n:,})" for size, n in shown) + (f", {more} more" if more else ""))
-    table.add_row("types", ", ".join(f"{of_type} {n:,}" for of_type, n in found.types.items()))
-    for title, group in (*(("duplicates", group) for group in found.duplicates[:SKIPPED_SHOWN]), ("flat", found.flat)):
-        more = len(group) - SKIPPED_SHOWN
-        if group:
-            names = ", ".join(group[:SKIPPED_SHOWN]) + (f", {more} more" if more > 0 else "")
-            table.add_row(title, verbatim(names))
-    return table
+        rows.append(("classes", ", ".join(f"{name or '(none)'} {n:,}" for name, n in sorted(found.classes.items()))))
+    rows.append(("sizes", some([f"{size} ({n:,})" for size, n in found.sizes.items()], SIZES_SHOWN)))
+    rows.append(("types", ", ".join(f"{kind} {n:,}" for kind, n in found.types.items())))
+    rows += [("duplicates", some(group, SKIPPED_SHOWN)) for group in found.duplicates[:SKIPPED_SHOWN]]
+    return table_of([*rows, ("flat", some(found.flat, SKIPPED_SHOWN))] if found.flat else rows)
 
 
 def print_warnings(warnings: Sequence[str]) -> None:
     """What to be wary of, or that there is nothing."""
     for warning in warnings:
-        err.print(Text("warning: ", style="bold yellow") + verbatim(warning), soft_wrap=True)
+        err.print(Text("warning: ", style="bold yellow") + plain(warning), soft_wrap=True)
     if not warnings:
         print_note("nothing to be wary of")
-
-
-def drift_table(drift: Drift) -> Table:
-    """Window by window."""
-    table = Table()
-    for column in ("from", "to", "images", "mean p-value", f"share of p ≤ {drift.alpha:g}", "p of no change"):
-        table.add_column(column, justify="left" if column in ("from", "to") else "right", overflow="fold")
-    for window in drift.windows:
-        shown = (f"{window.mean_p_value:.2f}", f"{window.share_of_anomalies:.3f}", f"{window.p_same:.2g}")
-        table.add_row(verbatim(window.first), verbatim(window.last), str(window.n_images), *shown)
-    return table
 
 
 def print_drift(drift: Drift) -> None:

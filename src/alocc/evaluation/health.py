@@ -6,7 +6,7 @@ Measuring and judging are apart: :func:`measure` gives numbers, :func:`judge` ma
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,21 +14,22 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from alocc.data.images import to_unit_range
+from alocc.synthesis.pasting import clouds
 from alocc.data.sources import Data, Skipped, Source, open_source
 from alocc.detector import Detector, trial_images
 from alocc.errors import DataError
 from alocc.evaluation.metrics import auroc
 from alocc.parts.validation import MOST_IMAGES, separation
+from alocc.evaluation.monitoring import same_source
+from alocc.evaluation.notes import noted_data
 from alocc.seeding import generator
 from alocc.storage import write_text
 from alocc.synthesis.negatives import NEGATIVES
 from alocc.training.run import RunFolder, TrainingImages, load_training_images, train
 
-FloatArray = NDArray[np.float64]
 Verdict = Literal["good", "doubtful", "useless"]
 ORDER: tuple[Verdict, ...] = ("good", "doubtful", "useless")
 FEW_HELD_OUT = 20
@@ -59,9 +60,10 @@ class Measures:
     probes: Mapping[str, float]
     """Probe that must look anomalous → AUROC of the anomaly score against normal images."""
     unseen_kinds: Mapping[str, float]
-    """Kind of pseudo-anomaly that D never met → AUROC against normal images, jittered for the kinds that are."""
+    """Kind of pseudo-anomaly that D never met, and that does not look normal → AUROC against normal images, jittered
+    for the kinds that are."""
     polarity: Sequence[float]
-    """AUROC of D on pseudo-anomalies at looks through its training; empty if D has no part in the score."""
+    """AUROC of D on pseudo-anomalies, measured through its training; empty if D has no part in the score."""
     d_weight: float
     """Share of D in the score's weights."""
     n_held_out: int
@@ -82,6 +84,26 @@ class Measures:
     def as_json(self) -> dict[str, Any]:
         """For a file."""
         return asdict(self)
+
+    def as_rows(self) -> list[tuple[str, str]]:
+        """For a table: what was measured, and the figure; what was not measured is left out."""
+        rows = [(f"AUROC on {name} images", f"{value:.3f}") for name, value in self.probes.items()]
+        rows += [
+            (f"AUROC on normal images {name.replace('_', ' ')}", f"{value:.3f}")
+            for name, value in self.unseen_kinds.items()
+        ]
+        rows.append(("mean over these kinds", f"{self.unseen_mean:.3f}"))
+        if self.polarity:
+            rows.append(("AUROC of D through training", "  ".join(f"{value:.2f}" for value in self.polarity)))
+            rows.append(("share of D in the score", f"{self.d_weight:.2f}"))
+        if self.same_as_held_out is not None:
+            rows.append((f"{self.n_fresh} fresh images score as held-out ones", f"p = {self.same_as_held_out:.3g}"))
+        if self.shift is not None:
+            distance = f"{max(0.0, self.shift):.2f}"
+            rows.append(("squared distance of fresh and training images' means (0: one source)", distance))
+        if self.stability is not None:
+            rows.append(("rank correlation with a second seed", f"{self.stability:.2f}"))
+        return [*rows, ("held-out normal images", str(self.n_held_out))]
 
 
 @dataclass(frozen=True)
@@ -125,7 +147,7 @@ def check(detector: Detector, normals: Tensor, *, fresh: bool, second: Detector 
 
 def measure(detector: Detector, normals: Tensor, *, fresh: bool, second: Detector | None = None) -> Measures:
     """Measure all that a verdict needs; see :func:`check`."""
-    from scipy.stats import ks_2samp, spearmanr
+    from scipy.stats import spearmanr
 
     if len(normals) == 0:
         raise DataError("no normal images to check with: the detector was trained or calibrated on all of them")
@@ -143,8 +165,7 @@ def measure(detector: Detector, normals: Tensor, *, fresh: bool, second: Detecto
             for name, score in ((name, subject.score(x).anomaly_score) for name, x in probes.items())
         }
 
-    met = detector.training.get("negatives", ())
-    unseen = [kind for kind in NEGATIVES if kind not in met]
+    unseen = unseen_kinds(detector)
     seen = separation(lambda x: {"fused": torch.from_numpy(subject.score(x).anomaly_score)}, normals, unseen, stream)
     weights = detector.fusion.weights
     d_weight = sum(weight for part, weight in weights.items() if part.startswith("d_")) / sum(weights.values())
@@ -167,84 +188,88 @@ def measure(detector: Detector, normals: Tensor, *, fresh: bool, second: Detecto
         d_weight,
         len(detector.held_out_scores),
         len(compared) if fresh else 0,
-        float(ks_2samp(compared, detector.held_out_scores).pvalue) if fresh else None,
+        same_source(detector, compared) if fresh else None,
         shift,
         stability,
     )
 
 
+def unseen_kinds(detector: Detector) -> list[str]:
+    """Kinds of pseudo-anomaly that say something of a detector: D never met them, and they do not look normal."""
+    notes, discrimination = detector.training, detector.config.training.discrimination
+    # a kind of the config that D did not meet was dropped, because it looks normal
+    known = {
+        *notes.get("negatives", ()),
+        *notes.get("looks_normal", ()),
+        *(discrimination.kinds if discrimination else ()),
+    }
+    return [kind for kind in NEGATIVES if kind not in known]
+
+
 def judge(measures: Measures) -> Health:
     """Turn measures into a verdict: the worst of all findings, good if there are none."""
     findings = [finding for finding in _findings(measures) if finding.verdict != "good"]
-    verdict: Verdict = max((finding.verdict for finding in findings), key=ORDER.index, default="good")
-    return Health(verdict, sorted(findings, key=lambda finding: -ORDER.index(finding.verdict)), measures)
+    findings.sort(key=lambda finding: -ORDER.index(finding.verdict))
+    return Health(findings[0].verdict if findings else "good", findings, measures)
 
 
-def _findings(measures: Measures) -> list[Finding]:
+def _grade(value: float, useless_below: float, doubtful_below: float) -> Verdict:
+    return "useless" if value < useless_below else "doubtful" if value < doubtful_below else "good"
+
+
+def _findings(measures: Measures) -> Iterator[Finding]:
     mean = measures.unseen_mean
     more = "train on more normal images, or larger ones (--set images.size=[64,64]); look at what sets anomalies apart"
-    findings = [
-        Finding(
-            "useless" if mean < BLIND else "doubtful" if mean < WEAK else "good",
-            f"pseudo-anomalies of kinds that it never met look almost normal to it (mean AUROC {mean:.2f})",
-            more + "; were other things mixed into the normal images?",
-        )
-    ]
+    mixed = (
+        "were other things mixed into the training images, or have the images changed since? "
+        "Train again on images like these"
+    )
+    yield Finding(
+        _grade(mean, BLIND, WEAK),
+        f"pseudo-anomalies of kinds that it never met look almost normal to it (mean AUROC {mean:.2f})",
+        more + "; were other things mixed into the normal images?",
+    )
     for name, value in measures.probes.items():
-        findings.append(
-            Finding(
-                "useless" if value < GROSS_MISSED else "doubtful" if value < GROSS_SEEN else "good",
-                f"{name} images, which nobody would call normal, do not stand out (AUROC {value:.2f})",
-                "do not rely on it for images of another kind than the normal ones; train with the preset robust",
-            )
+        yield Finding(
+            _grade(value, GROSS_MISSED, GROSS_SEEN),
+            f"{name} images, which nobody would call normal, do not stand out (AUROC {value:.2f})",
+            "do not rely on it for images of another type than the normal ones; train with the preset robust",
         )
     late = measures.polarity[len(measures.polarity) // 5 :]
     if late and min(late) < FLIPPED:
-        useless = measures.d_weight > 0.5 and late[-1] < FLIPPED
-        findings.append(
-            Finding(
-                "useless" if useless else "doubtful",
-                f"D called pseudo-anomalies more normal than normal images in training (AUROC down to {min(late):.2f})",
-                "its score may mean the opposite of what it should; train with the preset robust",
-            )
+        yield Finding(
+            "useless" if measures.d_weight > 0.5 and late[-1] < FLIPPED else "doubtful",
+            f"D called pseudo-anomalies more normal than normal images in training (AUROC down to {min(late):.2f})",
+            "its score may mean the opposite of what it should; train with the preset robust",
         )
-    if measures.n_held_out < FEW_HELD_OUT:
-        findings.append(
-            Finding(
-                "doubtful",
-                f"only {measures.n_held_out} held-out normal images stand behind its threshold",
-                "train on more normal images, or ask for a larger alpha",
-            )
-        )
-    if measures.same_as_held_out is not None and measures.same_as_held_out < UNLIKELY:
-        findings.append(
-            Finding(
-                "doubtful",
-                f"{measures.n_fresh} fresh normal images do not score like those that it was calibrated on "
-                f"(p = {measures.same_as_held_out:.1g})",
-                "its false-positive rate is not what it promises; were other things mixed into the training images, or "
-                "have the images changed since? Train again on images like these",
-            )
-        )
-    if measures.shift is not None and measures.shift > SHIFTED:
-        findings.append(
-            Finding(
-                "doubtful",
-                f"fresh normal images are not, on average, like those that it was trained on (squared "
-                f"distance {measures.shift:.1f}, where chance would give 0)",
-                "it learned something else, or something more, than these images: were other things mixed into the "
-                "training images, or have the images changed since? Train again on images like these",
-            )
-        )
-    if measures.stability is not None and measures.stability < UNSTABLE:
-        findings.append(
-            Finding(
-                "doubtful",
-                f"a second training with another seed ranks images differently (correlation {measures.stability:.2f})",
-                more,
-            )
-        )
-    return findings
+    same = 1.0 if measures.same_as_held_out is None else measures.same_as_held_out
+    shift, stability = measures.shift or 0.0, 1.0 if measures.stability is None else measures.stability
+    for is_so, reason, advice in (
+        (
+            measures.n_held_out < FEW_HELD_OUT,
+            f"only {measures.n_held_out} held-out normal images stand behind its threshold",
+            "train on more normal images, or ask for a larger alpha",
+        ),
+        (
+            same < UNLIKELY,
+            f"{measures.n_fresh} fresh normal images do not score like those that it was calibrated on "
+            f"(p = {same:.1g})",
+            f"its false-positive rate is not what it promises; {mixed}",
+        ),
+        (
+            shift > SHIFTED,
+            "fresh normal images are not, on average, like those that it was trained on (squared distance "
+            f"{shift:.1f}, where chance would give 0)",
+            f"it learned something else, or something more, than these images: {mixed}",
+        ),
+        (
+            stability < UNSTABLE,
+            f"a second training with another seed ranks images differently (correlation {stability:.2f})",
+            more,
+        ),
+    ):
+        if is_so:
+            yield Finding("doubtful", reason, advice)
 
 
 def check_trained(detector: Detector, images: TrainingImages, folder: RunFolder | None = None) -> Health:
@@ -253,10 +278,7 @@ def check_trained(detector: Detector, images: TrainingImages, folder: RunFolder 
     With folds these are all images, each of which trained one of the networks: changed copies of them are told a
     little too well. ``check_run`` with fresh images is stricter.
     """
-    health = check(detector, images.normals.images[images.split.held_out], fresh=False)
-    if folder:
-        write_text(folder.health, json.dumps(health.as_json(), indent=2))
-    return health
+    return _kept(check(detector, images.normals.images[images.split.held_out], fresh=False), folder)
 
 
 def check_run(
@@ -271,27 +293,39 @@ def check_run(
 
     Args:
         run: a run folder or a detector's file.
-        data: fresh normal images, of which those that it was trained or calibrated on are left out; none: the images
-            that its training held out.
+        data: fresh normal images, of which those that it was trained or calibrated on are left out; none, or the
+            images of the training: those of them that it held out.
         normal: normal classes of ``data``; none: those of the training, or all images if ``data`` has no classes.
         second_seed: whether to train a second detector with another seed, four times shorter, and compare.
         strict: stop at the first image of ``data`` that cannot be used.
 
     Raises:
-        ArtefactError, DataError: if there is no such run, or its images are not where they were.
+        ArtefactError, DataError: if there is no such run, or its images are not found, or other ones set the threshold.
     """
     detector = Detector.load(run)
-    folder = RunFolder(Path(run)) if Path(run).is_dir() else None
     skipped: Sequence[Skipped] = ()
-    if data is None:
-        images = _images_of(detector)
-        normals = images.normals.images[images.split.held_out]
-    else:
+    normals = None
+    if data is not None:
         loaded = _open_normals(data, normal, detector).load(detector.image_format, strict)
-        normals = loaded.images[torch.from_numpy(~detector.was_seen(loaded.images))]
-        skipped = loaded.skipped
-    second = _second(detector) if second_seed else None
-    health = replace(check(detector, normals, fresh=data is not None, second=second), skipped=skipped)
+        skipped, normals = loaded.skipped, loaded.images[torch.from_numpy(~detector.was_seen(loaded.images))]
+    fresh = normals is not None and len(normals) > 0
+    if not fresh and "recalibrated_on" in detector.training:
+        raise DataError(
+            "its threshold was set anew by alocc calibrate, from images that the training did not hold out; give fresh "
+            "normal images: alocc check RUN DATA"
+        )
+    second = None
+    if not fresh or second_seed:
+        source = noted_data(detector.training["data"], run) if fresh or data is None else data
+        images = _images_of(detector, source)
+        second = _second(detector, source) if second_seed else None
+        normals = normals if fresh else images.normals.images[images.split.held_out]
+    assert normals is not None
+    health = replace(check(detector, normals, fresh=fresh, second=second), skipped=skipped)
+    return _kept(health, RunFolder(Path(run)) if Path(run).is_dir() else None)
+
+
+def _kept(health: Health, folder: RunFolder | None) -> Health:
     if folder:
         write_text(folder.health, json.dumps(health.as_json(), indent=2))
     return health
@@ -304,34 +338,25 @@ def _open_normals(data: Data, normal: Sequence[str] | None, detector: Detector) 
     return open_source(data, "test", normal)
 
 
-def _images_of(detector: Detector) -> TrainingImages:
+def _images_of(detector: Detector, data: Data) -> TrainingImages:
     """The images of a detector's training, if they are still what they were."""
     notes = detector.training
-    if notes["data"] == "arrays":
-        raise DataError(
-            "the detector was trained on arrays, which are not kept; give fresh normal images, and --no-second-seed"
-        )
-    images = load_training_images(notes["data"], notes["normal_classes"] or None, detector.config)
+    images = load_training_images(data, notes["normal_classes"] or None, detector.config)
     if images.summary["images_sha256"] != notes["images_sha256"]:
         raise DataError(
-            f"{notes['data']} has changed since the training; give fresh normal images, and --no-second-seed"
+            f"{images.summary['data']} has changed since the training, or is not what it was trained on; give fresh "
+            "normal images, and --no-second-seed"
         )
     return images
 
 
-def _second(detector: Detector) -> Detector:
+def _second(detector: Detector, data: Data) -> Detector:
     """A detector of the same images with the next seed and a quarter of the iterations."""
-    _images_of(detector)
-    notes, config = detector.training, detector.config
+    config = detector.config
     main = config.training.reconstruction or config.training.adversarial
     assert main is not None
-    return train(
-        notes["data"],
-        normal=notes["normal_classes"] or None,
-        config=config,
-        seed=config.seed + 1,
-        iterations=max(1, main.iterations // 4),
-    )
+    normal, iterations = detector.training["normal_classes"] or None, max(1, main.iterations // 4)
+    return train(data, normal=normal, config=config, seed=config.seed + 1, iterations=iterations)
 
 
 def gross_probes(normals: Tensor, stream: torch.Generator) -> dict[str, Tensor]:
@@ -353,20 +378,8 @@ def gross_probes(normals: Tensor, stream: torch.Generator) -> dict[str, Tensor]:
 
 def likely_probes(normals: Tensor, stream: torch.Generator) -> dict[str, Tensor]:
     """Images that are hardly normal, unless the normal ones have no shape: another source, and pieces out of place."""
-    few = min(len(normals), PROBES)
-    return {"cloudy": _clouds(few, normals, stream), "shuffled": _shuffled(normals[:few], stream)}
-
-
-def _clouds(n: int, normals: Tensor, stream: torch.Generator) -> Tensor:
-    """Another source: noise whose strength falls with frequency as in photographs, in the normal images' range."""
-    _, channels, height, width = normals.shape
-    down, across = torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None]
-    frequency = (down.square() + across.square()).sqrt().clamp(min=1 / max(height, width))
-    white = torch.fft.rfft2(torch.randn((n, channels, height, width), generator=stream))
-    clouds = torch.fft.irfft2(white / frequency, s=(height, width))
-    standard = (clouds - clouds.mean((2, 3), keepdim=True)) / clouds.std((2, 3), keepdim=True)
-    photograph_like: Tensor = (normals.mean() + normals.std() * standard).clamp(0, 1)
-    return photograph_like
+    few = normals[:PROBES]
+    return {"cloudy": clouds(few, stream), "shuffled": _shuffled(few, stream)}
 
 
 def _shuffled(x: Tensor, stream: torch.Generator) -> Tensor:

@@ -95,32 +95,23 @@ def evaluate(
 
 
 def watch_on(labelled: Labelled) -> Callable[[Detector], Mapping[str, float]]:
-    """A look at labelled images through training, for a curve: it never steers anything.
+    """Evaluation on labelled images through training, for a curve: it never steers anything.
 
     Beside the detector's own verdict it notes both ways to read D's class 1. ``real`` is how D is trained: an image is
     an anomaly if ``p_real < 0.5``. ``flipped`` is the article's evaluation: class 1 is the anomaly.
     """
+    anomalous = labelled.is_anomalous
 
     def watch(detector: Detector) -> Mapping[str, float]:
         scores = detector.score(labelled.images.images)
-        anomalous = labelled.is_anomalous
         own = at_threshold(scores.is_anomaly, anomalous)
-        figures = {
-            "accuracy": own["accuracy"],
-            "f1": own["f1"],
-            "auroc": auroc(scores.anomaly_score, anomalous),
-        }
+        figures = {"accuracy": own["accuracy"], "f1": own["f1"], "auroc": auroc(scores.anomaly_score, anomalous)}
         if scores.p_real is not None:
-            real = at_threshold(scores.p_real < 0.5, anomalous)
-            flipped = at_threshold(scores.p_real >= 0.5, anomalous)
-            figures |= {
-                "accuracy_real": real["accuracy"],
-                "f1_real": real["f1"],
-                "accuracy_flipped": flipped["accuracy"],
-                "f1_flipped": flipped["f1"],
-                "p_real_normal": float(scores.p_real[~anomalous].mean()),
-                "p_real_anomalous": float(scores.p_real[anomalous].mean()),
-            }
+            for reading, called in (("real", scores.p_real < 0.5), ("flipped", scores.p_real >= 0.5)):
+                read = at_threshold(called, anomalous)
+                figures |= {f"accuracy_{reading}": read["accuracy"], f"f1_{reading}": read["f1"]}
+            figures["p_real_normal"] = float(scores.p_real[~anomalous].mean())
+            figures["p_real_anomalous"] = float(scores.p_real[anomalous].mean())
         return figures
 
     return watch

@@ -1,4 +1,4 @@
-"""Scores of labelled images → figures, each with a bootstrap interval; compute here, draw elsewhere.
+"""Scores of labelled images → figures with 95 % intervals; compute here, draw elsewhere.
 
 Anomalous is the positive class unless a name says otherwise. The first figures are those at the detector's own
 threshold, which no label has seen; anything tuned on the labels says so in its name.
@@ -6,7 +6,7 @@ threshold, which no label has seen; anything tuned on the labels says so in its 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,10 @@ BoolArray = NDArray[np.bool_]
 
 CONFIDENCE = 0.95
 RESAMPLES = 300
+FIGURE_NAMES = {"f1": "F1", "auroc": "AUROC", "aupr": "AUPR", "eer": "EER", "fpr95": "FPR at 95 % TPR",
+                "pixel_auroc": "pixel AUROC", "pro": "per-region overlap", "pixel_f1": "pixel F1",
+                "best_f1": "best F1"}  # fmt: skip
+"""For people; other figures are called what they are."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +35,12 @@ class Evaluation:
     normal_as_positive: Mapping[str, float]
     """precision, recall, f1, aupr if normal is the positive class, as in the papers."""
     tuned_on_test: Mapping[str, float]
-    """best_f1 and its threshold, and best_f1 with normal as positive: chosen with the labels, so out of reach."""
+    """best_f1 and its threshold, and best_f1 with normal as positive: chosen with these labels."""
     auroc_of_parts: Mapping[str, float]
     """AUROC of each part of the anomaly score alone."""
     intervals: Mapping[str, tuple[float, float]]
-    """95 % bootstrap interval of each of ``figures``, of the others as "normal_as_positive.f1" and so on."""
+    """95 % interval of each of ``figures``, of the others as "normal_as_positive.f1" and so on: Wilson's of shares and
+    of F1, Hanley and McNeil's of AUROC, bootstrap of the rest."""
     alpha: float
     threshold: float
     n_normal: int
@@ -58,13 +63,33 @@ class Evaluation:
             "intervals": {name: list(interval) for name, interval in self.intervals.items()},
         }
 
-
-@dataclass(frozen=True)
-class Curves:
-    """Receiver operating characteristic, for drawing."""
-
-    false_positive_rate: FloatArray
-    true_positive_rate: FloatArray
+    def as_rows(self) -> list[tuple[str, ...]]:
+        """For a table: a header, then figures; a row of one entry is the heading of those below it."""
+        at_threshold = ("accuracy", "precision", "recall", "f1")
+        figures = dict(self.figures)
+        groups: list[tuple[str, str, Mapping[str, float]]] = [
+            (
+                f"at the detector's threshold (alpha {self.alpha:g})",
+                "",
+                {name: figures.pop(name) for name in at_threshold},
+            ),
+            ("over all thresholds", "", figures),
+            ("maps against masks", "", self.pixels),
+            ("with normal as the positive class", "normal_as_positive.", self.normal_as_positive),
+            (
+                "tuned on these labels: too good for new images",
+                "tuned_on_test.",
+                {"best_f1": self.tuned_on_test["best_f1"]},
+            ),
+            ("AUROC of each part of the score", "parts.", self.auroc_of_parts),
+        ]
+        rows: list[tuple[str, ...]] = [("figure", "value", "95 % interval")]
+        for title, prefix, group in groups:
+            rows += [(title,)] if group else []
+            for name, value in group.items():
+                interval = " – ".join(f"{end:.4f}" for end in self.intervals.get(prefix + name, ()))
+                rows.append((FIGURE_NAMES.get(name, name), f"{value:.4f}", interval))
+        return rows
 
 
 def evaluate_scores(
@@ -85,7 +110,7 @@ def evaluate_scores(
         threshold: a score above it is called an anomaly.
         alpha: the false-positive rate that the threshold was set for; only noted.
         parts: parts of the score, each (n,).
-        resamples: bootstrap samples, drawn within each class; 0 for no intervals.
+        resamples: bootstrap samples, drawn within each class; 0 for no intervals at all.
         seed: of the bootstrap.
 
     Raises:
@@ -98,15 +123,14 @@ def evaluate_scores(
         raise DataError(f"there are no {missing} images to evaluate with; see --normal and --anomalous")
     from sklearn import config_context
 
+    called = anomaly_score > threshold
     with config_context(assume_finite=True, skip_parameter_validation=True):  # the same arrays, hundreds of times
-        point = _all_figures(anomaly_score, is_anomalous, threshold, np.ones(len(anomaly_score)))
-        samples = _bootstrap(anomaly_score, is_anomalous, threshold, resamples, seed)
-    tail = 100 * (1 - CONFIDENCE) / 2
-    intervals = {
-        name: tuple(np.percentile([sample[name] for sample in samples], [tail, 100 - tail]).tolist())
-        for name in point
-        if samples and not name.endswith("threshold")
-    }
+        point = at_threshold(called, is_anomalous) | {"auroc": auroc(anomaly_score, is_anomalous)}
+        point |= {f"normal_as_positive.{name}": value for name, value in at_threshold(~called, ~is_anomalous).items()}
+        del point["normal_as_positive.accuracy"]  # the same as without
+        point |= _over_all_thresholds(anomaly_score, is_anomalous, np.ones(len(anomaly_score)))
+        samples = _bootstrap(anomaly_score, is_anomalous, resamples, seed)
+    intervals = _intervals(point, called, is_anomalous, samples) if samples else {}
     return Evaluation(
         figures={name: value for name, value in point.items() if "." not in name},
         normal_as_positive=_group(point, "normal_as_positive"),
@@ -127,45 +151,92 @@ def auroc(anomaly_score: FloatArray, is_anomalous: BoolArray) -> float:
     return float(roc_auc_score(is_anomalous, anomaly_score))
 
 
-def roc(anomaly_score: FloatArray, is_anomalous: BoolArray) -> Curves:
-    """False- and true-positive rate at every threshold."""
+def roc(anomaly_score: FloatArray, is_anomalous: BoolArray) -> tuple[FloatArray, FloatArray]:
+    """False-positive and true-positive rate at every threshold, for drawing."""
     from sklearn.metrics import roc_curve
 
     false_positive_rate, true_positive_rate, _ = roc_curve(is_anomalous, anomaly_score)
-    return Curves(false_positive_rate, true_positive_rate)
+    return false_positive_rate, true_positive_rate
 
 
-def at_threshold(called: BoolArray, positive: BoolArray, weights: FloatArray | None = None) -> dict[str, float]:
+def at_threshold(called: BoolArray, positive: BoolArray) -> dict[str, float]:
     """accuracy, precision, recall and F1 of calling images positive; 0 where a ratio has nothing below the line."""
-    weights = np.ones(len(called)) if weights is None else weights
-    true_positive = weights[called & positive].sum()
-    n_called, n_positive = weights[called].sum(), weights[positive].sum()
+    hits, n_called, n_positive = int((called & positive).sum()), int(called.sum()), int(positive.sum())
     return {
-        "accuracy": float(weights[called == positive].sum() / weights.sum()),
-        "precision": float(true_positive / n_called) if n_called else 0.0,
-        "recall": float(true_positive / n_positive) if n_positive else 0.0,
-        "f1": float(2 * true_positive / (n_called + n_positive)) if n_called + n_positive else 0.0,
+        "accuracy": float((called == positive).mean()),
+        "precision": hits / max(1, n_called),
+        "recall": hits / max(1, n_positive),
+        "f1": 2 * hits / max(1, n_called + n_positive),
     }
 
 
-def _all_figures(score: FloatArray, anomalous: BoolArray, threshold: float, weights: FloatArray) -> dict[str, float]:
-    from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_curve
+def share_interval(count: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of n images; 0 to 1 if there are none."""
+    from scipy.stats import binomtest
+
+    if not n:
+        return 0.0, 1.0
+    low, high = binomtest(count, n).proportion_ci(CONFIDENCE, "wilson")
+    return float(low), float(high)
+
+
+def auroc_interval(value: float, n_anomalous: int, n_normal: int) -> tuple[float, float]:
+    """95 % interval of an AUROC, also of a perfect one: all values that are not too far from it for their own error.
+
+    Standard error as by Hanley & McNeil 1982, with the mean of both numbers of images; method 5 of Newcombe 2006.
+    """
+    from scipy.optimize import brentq
+    from scipy.stats import norm
+
+    z, others = norm.ppf((1 + CONFIDENCE) / 2), (n_anomalous + n_normal) / 2 - 1
+
+    def lower(value: float) -> float:
+        def excess(other: float) -> float:
+            of_pairs = other * (1 - other) / (n_anomalous * n_normal)
+            variance = of_pairs * (1 + others * ((1 - other) / (2 - other) + other / (1 + other)))
+            return float(z**2 * variance - (other - value) ** 2)
+
+        return float(brentq(excess, 0, np.nextafter(value, 0))) if value > 0 else 0.0
+
+    return lower(value), 1 - lower(1 - value)
+
+
+def _intervals(
+    point: Mapping[str, float], called: BoolArray, anomalous: BoolArray, samples: Sequence[Mapping[str, float]]
+) -> dict[str, tuple[float, float]]:
+    n_anomalous, n_normal = int(anomalous.sum()), int((~anomalous).sum())
+    intervals = {"auroc": auroc_interval(point["auroc"], n_anomalous, n_normal)}
+    for prefix, taken, positive in (("", called, anomalous), ("normal_as_positive.", ~called, ~anomalous)):
+        hits, either = int((taken & positive).sum()), int((taken | positive).sum())
+        low, high = share_interval(hits, either)
+        intervals |= {
+            f"{prefix}accuracy": share_interval(int((taken == positive).sum()), len(taken)),
+            f"{prefix}precision": share_interval(hits, int(taken.sum())),
+            f"{prefix}recall": share_interval(hits, int(positive.sum())),
+            f"{prefix}f1": (2 * low / (1 + low), 2 * high / (1 + high)),  # of hits among those called or positive
+        }
+    # a bootstrap of scores without an overlap has no width: no narrower than a share of the images behind the figure
+    behind = {name: n_normal if "normal" in name else n_anomalous for name in samples[0] if name[-9:] != "threshold"}
+    behind |= dict.fromkeys(("eer", "fpr95"), min(n_normal, n_anomalous))
+    tail = 100 * (1 - CONFIDENCE) / 2
+    for name, n in behind.items():
+        low, high = np.percentile([sample[name] for sample in samples], [tail, 100 - tail]).tolist()
+        least, most = share_interval(round(point[name] * n), n)
+        intervals[name] = min(low, least), max(high, most)
+    return {name: intervals[name] for name in point if name in intervals}
+
+
+def _over_all_thresholds(score: FloatArray, anomalous: BoolArray, weights: FloatArray) -> dict[str, float]:
+    from sklearn.metrics import average_precision_score, precision_recall_curve, roc_curve
 
     fpr, tpr, _ = roc_curve(anomalous, score, sample_weight=weights, drop_intermediate=False)
     precision, recall, thresholds = precision_recall_curve(anomalous, score, sample_weight=weights)
     f1 = _f1(precision, recall)[:-1]
     precision_n, recall_n, _ = precision_recall_curve(~anomalous, -score, sample_weight=weights)
-    called = score > threshold
-    normal = at_threshold(~called, ~anomalous, weights)
     return {
-        **at_threshold(called, anomalous, weights),
-        "auroc": float(auc(fpr, tpr)),
         "aupr": float(average_precision_score(anomalous, score, sample_weight=weights)),
         "eer": equal_error_rate(fpr, tpr),
         "fpr95": float(fpr[np.argmax(tpr >= 0.95 - 1e-12)]),
-        "normal_as_positive.precision": normal["precision"],
-        "normal_as_positive.recall": normal["recall"],
-        "normal_as_positive.f1": normal["f1"],
         "normal_as_positive.aupr": float(average_precision_score(~anomalous, -score, sample_weight=weights)),
         "tuned_on_test.best_f1": float(f1.max()),
         # scikit-learn calls a score at the threshold positive; here it has to be above
@@ -190,9 +261,7 @@ def _f1(precision: FloatArray, recall: FloatArray) -> FloatArray:
     return np.divide(2 * precision * recall, total, out=np.zeros_like(total), where=total > 0)
 
 
-def _bootstrap(
-    score: FloatArray, anomalous: BoolArray, threshold: float, resamples: int, seed: int
-) -> list[dict[str, float]]:
+def _bootstrap(score: FloatArray, anomalous: BoolArray, resamples: int, seed: int) -> list[dict[str, float]]:
     rng = np.random.default_rng(seed)
     groups = [np.flatnonzero(anomalous), np.flatnonzero(~anomalous)]
     samples = []
@@ -201,7 +270,7 @@ def _bootstrap(
         for group in groups:
             weights[group] = rng.multinomial(len(group), np.full(len(group), 1 / len(group)))
         drawn = weights > 0
-        samples.append(_all_figures(score[drawn], anomalous[drawn], threshold, weights[drawn]))
+        samples.append(_over_all_thresholds(score[drawn], anomalous[drawn], weights[drawn]))
     return samples
 
 

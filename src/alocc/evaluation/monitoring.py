@@ -18,6 +18,8 @@ ALARM = 0.001
 """Chance of a false alarm over all windows together."""
 FEWEST = 10
 """Images of a window, at least: fewer say nothing."""
+TOLERATED = 0.06
+"""Distance of the scores' distributions that folds may make by themselves: see docs/decisions/0020."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Drift:
-    """What a look at a stream of images says."""
+    """What the scores of a stream of images say."""
 
     windows: Sequence[Window]
     alpha: float
@@ -46,6 +48,14 @@ class Drift:
     def as_json(self) -> dict[str, Any]:
         """For programs."""
         return asdict(self)
+
+    def as_rows(self) -> list[tuple[str, ...]]:
+        """For a table: a header, then window by window."""
+        rows = [("from", "to", "images", "mean p-value", f"share of p ≤ {self.alpha:g}", "p of no change")]
+        for one in self.windows:
+            figures = f"{one.mean_p_value:.2f}", f"{one.share_of_anomalies:.3f}", f"{one.p_same:.2g}"
+            rows.append((one.first, one.last, str(one.n_images), *figures))
+        return [*rows]
 
 
 def monitor(detector: Engine, names: Sequence[str], scores: Scores, window: int = 100) -> Drift:
@@ -60,8 +70,6 @@ def monitor(detector: Engine, names: Sequence[str], scores: Scores, window: int 
     Raises:
         DataError: if there are fewer than 10 images.
     """
-    from scipy.stats import ks_2samp
-
     n = len(scores)
     if n < FEWEST:
         raise DataError(f"{n} images are too few to tell whether anything has changed; give at least {FEWEST}")
@@ -69,7 +77,7 @@ def monitor(detector: Engine, names: Sequence[str], scores: Scores, window: int 
     windows = []
     for start, end in zip(starts, [*starts[1:], n], strict=True):
         part = slice(start, end)
-        p_same = float(ks_2samp(scores.anomaly_score[part], detector.held_out_scores).pvalue)
+        p_same = same_source(detector, scores.anomaly_score[part])
         windows.append(
             Window(
                 names[start],
@@ -82,3 +90,23 @@ def monitor(detector: Engine, names: Sequence[str], scores: Scores, window: int 
         )
     has_drifted = min(one.p_same for one in windows) * len(windows) < ALARM
     return Drift(windows, detector.alpha, has_drifted)
+
+
+def same_source(detector: Engine, anomaly_score: FloatArray) -> float:
+    """p-value of the hypothesis that images score like the held-out ones (Kolmogorov–Smirnov, two samples).
+
+    With folds, a held-out image was scored by the networks of one fold and a new one by all of them. Normal images then
+    have two distributions of scores, nearly the same, and only what is beyond that difference counts.
+
+    Args:
+        detector: the detector that gave the scores.
+        anomaly_score: of the images, (n,).
+    """
+    from scipy.stats import ks_2samp, kstwo
+
+    held_out, notes = detector.held_out_scores, detector.training
+    same = ks_2samp(anomaly_score, held_out)
+    if not notes.get("n_folds") or "recalibrated_on" in notes:
+        return float(same.pvalue)
+    n = len(anomaly_score) * len(held_out) / (len(anomaly_score) + len(held_out))
+    return float(kstwo.sf(max(0.0, same.statistic - TOLERATED), max(1, round(n))))

@@ -6,31 +6,29 @@ import base64
 import csv
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch.nn.functional as F
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
 from numpy.typing import NDArray
-from torch import Tensor
 
 from alocc.config import dump_config
-from alocc.data.images import ImageFormat, to_unit_range
+from alocc.data.images import to_unit_range
 from alocc.data.sources import ImageSet, Skipped
 from alocc.data.splits import shown_alpha
 from alocc.detector import Detector
-from alocc.errors import ArtefactError
+from alocc.errors import ArtefactError, InputError
+from alocc.evaluation.health import Measures
 from alocc.evaluation.metrics import roc
+from alocc.evaluation.notes import noted_data
 from alocc.report import figures
-from alocc.report.figures import FloatArray
-from alocc.report.pictures import make_sheets, tile_size, triples, webp
-from alocc.report.shown import Shown, look, printable, printable_reasons
-from alocc.report.table import image_table
-from alocc.report.threshold import follow_alpha, histogram
+from alocc.report.page_data import histogram, page_data
+from alocc.report.pictures import address, make_sheets, strip, tile_size, triples
+from alocc.report.results import Results, printable, printable_reasons, score_images
 from alocc.storage import write_text
 from alocc.training.run import RunFolder
 
@@ -66,7 +64,8 @@ def build_report(
 
     Args:
         run: a run folder.
-        data: images to show; none: those watched through training, or else those trained on.
+        data: images to show; none: those watched through training, or else those trained on, if they are near: see
+            :mod:`alocc.evaluation.notes`.
         normal: normal classes of ``data``; none: those of the training.
         anomalous: anomalous classes of ``data``; none: those watched, or else all others.
         out: the HTML file; none: report.html in the run folder.
@@ -77,68 +76,84 @@ def build_report(
     """
     folder = RunFolder(Path(run))
     detector = Detector.load(folder.root)
-    notes = _read_notes(folder) | {"recalibrated_on": detector.training.get("recalibrated_on")}
+    notes = {"watch": None, "watch_anomalous": None, "n_left_out": 0} | _read(folder.summary, "give a finished run")
+    notes["recalibrated_on"] = detector.training.get("recalibrated_on")
     if data is None:
-        data = notes["watch"] or notes["data"]
-        anomalous = anomalous or notes["watch_anomalous"]
-    shown = None
-    if data != "arrays":
-        shown = look(detector, data, normal, anomalous)
-    script = _asset("report.js")
-    page = _environment().get_template("report.html").render(
-        title=printable(folder.root.resolve().name),
-        detector=detector,
-        notes=notes,
-        config=dump_config(detector.config),
-        data=printable(data),
-        evaluation=shown.evaluation if shown else None,
-        shown=shown,
-        counts=_counts(shown) if shown else [],
-        smallest_alpha=shown_alpha(len(detector.held_out_scores)),
-        histogram=histogram(detector, shown),
-        page_data=_page_data(detector, shown),
-        health=_read_health(folder),
-        curves=_curves(folder, detector),
-        roc=_roc(shown),
-        grid=_grid(detector, shown.all_classes) if shown else [],
-        galleries=_galleries(detector, shown) if shown else [],
-        skipped=_skipped(notes, shown),
-        style=_asset("report.css"),
-        script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    )  # fmt: skip
+        watched = notes["watch_anomalous"]
+        anomalous = anomalous or (list(map(str, watched)) if isinstance(watched, list) else None)
+        noted = notes["watch"] or notes.get("data")
+        data = "arrays" if noted == "arrays" else noted_data(noted, folder.root)
+    results = None if data == "arrays" else score_images(detector, data, normal, anomalous)
+    pictures = {
+        "counts": _counts(results),
+        "page_data": page_data(detector, results, make_sheets(detector, results)),
+        "roc": _roc(results),
+        "grid": _grid(detector, results.all_classes),
+        "galleries": _galleries(detector, results),
+    } if results else dict.fromkeys(("counts", "page_data", "roc", "grid", "galleries"), ())  # fmt: skip
     written = Path(out) if out else folder.report
-    write_text(written, page)
+    write_text(written, _page(folder, detector, notes, printable(data), results, pictures))
     return written
 
 
-def _read_notes(folder: RunFolder) -> dict[str, Any]:
+def _page(
+    folder: RunFolder, detector: Detector, notes: Mapping[str, Any], data: str, results: Results | None, pictures: Any
+) -> str:
+    script = _asset("report.js")
+    environment = Environment(
+        loader=PackageLoader("alocc.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     try:
-        notes: dict[str, Any] = json.loads(folder.summary.read_text(encoding="utf-8"))
+        return environment.get_template("report.html").render(
+            pictures,
+            title=printable(folder.root.resolve().name),
+            detector=detector,
+            notes=notes,
+            config=dump_config(detector.config),
+            data=data,
+            evaluation=results.evaluation if results else None,
+            results=results,
+            smallest_alpha=shown_alpha(len(detector.held_out_scores)),
+            histogram=histogram(detector, results),
+            health=_read_health(folder),
+            curves=_curves(folder, detector),
+            skipped=_skipped(notes, results),
+            style=_asset("report.css"),
+            script=script,
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        )
+    except (csv.Error, KeyError, OSError, TypeError, UndefinedError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        names = ", ".join(path.name for path in (folder.summary, folder.history, folder.health))
+        raise ArtefactError(f"{folder.root}: {names} are not all what alocc wrote ({error}); train again") from None
+
+
+def _read(path: Path, advice: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ArtefactError(f"{folder.summary} cannot be read ({error}); give the folder of a finished run") from None
-    return {"watch": None, "watch_anomalous": None, "n_left_out": 0} | notes
+        raise ArtefactError(f"{path} cannot be read ({error}); {advice}") from None
+    if not isinstance(content, dict):
+        raise ArtefactError(f"{path} was not written by alocc; {advice}")
+    return content
 
 
-def _skipped(notes: dict[str, Any], shown: Shown | None) -> dict[str, list[str]]:
+def _skipped(notes: Mapping[str, Any], results: Results | None) -> dict[str, list[str]]:
     """Images that could not be used: one line each."""
     trained_on = [Skipped(**item) for item in notes["skipped"]]
-    found = {"shown": shown.images.skipped if shown else (), "trained on": trained_on}
+    found = {"shown": results.images.skipped if results else (), "trained on": trained_on}
     return {where: printable_reasons(skipped) for where, skipped in found.items() if skipped}
 
 
 def _read_health(folder: RunFolder) -> dict[str, Any] | None:
     """The last verdict; none if the run was never examined."""
-    try:
-        health: dict[str, Any] = json.loads(folder.health.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not folder.health.exists():
         return None
-    except (OSError, ValueError) as error:
-        raise ArtefactError(f"{folder.health} cannot be read ({error}); run alocc check again") from None
-    measures = health["measures"]
-    shown = {f"{name} images": value for name, value in measures["probes"].items()}
-    shown |= {f"normal images {name.replace('_', ' ')}": value for name, value in measures["unseen_kinds"].items()}
-    return health | {"shown": shown}
+    health = _read(folder.health, "run alocc check again")
+    return health | {"rows": Measures(**health["measures"]).as_rows()}
 
 
 def _curves(folder: RunFolder, detector: Detector) -> list[Markup]:
@@ -181,82 +196,56 @@ def _with_gaps(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
     return parted
 
 
-def _roc(shown: Shown | None) -> Markup | None:
-    if shown is None or shown.evaluation is None or shown.is_anomalous is None:
+def _roc(results: Results | None) -> Markup | None:
+    if results is None or results.evaluation is None or results.is_anomalous is None:
         return None
-    anomalous, called = shown.is_anomalous, shown.scores.is_anomaly
+    anomalous, called = results.is_anomalous, results.scores.is_anomaly
     rates = float(called[~anomalous].mean()), float(called[anomalous].mean())
-    area = shown.evaluation.figures["auroc"]
-    curve = figures.roc_figure(roc(shown.scores.anomaly_score, anomalous), area, *rates)
+    area = results.evaluation.figures["auroc"]
+    curve = figures.roc_figure(roc(results.scores.anomaly_score, anomalous), area, rates)
     return Markup(figures.themed(curve, f"ROC curve, AUROC {area:.4f}"))
 
 
 def _grid(detector: Detector, images: ImageSet) -> list[dict[str, str]]:
     """The article's picture: input, noisy input and reconstruction, for every class."""
-    rows = []
+    rows, size = [], tile_size(detector.image_format)
     for name in sorted(set(images.classes.tolist()))[:GRID_CLASSES]:
         chosen = images[np.flatnonzero(images.classes == name)[:GRID_COLUMNS]].images
         x_noisy, x_hat = detector.reconstruct(chosen)
         strips = {"input": to_unit_range(chosen), "noisy": x_noisy, "reconstruction": x_hat}
-        rows.append({"name": name} | {label: figures.strip(_small(strip)) for label, strip in strips.items()})
+        rows.append({"name": name} | {label: strip(images.numpy(), size) for label, images in strips.items()})
     return rows
 
 
-def _small(images: Tensor) -> FloatArray:
-    """Images of a report's size: none is enlarged."""
-    width, height = tile_size(ImageFormat(images.shape[2], images.shape[3], 1))
-    if height < images.shape[2]:
-        images = F.interpolate(images, size=(height, width), mode="bilinear", antialias=True).clamp(0, 1)
-    small: FloatArray = images.double().numpy()
-    return small
-
-
-def _galleries(detector: Detector, shown: Shown) -> list[dict[str, Any]]:
-    order = shown.by_score
+def _galleries(detector: Detector, results: Results) -> list[dict[str, Any]]:
+    order = results.by_score
     return [
-        {"title": "Most anomalous", "tiles": _tiles(detector, shown, order[:GALLERY])},
-        {"title": "Most normal", "tiles": _tiles(detector, shown, order[::-1][:GALLERY])},
+        {"title": "Most anomalous", "tiles": _tiles(detector, results, order[:GALLERY])},
+        {"title": "Most normal", "tiles": _tiles(detector, results, order[::-1][:GALLERY])},
     ]
 
 
-def _tiles(detector: Detector, shown: Shown, indices: NDArray[np.int64]) -> list[dict[str, Any]]:
-    drawn = triples(detector, shown, indices, tile_size(detector.image_format))
-    return [_tile(shown, index, three) for index, three in zip(indices.tolist(), drawn, strict=True)]
+def _tiles(detector: Detector, results: Results, indices: NDArray[np.int64]) -> list[dict[str, Any]]:
+    drawn = triples(detector, results, indices, tile_size(detector.image_format))
+    return [
+        {
+            "pictures": list(zip(("input", "reconstruction", "anomaly map"), map(address, three), strict=True)),
+            "name": printable(results.images.names[index]),
+            "image_class": printable(results.images.classes[index]),
+            "anomaly_score": results.scores.anomaly_score[index],
+            "p_value": results.scores.p_value[index],
+            "is_anomaly": bool(results.scores.is_anomaly[index]),
+        }
+        for index, three in zip(indices.tolist(), drawn, strict=True)
+    ]
 
 
-def _tile(shown: Shown, index: int, three: Sequence[NDArray[np.uint8]]) -> dict[str, Any]:
-    addresses = ["data:image/webp;base64," + base64.b64encode(webp(pixels)).decode() for pixels in three]
-    return {
-        "pictures": list(zip(("input", "reconstruction", "anomaly map"), addresses, strict=True)),
-        "name": printable(shown.images.names[index]),
-        "image_class": printable(shown.images.classes[index]),
-        "anomaly_score": shown.scores.anomaly_score[index],
-        "p_value": shown.scores.p_value[index],
-        "is_anomaly": bool(shown.scores.is_anomaly[index]),
-    }
-
-
-def _counts(shown: Shown) -> list[dict[str, Any]]:
+def _counts(results: Results) -> list[dict[str, Any]]:
     """How many images of each group are called anomalies: what the page shows before anybody moves alpha."""
-    called = shown.scores.is_anomaly
-    groups = shown.groups().items()
+    called = results.scores.is_anomaly
+    groups = results.groups().items()
     return [{"name": name, "n": int(of.sum()), "called": int((called & of).sum())} for name, of in groups]
-
-
-def _page_data(detector: Detector, shown: Shown | None) -> dict[str, Any] | None:
-    if shown is None:
-        return None
-    return follow_alpha(detector, shown) | {"table": image_table(detector, shown, make_sheets(detector, shown))}
 
 
 def _asset(name: str) -> Markup:
     return Markup((resources.files("alocc.report") / "templates" / name).read_text(encoding="utf-8"))
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("alocc.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    return environment

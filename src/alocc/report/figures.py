@@ -1,8 +1,7 @@
-"""Arrays → pictures for the page: SVG for curves, PNG for images. Nothing here computes a figure."""
+"""Arrays → SVG for the page. Nothing here computes a figure."""
 
 from __future__ import annotations
 
-import base64
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -14,9 +13,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
 
-from alocc.evaluation.metrics import Curves
 from alocc.evaluation.monitoring import Drift
 
 NORMAL, ANOMALOUS, INK, SOFT, LINE = "#24619f", "#a8480f", "#1c2024", "#565e68", "#b9bec6"
@@ -42,7 +39,6 @@ STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "alocc",  # the same picture is the same text
 }
-TILE = 64
 
 FloatArray = NDArray[np.float64]
 
@@ -63,24 +59,24 @@ def drift_figure(drift: Drift) -> str:
     """Mean p-value and share of anomalies, window by window, with what they should be."""
     figure, axes = _axes("Do new images look like the held-out ones?", "window", "")
     x = range(1, len(drift.windows) + 1)
-    axes.plot(
-        x, [one.mean_p_value for one in drift.windows], color=NORMAL, marker="o", markersize=3, label="mean p-value"
-    )
-    axes.axhline(0.5, color=NORMAL, linestyle=":", linewidth=1)
-    shares = [one.share_of_anomalies for one in drift.windows]
-    axes.plot(x, shares, color=ANOMALOUS, marker="o", markersize=3, label=f"share with p ≤ {drift.alpha:g}")
-    axes.axhline(drift.alpha, color=ANOMALOUS, linestyle=":", linewidth=1)
+    means, shares = zip(*((one.mean_p_value, one.share_of_anomalies) for one in drift.windows), strict=True)
+    for values, expected, colour, label in (
+        (means, 0.5, NORMAL, "mean p-value"),
+        (shares, drift.alpha, ANOMALOUS, f"share with p ≤ {drift.alpha:g}"),
+    ):
+        axes.plot(x, values, color=colour, marker="o", markersize=3, label=label)
+        axes.axhline(expected, color=colour, linestyle=":", linewidth=1)
     axes.set_ylim(-0.02, 1.02)
     _legend(axes, "best")
     return _svg(figure)
 
 
-def roc_figure(curves: Curves, auroc: float, false_positive_rate: float, true_positive_rate: float) -> str:
-    """ROC with the detector's operating point."""
+def roc_figure(curve: tuple[FloatArray, FloatArray], auroc: float, point: tuple[float, float]) -> str:
+    """ROC with the detector's operating point; false-positive rate first."""
     figure, axes = _axes(f"ROC, AUROC {auroc:.4f}", "false-positive rate", "true-positive rate", size=(4.6, 4))
     axes.plot([0, 1], [0, 1], color=SOFT, linestyle="--", linewidth=1)
-    axes.plot(curves.false_positive_rate, curves.true_positive_rate, color=NORMAL, linewidth=1.8)
-    axes.plot([false_positive_rate], [true_positive_rate], "o", color=INK, label="the detector's threshold")
+    axes.plot(*curve, color=NORMAL, linewidth=1.8)
+    axes.plot(*point, "o", color=INK, label="the detector's threshold")
     _legend(axes, "lower right")
     axes.set_xlim(-0.01, 1.01)
     axes.set_ylim(-0.01, 1.01)
@@ -94,17 +90,6 @@ def themed(svg: str, title: str) -> str:
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg)  # every figure has the same ones, and nothing refers to them
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)
-
-
-def strip(images: FloatArray) -> str:
-    """Images side by side, (n, C, H, W) in [0, 1], as one PNG data address; nothing is between them."""
-    opaque = np.concatenate([images, np.ones_like(images[:, :1])], axis=1)
-    padded = np.pad(opaque, ((0, 0), (0, 0), (0, 0), (1, 1)))
-    pixels = (np.concatenate(list(padded), axis=2) * 255).round().astype(np.uint8)
-    picture = Image.fromarray(pixels.transpose(1, 2, 0))  # grey or RGB, and opacity
-    data = io.BytesIO()
-    picture.save(data, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
 
 
 def _axes(title: str, x_label: str, y_label: str, size: tuple[float, float] = (5.2, 3.2)) -> tuple[Figure, Axes]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.ndimage import binary_erosion
 
 from alocc.data.images import to_unit_range
 from alocc.data.sources import ImageSet
@@ -45,25 +46,23 @@ def overlay(
     height, width = anomaly_map.shape
     scale = -(-side // min(height, width))
     size = (width * scale, height * scale)
-    grey = np.repeat(image, 3, 0) if image.shape[0] == 1 else image
-    pixels = Image.fromarray((grey.transpose(1, 2, 0) * 255).round().astype(np.uint8))
-    base = np.asarray(pixels.resize(size, Image.Resampling.NEAREST), dtype=np.float32)
+    base = np.asarray(Image.fromarray(rgb(image)).resize(size, Image.Resampling.NEAREST), dtype=np.float32)
     large = np.asarray(Image.fromarray(anomaly_map).resize(size, Image.Resampling.BILINEAR))
     relative = (large / threshold)[..., None]
     heat, how_hot = np.clip((relative - FROM) / (1 - FROM), 0, 1), np.clip(relative - 1, 0, 1)
     colour = HOT[0] * (1 - how_hot) + HOT[1] * how_hot
-    shown = base * (1 - 0.6 * heat) + colour * 0.6 * heat
+    blended = base * (1 - 0.6 * heat) + colour * 0.6 * heat
     above = large > threshold
-    shown[_edge(above, max(1, side // 128))] = (40, 0, 0)
-    drawn: NDArray[np.uint8] = shown.round().astype(np.uint8)
+    interior = binary_erosion(above, iterations=max(1, side // 128), border_value=1)  # the picture's border is no edge
+    blended[above & ~interior] = (40, 0, 0)
+    drawn: NDArray[np.uint8] = blended.round().astype(np.uint8)
     return drawn
 
 
-def _edge(inside: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
-    interior = inside.copy()
-    for axis in (0, 1):
-        interior &= np.roll(inside, -width, axis) & np.roll(inside, width, axis)
-    return inside & ~interior
+def rgb(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """(C, H, W) in [0, 1] → (H, W, 3), uint8."""
+    colours = np.repeat(image, 3, 0) if len(image) == 1 else image
+    return (colours.transpose(1, 2, 0) * 255).round().astype(np.uint8)
 
 
 def overlay_writer(detector: Detector, folder: Path) -> Callable[[ImageSet, Scores], None]:

@@ -13,8 +13,8 @@ from PIL import Image
 
 from alocc.data.images import ImageFormat, to_unit_range
 from alocc.detector import Detector
-from alocc.report.overlays import overlay
-from alocc.report.shown import Shown
+from alocc.report.overlays import overlay, rgb
+from alocc.report.results import Results
 
 PER_SHEET = 100
 COLUMNS = 10
@@ -46,15 +46,15 @@ def tile_size(image_format: ImageFormat) -> tuple[int, int]:
     return max(1, round(image_format.width * scale)), max(1, round(image_format.height * scale))
 
 
-def make_sheets(detector: Detector, shown: Shown, budget: int = BUDGET) -> Sheets:
+def make_sheets(detector: Detector, results: Results, budget: int = BUDGET) -> Sheets:
     """Draw as many images as the budget allows, the interesting ones first: see :func:`by_interest`."""
     width, height = tile_size(detector.image_format)
-    order = by_interest(shown, detector.threshold)
+    order = by_interest(results, detector.threshold)
     sheets: list[str] = []
     chosen: list[int] = []
     for start in range(0, len(order), PER_SHEET):
         indices = order[start : start + PER_SHEET]
-        data = webp(_sheet(list(triples(detector, shown, indices, (width, height)))))
+        data = encoded(_sheet(list(triples(detector, results, indices, (width, height)))))
         budget -= len(data)
         if budget < 0:
             break
@@ -63,31 +63,31 @@ def make_sheets(detector: Detector, shown: Shown, budget: int = BUDGET) -> Sheet
     return Sheets(width, height, sheets, chosen)
 
 
-def by_interest(shown: Shown, threshold: float) -> NDArray[np.int64]:
+def by_interest(results: Results, threshold: float) -> NDArray[np.int64]:
     """Mistakes, the most anomalous images, those nearest to the threshold, the most normal ones; then all others."""
-    order = shown.by_score
-    n_above = int((shown.scores.anomaly_score > threshold).sum())
+    order = results.by_score
+    n_above = int((results.scores.anomaly_score > threshold).sum())
     near = order[max(0, n_above - FIRST) : n_above + FIRST]
-    mistakes = np.zeros(len(shown), dtype=bool)
-    if shown.is_anomalous is not None:
-        mistakes = shown.scores.is_anomaly != shown.is_anomalous
+    mistakes = np.zeros(len(results), dtype=bool)
+    if results.is_anomalous is not None:
+        mistakes = results.scores.is_anomaly != results.is_anomalous
     together = np.concatenate([order[mistakes[order]][:FIRST], order[:FIRST], near, order[::-1][:FIRST], order])
     _, first = np.unique(together, return_index=True)
     return together[np.sort(first)]
 
 
 def triples(
-    detector: Detector, shown: Shown, indices: NDArray[np.int64], size: tuple[int, int]
+    detector: Detector, results: Results, indices: NDArray[np.int64], size: tuple[int, int]
 ) -> Iterator[tuple[Pixels, Pixels, Pixels]]:
     """Input, reconstruction and map over the input, (height, width, 3) each, of some images.
 
     Args:
         detector: reconstructs, and makes the maps.
-        shown: the images.
+        results: the images.
         indices: which of them.
         size: width and height of a picture.
     """
-    chosen = shown.images[indices].images
+    chosen = results.images[indices].images
     x, (_, x_hat) = to_unit_range(chosen).numpy(), detector.reconstruct(chosen)
     maps = detector.anomaly_map(chosen)
     for image, reconstruction, anomaly_map in zip(x, x_hat.numpy(), maps, strict=True):
@@ -95,17 +95,21 @@ def triples(
         yield _resized(rgb(image), size), _resized(rgb(reconstruction), size), _resized(hot, size)
 
 
-def rgb(image: NDArray[np.float32]) -> Pixels:
-    """(C, H, W) in [0, 1] → (H, W, 3), uint8."""
-    colours = np.repeat(image, 3, 0) if len(image) == 1 else image
-    pixels: Pixels = (colours.transpose(1, 2, 0) * 255).round().astype(np.uint8)
-    return pixels
+def strip(images: NDArray[np.float32], size: tuple[int, int]) -> str:
+    """Images side by side, (n, C, H, W) in [0, 1], as the address of one PNG; a transparent line is after each."""
+    tiles = [np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)]) for pixels in map(rgb, images)]
+    return address(np.hstack([np.pad(_resized(tile, size), ((0, 0), (0, 1), (0, 0))) for tile in tiles]), "png")
 
 
-def webp(pixels: Pixels) -> bytes:
-    """A WebP file."""
+def address(pixels: Pixels, kind: str = "webp") -> str:
+    """A picture that is its own address."""
+    return f"data:image/{kind};base64,{base64.b64encode(encoded(pixels, kind)).decode()}"
+
+
+def encoded(pixels: Pixels, kind: str = "webp") -> bytes:
+    """A picture's file."""
     data = io.BytesIO()
-    Image.fromarray(pixels).save(data, "WEBP", quality=QUALITY)
+    Image.fromarray(pixels).save(data, kind, quality=QUALITY, optimize=True)
     return data.getvalue()
 
 

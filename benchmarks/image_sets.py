@@ -1,4 +1,4 @@
-"""A suite of nineteen small image sets of different kinds, the same on every machine.
+"""A suite of nineteen small image sets of different types, the same on every machine; benchmarks/suite.py runs it.
 
 Drawn sets need NumPy and Pillow alone; glyphs come from the fonts that Matplotlib ships; photographs and faces from
 scikit-image, where it is installed; clothes from Debian's ``dataset-fashion-mnist``, where it is. In each set the
@@ -10,13 +10,14 @@ from __future__ import annotations
 import gzip
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from alocc.benchmark.cells import Cell, Task, UnavailableError, limited
+from alocc.benchmark.cells import load_task as load_task_of_source
 from alocc.data.mnist import read_idx
 
 Images = NDArray[np.uint8]
@@ -26,35 +27,21 @@ FINE = 4
 """Drawn images are drawn this many times larger and then reduced, so that edges are smooth."""
 
 
-class UnavailableError(Exception):
-    """A set whose images are not on this machine."""
-
-
-@dataclass(frozen=True)
-class ImageSuiteSet:
-    """One set of the suite."""
-
-    name: str
-    about: str
-    train: Images
-    """Normal images, (n, H, W) or (n, H, W, 3)."""
-    test: Images
-    is_anomalous: NDArray[np.bool_]
-
-
-def load_suite_set(name: str) -> ImageSuiteSet:
+def load_set(name: str) -> Task:
     """Make or read one set of :data:`SUITE`; always the same images.
 
     Raises:
         UnavailableError: if it needs something that is not installed.
     """
-    about, make = SUITE[name]
     # numbered by name, so that a new set changes no other
-    rng = np.random.default_rng(int.from_bytes(name.encode(), "big"))
-    train, normal, anomalous = make(rng)
+    train, normal, anomalous = SUITE[name][1](np.random.default_rng(int.from_bytes(name.encode(), "big")))
     test = np.concatenate([normal, anomalous])
-    labels = np.arange(len(test)) >= len(normal)
-    return ImageSuiteSet(name, about, train, test, labels)
+    return Task(train, test, np.arange(len(test)) >= len(normal))
+
+
+def load_task(cell: Cell) -> Task:
+    """Images of a cell of the suite, or of any other."""
+    return limited(cell, load_set(cell.label)) if cell.data == "suite" else load_task_of_source(cell)
 
 
 Made = tuple[Images, Images, Images]

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alocc.model.calibration import conformal_p_values
-from alocc.report.threshold import alpha_steps, held_out_above
+from alocc.report.page_data import alpha_steps, held_out_above
 
 
 @given(st.integers(1, 300), st.lists(st.floats(-5, 5), min_size=1, max_size=20))

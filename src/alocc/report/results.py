@@ -1,4 +1,4 @@
-"""The images that a report shows: loaded, scored and, where classes are known, compared with them."""
+"""The images of a report: loaded, scored and, where classes are known, compared with them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from alocc.data.sources import ImageSet, Skipped, open_source
+from alocc.data.sources import ImageSet, Skipped, _check_classes, open_source
 from alocc.detector import Detector, Scores
 from alocc.errors import DataError
 from alocc.evaluation.labelled import Labelled, evaluate
@@ -17,7 +17,7 @@ from alocc.evaluation.metrics import Evaluation
 
 
 @dataclass(frozen=True)
-class Shown:
+class Results:
     """Images with their scores and, where classes are known, their labels."""
 
     all_classes: ImageSet
@@ -27,6 +27,8 @@ class Shown:
     is_anomalous: NDArray[np.bool_] | None
     scores: Scores
     evaluation: Evaluation | None
+    n_seen: int
+    """How many of ``images`` the detector was trained or calibrated on: their scores flatter it."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -43,9 +45,9 @@ class Shown:
         return {"normal": ~self.is_anomalous, "anomalous": self.is_anomalous}
 
 
-def look(
+def score_images(
     detector: Detector, data: str, normal: Sequence[str] | None = None, anomalous: Sequence[str] | None = None
-) -> Shown:
+) -> Results:
     """Load images and score them.
 
     Args:
@@ -55,29 +57,28 @@ def look(
         anomalous: names of the anomalous ones; none: all others.
 
     Raises:
-        DataError: if the images or a class cannot be found, or not one image can be used.
+        DataError: if the images or a class cannot be found, or not one image, of either side if sides are named, can be
+            used.
     """
-    everything = open_source(data, "test").load(detector.image_format)
-    names = set(everything.classes.tolist()) - {""}
-    _check_classes(data, [*(normal or ()), *(anomalous or ())], names)
-    normal = normal or detector.training["normal_classes"] or ()
-    others = anomalous or names - set(normal)
+    source = open_source(data, "test")
+    _check_classes([*(normal or ()), *(anomalous or ())], source.class_names, data)
+    everything = source.load(detector.image_format)
+    sides = [list(normal or detector.training["normal_classes"]), list(anomalous or ())]
+    sides[1] = sides[1] or sorted(set(everything.classes.tolist()) - {"", *sides[0]})
+    is_normal, is_other = (np.isin(everything.classes, side) for side in sides)
+    if (is_normal & is_other).any():
+        raise DataError(f'class "{everything.classes[is_normal & is_other][0]}" is named both normal and anomalous')
     images, is_anomalous = everything, None
-    if normal and others and set(normal) <= names:
-        asked_for = np.isin(everything.classes, [*normal, *others])
-        images = everything if asked_for.all() else everything[asked_for]
-        is_anomalous = ~np.isin(images.classes, list(normal))
+    if is_normal.any() and is_other.any():
+        kept = is_normal | is_other
+        images = everything if kept.all() else everything[kept]
+        is_anomalous = is_other[kept]
+    elif normal or anomalous:
+        missing = "anomalous" if is_normal.any() else "normal"
+        raise DataError(f"{data} has no {missing} images that can be used; see --normal and --anomalous")
     scores = detector.score(images.images)
-    evaluation = None
-    if is_anomalous is not None:
-        evaluation = evaluate(detector, Labelled(images, is_anomalous), scores)
-    return Shown(everything, images, is_anomalous, scores, evaluation)
-
-
-def _check_classes(data: str, asked_for: Sequence[str], names: set[str]) -> None:
-    for name in asked_for:
-        if name not in names:
-            raise DataError(f'{data} has no class "{name}"; its classes: {", ".join(sorted(names)) or "none"}')
+    evaluation = None if is_anomalous is None else evaluate(detector, Labelled(images, is_anomalous), scores)
+    return Results(everything, images, is_anomalous, scores, evaluation, int(detector.was_seen(images.images).sum()))
 
 
 def printable(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What the page needs to follow alpha: which values it may take, what is called at each, and the histogram.
+"""What the page's script works with: the values of alpha, what is called at each, the histogram, the table of images.
 
 The page repeats no scoring. It knows of every image how many of the n held-out ones are at least as anomalous, k; from
 that comes ``p_value = (1 + k) / (n + 1)``, the very division that the detector makes, and ``p_value <= alpha``.
@@ -6,21 +6,28 @@ that comes ``p_value = (1 + k) / (n + 1)``, the very division that the detector 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from alocc.data.splits import smallest_alpha
 from alocc.detector import Detector
-from alocc.report.shown import Shown
+from alocc.report.pictures import COLUMNS, PER_SHEET, Sheets
+from alocc.report.results import Results, printable
 
 FloatArray = NDArray[np.float64]
 
 STEPS = 160
 HIGHEST_ALPHA = 0.5
 MOST_BARS = 60
+MOST_ROWS = 20_000
+"""Images that the table lists; of more, the most anomalous. The counts are always of all."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +69,12 @@ def held_out_above(p_value: FloatArray, n_held_out: int) -> NDArray[np.int64]:
     return np.rint(p_value * (n_held_out + 1)).astype(np.int64) - 1
 
 
-def follow_alpha(detector: Detector, shown: Shown) -> dict[str, object]:
+def page_data(detector: Detector, results: Results, sheets: Sheets) -> dict[str, Any]:
     """What the page calculates with: see the module."""
     n = len(detector.held_out_scores)
-    k = held_out_above(shown.scores.p_value, n)
+    k = held_out_above(results.scores.p_value, n)
     groups = []
-    for name, members in shown.groups().items():
+    for name, members in results.groups().items():
         values, counts = np.unique(k[members], return_counts=True)
         groups.append({"name": name, "k": values.tolist(), "counts": counts.tolist()})
     return {
@@ -75,18 +82,49 @@ def follow_alpha(detector: Detector, shown: Shown) -> dict[str, object]:
         "alphas": alpha_steps(n, detector.alpha),
         "held_out": detector.held_out_scores.tolist(),
         "groups": groups,
+        "table": image_table(results, k, sheets),
     }
 
 
-def histogram(detector: Detector, shown: Shown | None) -> Histogram:
-    """Scores of the held-out images and of each group of the images shown, if any."""
+def image_table(results: Results, k: NDArray[np.int64], sheets: Sheets) -> dict[str, Any]:
+    """Columns of the images, the most anomalous first, and where the picture of each is."""
+    listed = results.by_score[:MOST_ROWS]
+    names = [printable(results.images.names[i]) for i in listed]
+    start = common_folder(names)
+    class_names, of_class = np.unique(results.images.classes[listed], return_inverse=True)
+    place = np.full(len(results), -1)
+    place[sheets.chosen] = np.arange(len(sheets.chosen))
+    is_anomalous = None if results.is_anomalous is None else results.is_anomalous[listed].astype(int).tolist()
+    return {
+        "folder": start,
+        "path": [name.removeprefix(start) for name in names],
+        "class_names": [printable(name) for name in class_names.tolist()],
+        "class": of_class.tolist(),
+        "anomaly_score": results.scores.anomaly_score[listed].tolist(),
+        "k": k[listed].tolist(),
+        "is_anomalous": is_anomalous,
+        "picture": place[listed].tolist(),
+        "pictures": asdict(sheets) | {"chosen": len(sheets.chosen), "per_sheet": PER_SHEET, "columns": COLUMNS},
+    }
+
+
+def common_folder(names: Sequence[str]) -> str:
+    """What all paths begin with, up to and with a separator; "" if nothing."""
+    shared = os.path.commonprefix(list(names)) if len(names) > 1 else ""  # noqa: RUF071  (names of any system)
+    folder = re.match(r".*[/\\]", shared, re.DOTALL)
+    return folder[0] if folder else ""
+
+
+def histogram(detector: Detector, results: Results | None) -> Histogram:
+    """Scores of the held-out images and of each group of the report's images, if any."""
     scores: dict[str, FloatArray] = {"held out": detector.held_out_scores}
-    if shown is not None:
-        scores |= {name: shown.scores.anomaly_score[members] for name, members in shown.groups().items()}
+    if results is not None:
+        scores |= {name: results.scores.anomaly_score[members] for name, members in results.groups().items()}
     low, high = _range(scores, detector.threshold)
     n_bars = int(np.clip(2 * np.sqrt(max(map(len, scores.values()))), 15, MOST_BARS))
     edges = np.linspace(low, high, n_bars + 1)
-    return Histogram(low, high, [_panel(name, values, edges) for name, values in scores.items()], _ticks(low, high))
+    ticks = [float(tick) for tick in MaxNLocator(8).tick_values(low, high) if low <= tick <= high]
+    return Histogram(low, high, [_panel(name, values, edges) for name, values in scores.items()], ticks)
 
 
 def _range(scores: Mapping[str, FloatArray], threshold: float) -> tuple[float, float]:
@@ -103,10 +141,3 @@ def _panel(name: str, values: FloatArray, edges: FloatArray) -> Panel:
     counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
     most = max(int(counts.max()), 1)
     return Panel(name, len(values), most, [round(100 * count / most, 2) for count in counts.tolist()])
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Five to ten round numbers of the axis."""
-    step = 10.0 ** np.floor(np.log10((high - low) / 2))
-    step = next(step * factor for factor in (0.5, 1, 2, 5) if (high - low) / (step * factor) <= 8)
-    return [float(step * i) for i in range(int(np.ceil(low / step)), int(np.floor(high / step)) + 1)]
