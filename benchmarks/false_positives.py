@@ -16,12 +16,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from alocc.model.calibration import conformal_p_values
 from image_sets import SUITE
 from numpy.typing import NDArray
 from scipy.stats import binom
 
 from alocc.data.mnist import load_mnist
-from alocc.model.calibration import conformal_p_values
 from alocc.storage import write_text
 from alocc.training.run import train
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from alocc.model.scoring import score_parts
 from measuring import Bench, Run, UnavailableError, alocc
 from numpy.typing import NDArray
 from speed_workers import smooth_images
@@ -18,7 +19,6 @@ from alocc.data.images import to_unit_range
 from alocc.data.mnist import CONTENT_SHA256, _on_disk, load_mnist
 from alocc.detector import Detector, _with_noise
 from alocc.errors import InputError
-from alocc.model.scoring import score_parts
 from alocc.runtime import Runtime
 from alocc.training.run import train as alocc_train
 

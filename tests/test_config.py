@@ -19,9 +19,9 @@ from alocc.config import (
     with_settings,
     with_values,
 )
-from alocc.synthesis.negatives import NEGATIVES
 from alocc.errors import ConfigError
 from alocc.parts.descriptions import PARTS
+from alocc.synthesis.negatives import NEGATIVES
 
 ARTICLES_ADAM = "{learning_rate = 2e-4, betas = [0.5, 0.9]}"
 CONFIGS = {

@@ -20,6 +20,7 @@ from alocc.calibration import Calibration, FloatArray, default_alpha
 from alocc.config import Config
 from alocc.data.frame import Frame
 from alocc.data.images import ImageFormat, prepare_batch
+from alocc.data.resizing import as_images
 from alocc.errors import ArtefactError, DataError
 from alocc.networks.architecture import build_networks
 from alocc.parts import check_parts
@@ -218,7 +219,7 @@ class Detector:
     def _accepted(self, images: NDArray[np.generic] | Tensor) -> Tensor:
         """Images in the detector's format, (n, C, H, W), uint8 or float32 in [0, 1]."""
         if not isinstance(images, Tensor):
-            return prepare_batch(images, self.image_format)
+            return prepare_batch(as_images(images), self.image_format)
         expected = (self.image_format.channels, *self.image_format.size)
         if images.ndim != 4 or tuple(images.shape[1:]) != expected:
             raise DataError(f"a tensor must have the detector's format, (n, {', '.join(map(str, expected))}), got "

@@ -17,7 +17,8 @@ from alocc.config import with_values
 from alocc.data.splits import split_normals
 from alocc.detector import Detector
 from alocc.errors import ConfigError, DataError
-from alocc.training.run import Device, train
+from alocc.training.plan import Device
+from alocc.training.run import train
 
 FloatArray = NDArray[np.float64]
 

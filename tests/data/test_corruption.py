@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from alocc.synthesis.corruption import corrupt, corrupt_each
 from alocc.seeding import generator
+from alocc.synthesis.corruption import corrupt, corrupt_each
 
 
 def corrupt_all(x, sigma_max, stream):

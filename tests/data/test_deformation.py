@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from alocc.synthesis.deformation import jitter, warp
 from alocc.seeding import generator
+from alocc.synthesis.deformation import jitter, warp
 
 
 def stream(name="deformation"):

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from alocc.seeding import generator
 from alocc.synthesis.deformation import jitter
 from alocc.synthesis.negatives import NEGATIVES, make_negatives
-from alocc.seeding import generator
 
 
 def stream(name="negatives"):

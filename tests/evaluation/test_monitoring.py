@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from alocc.model.calibration import conformal_p_values
 from scipy.stats import ks_2samp, kstwo
 
 import alocc
@@ -11,7 +12,6 @@ from alocc.config import preset, with_settings
 from alocc.data.images import prepare_batch
 from alocc.errors import ConfigError, DataError
 from alocc.evaluation.monitoring import monitor, same_source
-from alocc.model.calibration import conformal_p_values
 from alocc.report.figures import drift_figure
 from alocc.scores import Scores
 

@@ -5,11 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from alocc.model.calibration import Fusion, conformal_p_values, discoveries, threshold_at
 from alocc.model.scoring import FLOOR
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 HELD_OUT = np.array([1.0, 2.0, 2.0, 3.0])
 

@@ -6,9 +6,9 @@ import torch
 
 import alocc
 from alocc.config import preset, with_settings
-from alocc.synthesis.pasting import pasted
 from alocc.parts.cells import GRID, Localizer, _to_grid, at_full_size, map_parts
 from alocc.seeding import generator
+from alocc.synthesis.pasting import pasted
 
 SMALL = ["networks.width=4", "training.batch_size=16"]
 

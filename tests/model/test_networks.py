@@ -4,8 +4,8 @@ import torch.nn.functional as F
 
 from alocc.config import NetworksConfig
 from alocc.errors import ConfigError
-from alocc.networks.losses import discriminator_loss
 from alocc.networks.architecture import ENCODERS, build_networks, feature_sizes
+from alocc.networks.losses import discriminator_loss
 from alocc.seeding import generator
 
 ARTICLE = NetworksConfig(discriminator_logits=2)

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from alocc.model.scoring import FLOOR, score_parts, ssim, transformed
 
 from alocc.config import NetworksConfig
 from alocc.networks.architecture import Networks, build_networks
-from alocc.model.scoring import FLOOR, score_parts, ssim, transformed
 from alocc.seeding import generator
 
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from alocc.synthesis.negatives import NEGATIVES
 from alocc.parts.descriptions import Statistics
 from alocc.parts.validation import auroc, separation, useful_kinds, validated_weights
 from alocc.seeding import generator
+from alocc.synthesis.negatives import NEGATIVES
 
 
 def stream():

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
+from alocc.model.calibration import conformal_p_values
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alocc.model.calibration import conformal_p_values
 from alocc.report.page_data import alpha_steps, held_out_above
 
 

@@ -22,9 +22,10 @@ from alocc.data.sources import BUILT_IN, open_source
 from alocc.detector import Detector
 from alocc.errors import DataError
 from alocc.evaluation.health import measure
-from alocc.parts.validation import MOST_IMAGES
 from alocc.evaluation.metrics import at_threshold, auroc
+from alocc.parts.validation import MOST_IMAGES
 from alocc.seeding import generator
+from alocc.training.loop import Hooks
 from alocc.training.run import train
 
 FloatArray = NDArray[np.float64]
@@ -110,7 +111,7 @@ def run_cell(cell: Cell, load: Callable[[Cell], Task] | None = None) -> dict[str
         figures = {
             "auroc": auroc(score, task.is_anomalous),
             "parts": {name: auroc(part, task.is_anomalous) for name, part in scores.parts.items()},
-            "weights": dict(detector.fusion.weights),
+            "weights": dict(detector.scorer.fusion.weights),
             "health": measure(detector, normals[:MOST_IMAGES], fresh=True).as_json(),
             "n_held_out": len(detector.held_out_scores),
             "false_positives": {str(alpha): int((normal_p <= alpha).sum()) for alpha in ALPHAS},
@@ -226,7 +227,7 @@ def _train_watched(cell: Cell, task: Task) -> tuple[Detector, list[dict[str, flo
         config=Config.model_validate(cell.config),
         seed=cell.seed,
         device="cpu",
-        open_watch=(lambda _: watch) if cell.watch else None,
+        hooks=Hooks(open_watch=(lambda _: watch) if cell.watch else None),
     )
     return detector, evaluations
 

@@ -96,13 +96,14 @@ def train(
     stopped with Ctrl-C goes on where it was when the same command is given again.
     """
     from alocc.cli.running import load_settings, train_in_terminal
+    from alocc.training.plan import Settings
 
-    settings = load_settings(preset, config, set_ or [])
-    train_in_terminal(
-        data, class_names(normal, data, "train"), settings, out, seed=seed, iterations=iterations, epochs=epochs,
-        alpha=alpha, contamination=contamination, watch=watch, anomalous=class_names(anomalous, watch),
-        watch_every=watch_every, device=device, overwrite=overwrite, strict=strict,
+    settings = Settings(
+        data, class_names(normal, data, "train"), load_settings(preset, config, set_ or []), seed, iterations, epochs,
+        alpha, contamination, device, overwrite=overwrite, strict=strict,
     )  # fmt: skip
+    names = class_names(anomalous, watch)
+    train_in_terminal(settings, out, watch=watch, anomalous=names, watch_every=watch_every)
 
 
 @app.command(cls=ClassListCommand)
@@ -296,13 +297,15 @@ def reproduce_article(
     from alocc.cli.running import load_settings, train_in_terminal
     from alocc.evaluation.reproduction import EXPERIMENT, compare_with_article
     from alocc.report import build_report
-    from alocc.training.run import RunFolder
+    from alocc.training.folder import RunFolder
+    from alocc.training.plan import Settings
 
-    train_in_terminal(
-        EXPERIMENT.data, list(EXPERIMENT.normal), load_settings("article", None, set_ or []), out, seed=seed,
-        iterations=iterations, watch=EXPERIMENT.data, anomalous=list(EXPERIMENT.anomalous),
-        watch_every=min(500, max(1, iterations // 20)), watch_limit=None, device=device,
-    )  # fmt: skip
+    settings = Settings(
+        EXPERIMENT.data, EXPERIMENT.normal, load_settings("article", None, set_ or []), seed, iterations, device=device
+    )
+    every = min(500, max(1, iterations // 20))
+    anomalous = list(EXPERIMENT.anomalous)
+    train_in_terminal(settings, out, watch=EXPERIMENT.data, anomalous=anomalous, watch_every=every, watch_limit=None)
     comparison = compare_with_article(RunFolder(out).history)
     written = build_report(out)
     if json:
@@ -320,7 +323,7 @@ def _facts(detector: Detector) -> dict[str, Any]:
         "images": str(detector.image_format),
         "alpha": detector.alpha,
         "threshold": detector.threshold,
-        "score": {part: f"× {weight:g}" for part, weight in detector.fusion.weights.items()},
+        "score": {part: f"× {weight:g}" for part, weight in detector.scorer.fusion.weights.items()},
         "seed": detector.config.seed,
         **training,
     }

@@ -7,27 +7,16 @@ import json
 import re
 import signal
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
 from alocc.errors import StoppedError
+from alocc.progress import err, image_progress, iterating, open_bar, plain, print_note, training_progress
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,22 +28,13 @@ if TYPE_CHECKING:
     from alocc.evaluation.health import Health
     from alocc.evaluation.monitoring import Drift
     from alocc.export import Exported
-    from alocc.training.loop import Moment
-    from alocc.training.run import TrainingImages
+    from alocc.training.plan import TrainingImages
+
+__all__ = ["err", "image_progress", "plain", "print_note", "training_progress"]
 
 out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
-iterating = threading.Event()
-"""Set from a training's first iteration to its last: only then does somebody ask whether to stop."""
-
-PLAIN_LINE_EVERY = 10.0
 SKIPPED_SHOWN = 10
 SIZES_SHOWN = 5
-
-
-def plain(message: str, style: str = "") -> Text:
-    """Text as it is: brackets in file names are no markup, and what is not printable is escaped."""
-    return Text("".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in message), style)
 
 
 def standard_output() -> TextIO:
@@ -70,11 +50,6 @@ class _Verbatim(io.TextIOBase):
 def print_error(message: str) -> None:
     """One line of what is wrong."""
     err.print(Text("error: ", style="bold red") + plain(message), soft_wrap=True)
-
-
-def print_note(message: str) -> None:
-    """A line for people, kept away from results."""
-    err.print(plain(message), soft_wrap=True)
 
 
 def table_of(rows: Sequence[Sequence[str]], title: str = "", header: bool = False) -> Table:
@@ -133,7 +108,7 @@ def print_training_start(images: TrainingImages, again: bool) -> None:
     facts = images.summary
     how = f"set the threshold, cross-fitted in {facts['n_folds']} folds"
     print_note(
-        f"{len(images.normals):,} normal images, {images.image_format}: {facts['n_fit']:,} train, "
+        f"{len(images.normals):,} normal images, {images.frame.image_format}: {facts['n_fit']:,} train, "
         f"{facts['n_held_out']:,} {how if facts['n_folds'] else 'are held out for the threshold'}"
         + (f", {facts['n_left_out']:,} are left out as unusual" if facts["n_left_out"] else "")
     )
@@ -142,7 +117,7 @@ def print_training_start(images: TrainingImages, again: bool) -> None:
 
 def print_training_end(detector: Detector, run: Path, health: Health) -> None:
     """Threshold, health and folder of a new detector."""
-    from alocc.data.splits import DEFAULT_ALPHA
+    from alocc.calibration import DEFAULT_ALPHA
 
     n = detector.training["n_held_out"]
     if detector.config.training.precision == "bf16-mixed":
@@ -170,72 +145,10 @@ def print_resumed(done: int) -> None:
     print_note(f"going on from iteration {done:,}, where it was stopped")
 
 
-def _per_second(speed: float) -> str:
-    return f"{speed:.1f}/s" if speed < 10 else f"{speed:,.0f}/s"
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(_per_second(speed) if speed else "", style="cyan")
-
-
-def _bar() -> Progress:
-    losses = TextColumn("{task.fields[note]}", markup=False)
-    columns = (BarColumn(), MofNCompleteColumn(), _Rate(), TimeElapsedColumn(), "left", TimeRemainingColumn(), losses)
-    return Progress("{task.description:<14}", *columns, console=err, transient=True, disable=not err.is_terminal)
-
-
-@contextmanager
-def training_progress() -> Iterator[Callable[[Moment], None]]:
-    """A bar with rate, time left and losses; without a terminal, a plain line now and then."""
-    with _bar() as bar:
-        task = bar.add_task("training", total=None, note="")
-        last_line = began = 0.0
-        first = 0
-
-        def show(moment: Moment) -> None:
-            nonlocal last_line, began, first
-            (iterating.set if moment.iteration < moment.planned else iterating.clear)()
-            now = time.monotonic()
-            if not began:
-                last_line = began = now
-                first = moment.iteration
-            losses = "  ".join(f"{name} {value:.3f}" for name, value in moment.losses.items())
-            bar.update(task, description=moment.phase, total=moment.planned, completed=moment.iteration, note=losses)
-            if not err.is_terminal and now - last_line > PLAIN_LINE_EVERY:
-                last_line = now
-                speed = (moment.iteration - first) / (now - began)
-                done = f"{moment.phase} {moment.iteration:,}/{moment.planned:,}  {_per_second(speed)}"
-                print_note(f"{done}  {(moment.planned - moment.iteration) / speed:.0f} s left  {losses}")
-
-        yield show
-
-
-@contextmanager
-def image_progress(description: str, n_images: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar over images; without a terminal, a plain line now and then."""
-    with _bar() as bar:
-        task = bar.add_task(description, total=n_images, note="")
-        done, began, last_line = 0, time.monotonic(), time.monotonic()
-
-        def advance(n_done: int) -> None:
-            nonlocal done, last_line
-            done += n_done
-            bar.advance(task, n_done)
-            now = time.monotonic()
-            if not err.is_terminal and now - last_line > PLAIN_LINE_EVERY:
-                last_line, speed = now, done / (now - began)
-                left = f"  {(n_images - done) / speed:.0f} s left" if n_images else ""
-                print_note(f"{description} {done:,}{f'/{n_images:,}' if n_images else ''}  {_per_second(speed)}{left}")
-
-        yield advance
-
-
 @contextmanager
 def cell_progress(n_cells: int) -> Iterator[Callable[[Result, bool], None]]:
     """A bar over the runs of a benchmark; without a terminal, a line for each."""
-    with _bar() as bar:
+    with open_bar() as bar:
         task = bar.add_task("benchmark", total=n_cells, note="")
         done = 0
 

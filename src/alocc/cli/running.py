@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from alocc.evaluation.table import ScoreTable
     from alocc.export import Exported, Size
     from alocc.export.scorer import Layout
-    from alocc.training.run import Device
+    from alocc.training.plan import Device, Plan, Settings
 
 WATCH_LIMIT = 250
 """Images of each side that a watch looks at, so that looking stays cheap."""
@@ -61,57 +62,41 @@ def load_engine(path: Path, engine: EngineName | None, alpha: float | None, devi
 
 
 def train_in_terminal(
-    data: str,
-    normal: list[str] | None,
-    config: Config,
+    settings: Settings,
     out: Path,
     *,
-    seed: int | None = None,
-    iterations: int | None = None,
-    epochs: int | None = None,
-    alpha: float | None = None,
-    contamination: float | None = None,
     watch: str | None = None,
     anomalous: list[str] | None = None,
     watch_every: int | None = None,
     watch_limit: int | None = WATCH_LIMIT,
-    device: Device = "auto",
-    overwrite: bool = False,
-    strict: bool = False,
 ) -> Detector:
     """Train with a progress bar; Ctrl-C stops in good order."""
     from alocc.evaluation.health import check_trained
     from alocc.evaluation.labelled import load_labelled, watch_on
+    from alocc.training.folder import RunFolder
     from alocc.training.loop import Hooks
-    from alocc.training.run import RunFolder, TrainingImages, Watch, train
+    from alocc.training.run import run
 
     if anomalous and not watch:
         raise ConfigError("--anomalous only says which images --watch looks at; give --watch too")
+    plans: list[Plan] = []
 
-    def watch_of(labelled_data: str) -> Callable[[TrainingImages], Watch]:
-        def open_watch(images: TrainingImages) -> Watch:
-            classes = images.summary["normal_classes"]
-            return watch_on(
-                load_labelled(labelled_data, images.image_format, classes, anomalous, limit=watch_limit, strict=strict)
-            )
+    def open_watch(plan: Plan) -> Callable[[Detector], Mapping[str, float]]:
+        classes, to = plan.images.summary["normal_classes"], plan.frame.image_format
+        assert watch is not None
+        labelled = load_labelled(watch, to, classes, anomalous, limit=watch_limit, strict=settings.strict)
+        return watch_on(labelled)
 
-        return open_watch
-
-    trained: list[TrainingImages] = []
-
-    def started(images: TrainingImages, again: bool) -> None:
-        trained.append(images)
-        console.print_training_start(images, again)
+    def started(plan: Plan, again: bool) -> None:
+        plans.append(plan)
+        console.print_training_start(plan.images, again)
 
     with console.training_progress() as progress, console.stop_on_interrupt() as stop_requested:
-        detector = train(
-            data, normal=normal, config=config, seed=seed, iterations=iterations, epochs=epochs, alpha=alpha,
-            contamination=contamination, device=device, out=out, overwrite=overwrite, strict=strict, started=started,
-            open_watch=watch_of(watch) if watch else None,
-            hooks=Hooks(progress, console.print_resumed, watch_every=watch_every, stop_requested=stop_requested),
-            notes={"watch": watch, "watch_anomalous": anomalous},
-        )  # fmt: skip
-    health = check_trained(detector, trained[0], RunFolder(out))
+        hooks = Hooks(
+            progress, console.print_resumed, started, open_watch if watch else None, watch_every, stop_requested
+        )
+        detector = run(replace(settings, out=out, notes={"watch": watch, "watch_anomalous": anomalous}), hooks)
+    health = check_trained(detector, plans[0].images, RunFolder(out))
     console.print_training_end(detector, out, health)
     return detector
 

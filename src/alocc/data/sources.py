@@ -53,6 +53,7 @@ from alocc.data.images import (
 )
 from alocc.data.mnist import CLASSES as MNIST_CLASSES
 from alocc.data.mnist import Split, load_mnist
+from alocc.data.resizing import as_images
 from alocc.errors import DataError
 
 __all__ = ["Data", "ImageSet", "Skipped", "Source", "check_classes", "check_strict", "known_classes", "open_normals",
@@ -189,9 +190,10 @@ def open_source(data: Data, split: Split, classes: Collection[str] | None = None
         DataError: if there is no such thing, or no such class in it.
         ConfigError: if a library is missing that this kind of source needs.
     """
-    if isinstance(data, np.ndarray):
-        if data.ndim not in (3, 4) or 0 in data.shape:
-            raise DataError(f"expected images of shape (n, H, W) or (n, H, W, C), got {data.shape}")
+    if not isinstance(data, str | os.PathLike):
+        data = as_images(data)
+        if not len(data):
+            raise DataError("an array of no images")
         return ArraySource(data, np.full(len(data), ""), [str(i) for i in range(len(data))]).of_classes(classes)
     where = str(data)
     if where in BUILT_IN:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -17,18 +17,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from alocc.data.images import to_unit_range
-from alocc.synthesis.pasting import clouds
-from alocc.data.sources import Data, Skipped, Source, open_source
-from alocc.detector import Detector, trial_images
+from alocc.data.sources import Data, Skipped, open_normals
+from alocc.detector import Detector
 from alocc.errors import DataError
 from alocc.evaluation.metrics import auroc
-from alocc.parts.validation import MOST_IMAGES, separation
 from alocc.evaluation.monitoring import same_source
 from alocc.evaluation.notes import noted_data
+from alocc.parts.descriptions import Texture
+from alocc.parts.validation import MOST_IMAGES, separation
 from alocc.seeding import generator
 from alocc.storage import write_text
 from alocc.synthesis.negatives import NEGATIVES
-from alocc.training.run import RunFolder, TrainingImages, load_training_images, train
+from alocc.synthesis.pasting import clouds
+from alocc.training.folder import RunFolder
+from alocc.training.plan import TrainingImages, load_training_images
+from alocc.training.run import train
 
 Verdict = Literal["good", "doubtful", "useless"]
 ORDER: tuple[Verdict, ...] = ("good", "doubtful", "useless")
@@ -155,9 +158,9 @@ def measure(detector: Detector, normals: Tensor, *, fresh: bool, second: Detecto
     stream = generator(detector.config.seed, "health")
     # of the held-out images themselves the detector keeps what it said before it had seen them
     compared = detector.score(normals).anomaly_score if fresh else detector.held_out_scores
-    subject = detector.of_tiles()
-    normals = to_unit_range(trial_images(detector.config, normals, stream))
-    own = compared if subject is detector else subject.score(normals).anomaly_score
+    subject, is_cut = detector.of_crops, detector.scorer.frame.n_crops > 1
+    normals = to_unit_range(detector.scorer.frame.draw_some(normals, MOST_IMAGES, stream))
+    own = compared if not is_cut else subject.score(normals).anomaly_score
 
     def against_normals(probes: Mapping[str, Tensor]) -> dict[str, float]:
         return {
@@ -167,19 +170,19 @@ def measure(detector: Detector, normals: Tensor, *, fresh: bool, second: Detecto
 
     unseen = unseen_kinds(detector)
     seen = separation(lambda x: {"fused": torch.from_numpy(subject.score(x).anomaly_score)}, normals, unseen, stream)
-    weights = detector.fusion.weights
-    d_weight = sum(weight for part, weight in weights.items() if part.startswith("d_")) / sum(weights.values())
+    weights = detector.scorer.fusion.weights
+    d_weight = weights.get("d", 0.0) / sum(weights.values())
     shift = None
-    # the mean of changed copies is another one, and tiles of one image are alike: then there is nothing to compare
-    comparable = subject is detector and not detector.config.training.augmentation.is_on
-    if fresh and comparable and detector.statistics is not None and len(normals) > 1:
+    # the mean of changed copies is another one, and crops of one image are alike: then there is nothing to compare
+    comparable = not is_cut and not detector.config.training.augmentation.is_on
+    if fresh and comparable and "texture" in detector.scorer.parts and len(normals) > 1:
         with torch.inference_mode():
-            shift = detector.statistics.shift(normals, detector.training["n_fit"])
+            shift = cast(Texture, detector.scorer.parts["texture"]).shift(normals, detector.training["n_fit"])
     stability = None
     if second is not None:
         x = torch.cat([normals, *(NEGATIVES[kind](normals, stream) for kind in unseen)])
         stability = float(
-            np.nan_to_num(spearmanr(subject.score(x).anomaly_score, second.of_tiles().score(x).anomaly_score).statistic)
+            np.nan_to_num(spearmanr(subject.score(x).anomaly_score, second.of_crops.score(x).anomaly_score).statistic)
         )
     return Measures(
         against_normals(gross_probes(normals, stream)),
@@ -306,7 +309,9 @@ def check_run(
     skipped: Sequence[Skipped] = ()
     normals = None
     if data is not None:
-        loaded = _open_normals(data, normal, detector).load(detector.image_format, strict)
+        loaded = open_normals(data, "test", normal, detector.training["normal_classes"]).load(
+            detector.image_format, strict
+        )
         skipped, normals = loaded.skipped, loaded.images[torch.from_numpy(~detector.was_seen(loaded.images))]
     fresh = normals is not None and len(normals) > 0
     if not fresh and "recalibrated_on" in detector.training:
@@ -329,13 +334,6 @@ def _kept(health: Health, folder: RunFolder | None) -> Health:
     if folder:
         write_text(folder.health, json.dumps(health.as_json(), indent=2))
     return health
-
-
-def _open_normals(data: Data, normal: Sequence[str] | None, detector: Detector) -> Source:
-    """The normal images of ``data``: the classes asked for, or those of the training where ``data`` has classes."""
-    if normal is None and open_source(data, "test").class_names:
-        normal = detector.training["normal_classes"] or None
-    return open_source(data, "test", normal)
 
 
 def _images_of(detector: Detector, data: Data) -> TrainingImages:

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO, overload
 
+from alocc.calibration import discoveries
 from alocc.data.sources import ImageSet, Skipped, Source, check_strict
 from alocc.engines import Engine
 from alocc.errors import ConfigError, DataError
-from alocc.calibration import discoveries
 from alocc.scores import Scores
 from alocc.storage import replacing
 

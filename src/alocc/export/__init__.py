@@ -111,7 +111,9 @@ def _eight_bits(
     assert fresh is not None
     ranges, thresholds = int8.split(fresh)
     zeros = np.zeros(len(thresholds))
-    blank = replace(detector, calibration=Calibration(zeros, default_alpha(len(zeros), detector.alpha)))  # filled in when it can score
+    blank = replace(
+        detector, calibration=Calibration(zeros, default_alpha(len(zeros), detector.alpha))
+    )  # filled in when it can score
     model = int8.quantized(graph.build(Verdicts(blank, layout, size == "any")), ranges, layout)
     versions = library_versions(*graph.LIBRARIES)
     notes = _notes(blank, layout, size) | {"precision": "int8", "library_versions": versions}

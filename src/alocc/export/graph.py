@@ -31,7 +31,11 @@ PACKET = 16
 def build(scorer: Verdicts) -> onnx.ModelProto:
     """Trace the scorer for any number of images, and of any size if it resizes."""
     height, width = (side + 5 * scorer.any_size for side in scorer.image_format.size)
-    shape = (3, height, width, scorer.image_format.channels) if scorer.layout == "nhwc" else (3, scorer.image_format.channels, height, width)
+    shape = (
+        (3, height, width, scorer.image_format.channels)
+        if scorer.layout == "nhwc"
+        else (3, scorer.image_format.channels, height, width)
+    )
     first_side = 1 if scorer.layout == "nhwc" else 2
     dynamic = {0: torch.export.Dim("batch")}
     if scorer.any_size:

@@ -73,7 +73,10 @@ def trial_images(detector: Detector, n: int, size: tuple[int, int]) -> NDArray[n
 
 
 def _batches(detector: Detector) -> list[int]:
-    return [n if detector.scorer.frame.n_crops == 1 else min(n, max(2, FEW * 4 // detector.scorer.frame.n_crops)) for n in BATCHES]
+    return [
+        n if detector.scorer.frame.n_crops == 1 else min(n, max(2, FEW * 4 // detector.scorer.frame.n_crops))
+        for n in BATCHES
+    ]
 
 
 def _sizes(to: ImageFormat, any_size: bool) -> list[tuple[int, int]]:

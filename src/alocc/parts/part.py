@@ -1,4 +1,4 @@
-"""What a part is: one producer of evidence, fitted on normal images, that says of an image how unusual it is, and where.
+"""What a part is: one producer of evidence, fitted on normal images: how unusual an image is, and where.
 
 A new part is a class in a file of its own and a line in :data:`alocc.parts.PARTS`; its weights stand in the config.
 """

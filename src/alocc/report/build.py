@@ -16,10 +16,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from alocc.calibration import smallest_alpha_text
 from alocc.config import dump_config
 from alocc.data.images import to_unit_range
 from alocc.data.sources import ImageSet, Skipped
-from alocc.data.splits import shown_alpha
 from alocc.detector import Detector
 from alocc.errors import ArtefactError, InputError
 from alocc.evaluation.health import Measures
@@ -30,7 +30,7 @@ from alocc.report.page_data import histogram, page_data
 from alocc.report.pictures import address, make_sheets, strip, tile_size, triples
 from alocc.report.results import Results, printable, printable_reasons, score_images
 from alocc.storage import write_text
-from alocc.training.run import RunFolder
+from alocc.training.folder import RunFolder
 
 GRID_COLUMNS = 8
 GRID_CLASSES = 12
@@ -115,7 +115,7 @@ def _page(
             data=data,
             evaluation=results.evaluation if results else None,
             results=results,
-            smallest_alpha=shown_alpha(len(detector.held_out_scores)),
+            smallest_alpha=smallest_alpha_text(len(detector.held_out_scores)),
             histogram=histogram(detector, results),
             health=_read_health(folder),
             curves=_curves(folder, detector),
@@ -167,7 +167,7 @@ def _curves(folder: RunFolder, detector: Detector) -> list[Markup]:
     drawn.append(_curve(rows, POLARITY_NAMES, "AUROC", "D on kinds of pseudo-anomaly that it never met"))
     drawn.append(_curve(rows, WATCH_NAMES, "", "Watched: at the detector's threshold"))
     with_d = [row for row in rows if row.get("d_real")]
-    if detector.config.networks.discriminator_input == "single":
+    if detector.config.networks.discriminator_input != "pair":
         drawn.append(_curve(with_d, READING_NAMES, "", "Watched: D's argmax, read both ways"))
     drawn.append(_curve(with_d, P_REAL_NAMES, "mean p_real", "Watched: what D says"))
     return [Markup(picture) for picture in drawn if picture]

@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from alocc.data.splits import smallest_alpha
+from alocc.calibration import smallest_alpha
 from alocc.detector import Detector
 from alocc.report.pictures import COLUMNS, PER_SHEET, Sheets
 from alocc.report.results import Results, printable

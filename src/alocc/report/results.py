@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from alocc.data.sources import ImageSet, Skipped, _check_classes, open_source
+from alocc.data.sources import ImageSet, Skipped, check_classes, open_source
 from alocc.detector import Detector, Scores
 from alocc.errors import DataError
 from alocc.evaluation.labelled import Labelled, evaluate
@@ -61,7 +61,7 @@ def score_images(
             used.
     """
     source = open_source(data, "test")
-    _check_classes([*(normal or ()), *(anomalous or ())], source.class_names, data)
+    check_classes([*(normal or ()), *(anomalous or ())], source.class_names, data)
     everything = source.load(detector.image_format)
     sides = [list(normal or detector.training["normal_classes"]), list(anomalous or ())]
     sides[1] = sides[1] or sorted(set(everything.classes.tolist()) - {"", *sides[0]})

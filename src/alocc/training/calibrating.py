@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from alocc.data.images import to_unit_range
 from alocc.detector import MOST_MAPPED, Detector
 from alocc.parts import PARTS, STATISTICS
 from alocc.parts.descriptions import TENTHS
+from alocc.parts.discriminator import D
 from alocc.parts.part import Normals, View
 from alocc.parts.validation import MOST_IMAGES, auroc, useful_kinds, validated_weights
 from alocc.scorer import Scorer
@@ -159,16 +160,17 @@ def fit_part(part: torch.nn.Module, normals: Normals) -> None:
 
 
 def _joined(plan: Plan, folds: Sequence[FoldScorer]) -> tuple[Scorer, dict[str, Tensor]]:
-    """One scorer with all networks, its parts fitted to all training images; and what these say of the held-out images.
+    """One scorer with all networks, its parts fitted to all training images, and what these say of held-out images.
 
-    Each image is measured by what was made from other images. Parts of the map alone stay those of the first fold, whose
-    held-out images put the map on its scale.
+    Each image is measured by what was made from other images. Parts of the map alone stay those of the first fold,
+    whose held-out images put the map on its scale.
     """
     split, first = plan.images.split, folds[0].scorer
     scorer = Scorer(plan.config, plan.frame)
     for fold in folds:
-        networks = fold.scorer.parts["d"].networks if "d" in scorer.parts else [None]  # type: ignore[union-attr]
-        scorer.add_networks(fold.scorer.R[0], networks[0])  # type: ignore[arg-type, index]
+        scorer.R.append(fold.scorer.R[0])
+        if "d" in scorer.parts:
+            cast(D, scorer.parts["d"]).networks.append(cast(D, fold.scorer.parts["d"]).networks[0])
     for name in set(plan.config.maps) - set(plan.config.scoring):
         scorer.parts[name] = first.parts[name]
     fitted, pixels = plan.normals(split.fit), plan.images.normals.images

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from alocc.config import PHASES, Config, preset, with_iterations, with_values
 from alocc.data.frame import Frame
-from alocc.data.sources import BUILT_IN, Data, ImageSet, open_source
+from alocc.data.sources import Data, ImageSet, open_normals
 from alocc.data.splits import Split, split_normals
 from alocc.detector import fingerprint, library_versions
-from alocc.errors import ConfigError, DataError
+from alocc.errors import ConfigError
 from alocc.parts import check_parts
 from alocc.parts.descriptions import most_unusual
 from alocc.parts.part import Normals
@@ -156,11 +156,7 @@ def load_training_images(
     Raises:
         ConfigError, DataError: if there are no such images or too few, or it is not said which are normal.
     """
-    if normal is None and str(data) in BUILT_IN:
-        raise DataError(f"say which classes of {data} are normal (--normal 1)")
-    source = open_source(data, "train", normal)
-    if normal is None and len(source.class_names) > 1:
-        raise DataError(f"say which classes are normal (--normal); the classes are: {', '.join(source.class_names)}")
+    source = open_normals(data, "train", normal)
     frame = Frame.of(config.images, source.infer_format(config.images))
     normals = source.load(frame.image_format, strict)
     # crops are many even of few images, and one pair of networks judges them in half the time

@@ -149,9 +149,8 @@ def initial_state(plan: Plan, fold: int, scorer: Scorer, n_images: int, fabric: 
         networks["R_old"] = copy.deepcopy(R).eval()
     if any("places" in phase.trained for phase in plan.phases[fold]):
         part = scorer.parts["places"] if "places" in scorer.parts else Places(crop, config)
-        network = cast(Places, part).network
-        network.initialise(streams["places"])
-        networks["places"] = network
+        networks["places"] = cast(Places, part).network
+        cast(Places, part).network.initialise(streams["places"])
     scorer.to(fabric.device)
     for network in networks.values():
         network.to(fabric.device)
