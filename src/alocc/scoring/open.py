@@ -1,0 +1,137 @@
+"""A path and an engine → what scores: the detector itself, by torch, or what was exported from it.
+
+All give the same numbers, to the tolerance that an export is checked with (:mod:`alocc.export.parity`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from alocc.conformal import FloatArray
+from alocc.data.resizing import ImageFormat
+from alocc.detector import Detector, artefact_path, image_hashes
+from alocc.errors import ArtefactError, ConfigError, InputError
+from alocc.runtime import SUFFIXES, Runtime
+from alocc.scores import Progress, Scores
+
+EngineName = Literal["torch", "onnx", "openvino"]
+SUFFIX_OF = {"onnx": ".onnx", "openvino": ".xml"}
+
+
+class Engine(Protocol):
+    """What can score images of a source: a :class:`~alocc.detector.Detector`, or an :class:`ExportedDetector`."""
+
+    @property
+    def image_format(self) -> ImageFormat:
+        """What images are brought to before they are scored."""
+
+    @property
+    def alpha(self) -> float:
+        """False-positive rate that ``is_anomaly`` keeps."""
+
+    @property
+    def threshold(self) -> float:
+        """An image is an anomaly if and only if its anomaly score is above this."""
+
+    @property
+    def training(self) -> Mapping[str, Any]:
+        """What it was trained on."""
+
+    @property
+    def held_out_scores(self) -> FloatArray:
+        """Anomaly scores of the held-out normal images, sorted ascending."""
+
+    def score(self, images: Tensor, progress: Progress | None = None) -> Scores:
+        """Score images (n, C, H, W) in the detector's format."""
+
+    def was_seen(self, images: Tensor) -> NDArray[np.bool_]:
+        """Which images it was trained or calibrated on, as far as that is known."""
+
+
+class ExportedDetector(Runtime):
+    """An exported detector that takes tensors too, as a :class:`~alocc.detector.Detector` does."""
+
+    seen: NDArray[np.int64] | None = None
+    """Hashes of the images that it was trained or calibrated on; a file alone does not know them."""
+
+    @property
+    def training(self) -> Mapping[str, Any]:
+        """What it was trained on."""
+        notes: Mapping[str, Any] = self.metadata["training"]
+        return notes
+
+    def score(self, images: NDArray[np.generic] | Tensor, progress: Progress | None = None) -> Scores:
+        """Score a tensor (n, C, H, W), uint8, in the detector's format, or an array, as :class:`Runtime` does."""
+        return super().score(images.permute(0, 2, 3, 1).numpy() if isinstance(images, Tensor) else images, progress)
+
+    def was_seen(self, images: NDArray[np.generic] | Tensor) -> NDArray[np.bool_]:
+        """Which images it was trained or calibrated on; none, if that is not known."""
+        if self.seen is None or not isinstance(images, Tensor):
+            return np.zeros(len(images), np.bool_)
+        return np.isin(image_hashes(images), self.seen)
+
+
+def is_exported(path: Path) -> bool:
+    """Whether a path is an exported file by its name."""
+    return path.suffix in SUFFIXES
+
+
+def open_exported(
+    path: Path,
+    engine: EngineName | None,
+    alpha: float | None = None,
+    threads: int = 2,
+    note: Callable[[str], None] = lambda _: None,
+) -> ExportedDetector:
+    """An exported file; or that of a run folder, which is written if there is none of this very detector.
+
+    Args:
+        path: the file, or a run folder.
+        engine: which of a run folder's; of a file, what its name says.
+        alpha: false-positive rate; none: the detector's own.
+        threads: that a batch is computed with.
+        note: told if an export is written.
+
+    Raises:
+        ArtefactError, ConfigError: if there is no such file, or it cannot be written or read.
+    """
+    if is_exported(path):
+        if engine is not None and SUFFIX_OF.get(engine) != path.suffix:
+            raise ConfigError(f"{path} is not for --engine {engine}; leave the option out, or give the run folder")
+        return ExportedDetector(path, threads, alpha)
+    if not path.is_dir():
+        raise ArtefactError(f"--engine {engine} needs a run folder or an exported file, not {path}; see alocc export")
+    from alocc.export import export
+
+    assert engine is not None
+    source, target = artefact_path(path), (path / "model").with_suffix(SUFFIX_OF[engine])
+    made_from = digest(source)
+    detector = Detector.load(source)
+    if alpha is not None:
+        detector.with_alpha(alpha)  # refused before anything is exported
+    opened = None
+    with suppress(InputError):  # missing, damaged, or of another version
+        opened = ExportedDetector(target, threads, alpha)
+    if opened is None or opened.metadata.get("made_from") != made_from:
+        note(f"exporting the detector to {target}, once")
+        export(detector, target, made_from=made_from)
+        opened = ExportedDetector(target, threads, alpha)
+    opened.seen = detector.seen
+    return opened
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a detector's file, by which an exported file knows what it was made from."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ArtefactError(f"{path} cannot be read ({error.strerror or error})") from None
