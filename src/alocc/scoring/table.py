@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any
 
 from alocc.data.entries import Skipped
@@ -102,7 +103,8 @@ def _csv(path: Path, rows: Iterator[Row]) -> None:
 
 
 def _write_csv(file: IO[str], rows: Iterator[Row]) -> None:
-    writer = csv.writer(file, lineterminator="\n")
+    # it quotes what its line ends are made of; readers take a carriage return alone for one too
+    writer = csv.writer(SimpleNamespace(write=lambda line: file.write(f"{line[:-2]}\n")), lineterminator="\r\n")
     writer.writerow(COLUMNS)
     for name, *numbers, verdict, reason in map(dict.values, rows):
         is_anomaly = None if verdict is None else str(verdict).lower()
