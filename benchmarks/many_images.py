@@ -113,7 +113,8 @@ def measure_stages(run: str, data: str) -> dict[str, float]:
     """Seconds of each stage alone, and of all together as ``alocc score`` runs them."""
     from alocc import Detector
     from alocc.data.sources import open_source
-    from alocc.evaluation.table import score_source
+    from alocc.scoring.stream import score_batches
+    from alocc.scoring.table import write_table
 
     seconds = {}
     began = time.perf_counter()
@@ -134,10 +135,10 @@ def measure_stages(run: str, data: str) -> dict[str, float]:
         detector.score(images)
     lap("model")
     del batches
-    table = score_source(detector, source)
+    parts = list(score_batches(detector, source.batches(detector.image_format)))
     lap("together")
     with tempfile.TemporaryDirectory() as folder:
-        table.write(Path(folder) / "scores.csv")
+        write_table(parts, Path(folder) / "scores.csv")
     lap("output")
     return seconds
 
@@ -180,7 +181,7 @@ def page(n: int, trained: Run, small: Run, large: Run, stages: dict[str, float],
         "",
         f"`{command}`, best of {rounds}. Memory that ten times as many images add: "
         f"{large.peak_mb - small.peak_mb:+,.0f} MB, {(large.peak_mb - small.peak_mb) * 1024 / (n - n // 10):.2f} kB an "
-        "image, of which names and scores are kept until the end.",
+        "image, of which its name is kept until the end.",
         "",
         f"Scoring {n // 10:,} of them, stage by stage:",
             "",

@@ -21,9 +21,8 @@ from speed_figures import curves
 from speed_quality import memory_rows
 
 from alocc.detector import Detector
-from alocc.engines import Exported
 from alocc.evaluation.metrics import auroc
-from alocc.runtime import Runtime
+from alocc.scoring.open import ExportedDetector
 
 BATCHES = (1, 8, 64, 256, 1024)
 FEW_BATCHES = (1, 256)
@@ -189,15 +188,16 @@ that is warm, that is spent in the model; "decoding alone" is how long the files
 def stages_of(model: Path, data: Path) -> dict[str, float]:
     """Seconds of decoding alone, of decoding, scoring and writing together, and of the model meanwhile."""
     from alocc.data.sources import open_source
-    from alocc.evaluation.table import score_source
+    from alocc.scoring.stream import score_batches
+    from alocc.scoring.table import write_table
 
-    scorer = TimedScorer(Detector.load(model) if model.is_dir() else Exported(Runtime(model, torch.get_num_threads())))
+    scorer = TimedScorer(Detector.load(model) if model.is_dir() else ExportedDetector(model, torch.get_num_threads()))
     source = open_source(str(data), "test")
     began = time.perf_counter()
     for _ in source.batches(scorer.image_format):
         pass
     decoded = time.perf_counter()
-    score_source(scorer, source).write(data.parent / "stages.csv")  # type: ignore[arg-type]
+    write_table(score_batches(scorer, source.batches(scorer.image_format)), data.parent / "stages.csv")
     together = time.perf_counter() - decoded
     return {"decode": decoded - began, "together": together, "model": scorer.seconds}
 

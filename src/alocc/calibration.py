@@ -99,18 +99,3 @@ def smallest_alpha_text(n: int) -> str:
 def images_needed(alpha: float | None) -> int:
     """Smallest number of held-out images n with 1 / (n + 1) ≤ alpha, or .01 if none is asked for."""
     return math.ceil(1 / (alpha or DEFAULT_ALPHA) - 1e-9) - 1
-
-
-def discoveries(p_values: FloatArray, false_discovery_rate: float) -> NDArray[np.bool_]:
-    """Which of a batch of images to call anomalies so that at most this share of them is normal, on average.
-
-    Benjamini & Hochberg 1995; with conformal p-values of one held-out set it holds too (Bates et al. 2023).
-
-    Args:
-        p_values: of all images of the batch, (n,).
-        false_discovery_rate: the share, in (0, 1).
-    """
-    from scipy.stats import false_discovery_control
-
-    called: NDArray[np.bool_] = false_discovery_control(p_values) <= false_discovery_rate
-    return called

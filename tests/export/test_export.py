@@ -3,9 +3,11 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
-from dataclasses import replace
+import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +21,15 @@ from alocc.cli import main
 from alocc.config import preset, with_settings
 from alocc.data.resizing import ImageFormat, brought_to
 from alocc.data.sources import open_source
-from alocc.engines import open_exported
 from alocc.errors import ArtefactError, ConfigError, DataError
-from alocc.evaluation.table import score_source
 from alocc.export import export
-from alocc.export.parity import TOLERANCE, difference, trial_images
-from alocc.export.scorer import filter_matrix, resized
-from alocc.runtime import Runtime
+from alocc.export.parity import TOLERANCE, difference, held_out_among, trial_images, verdicts_hold
+from alocc.export.scorer import Scorer, filter_matrix, resized
+from alocc.runtime import Runtime, sessions
 from alocc.runtime.sessions import METADATA_KEY
+from alocc.scoring.open import digest, open_exported
+from alocc.scoring.stream import score_batches
+from alocc.scoring.table import write_table
 
 ALOCC = Path(sys.executable).with_name("alocc")
 ROOT = Path(__file__).parents[2]
@@ -86,6 +89,11 @@ def cases(tmp_path_factory):
     return get
 
 
+def in_one(runtime, images):
+    """Anomaly scores by one call of the graph, which resizes the images itself if it can."""
+    return runtime.outputs(images)[0].astype(np.float64)
+
+
 def assert_agree(detector, expected, found):
     assert difference(expected.anomaly_score, found.anomaly_score).max() <= TOLERANCE
     held_out = detector.held_out_scores
@@ -107,8 +115,7 @@ def test_scores_are_the_detectors(cases, name):
     assert_agree(case.detector, expected, case.runtime.score(images))
     for batch in (1, 7, 256):
         some = images[: max(60, batch)]
-        chunks = [case.runtime.score_in_one(some[i : i + batch]) for i in range(0, len(some), batch)]
-        found = np.concatenate([chunk.anomaly_score for chunk in chunks])
+        found = np.concatenate([in_one(case.runtime, some[i : i + batch]) for i in range(0, len(some), batch)])
         assert difference(expected.anomaly_score[: len(some)], found).max() <= TOLERANCE
 
 
@@ -130,9 +137,9 @@ def test_images_of_other_sizes_are_resized_alike_in_the_graph_and_before_it(case
     case = cases(name)
     to = case.detector.image_format
     images = trial_images(case.detector, 8, (int(to.height * factor), int(to.width * factor) + 3))
-    found = case.runtime.score_in_one(images)
-    assert difference(case.runtime.score(images).anomaly_score, found.anomaly_score).max() < 1e-6
-    assert_agree(case.detector, case.detector.score(images), found)
+    expected, found = case.detector.score(images), case.runtime.score(images)
+    assert difference(found.anomaly_score, in_one(case.runtime, images)).max() < 1e-6
+    assert_agree(case.detector, expected, found)
 
 
 @pytest.mark.slow
@@ -183,8 +190,8 @@ def test_what_the_runtime_does_not_take_is_said(cases):
 @pytest.mark.slow
 def test_what_is_no_export_is_refused(cases, tmp_path):
     path = cases("robust, folds").exported.path
-    whole, target = path.read_bytes(), tmp_path / "m.onnx"
-    for damaged in (b"", b"these are words", whole[: len(whole) // 2]):
+    content, target = path.read_bytes(), tmp_path / "m.onnx"
+    for damaged in (b"", b"these are words", content[: len(content) // 2]):
         target.write_bytes(damaged)
         with pytest.raises(ArtefactError, match="damaged"):
             Runtime(target)
@@ -193,8 +200,8 @@ def test_what_is_no_export_is_refused(cases, tmp_path):
     for text, message in [
         ("null", "not written by alocc export"),
         ("{", "damaged"),
+        ("[" * 100_000, "damaged"),
         (json.dumps(notes | {"export_version": 0}), "another version"),
-        (json.dumps(notes | {"image_format": {"height": 16}}), "damaged"),
         (json.dumps(notes | {"layout": "nchw", "image_format": {"height": 9, "width": 5, "channels": 3}}), "damaged"),
     ]:
         model.metadata_props[0].value = text
@@ -207,6 +214,52 @@ def test_what_is_no_export_is_refused(cases, tmp_path):
         Runtime(target)
 
 
+NAN, INFINITE = float("nan"), float("inf")
+INVALID_NOTES = [
+    *({name: None} for name in ("image_format", "layout", "size", "n_tiles", "alpha", "held_out_scores", "n_held_out")),
+    *({"alpha": alpha} for alpha in (0, 1, -0.1, 2, NAN, INFINITE, "0.1", True, [0.1])),
+    *({"n_tiles": n} for n in (0, -1, 1.5, 10**9, 10**400, "1", True, NAN)),
+    {"held_out_scores": [], "n_held_out": 0},
+    {"held_out_scores": "1", "n_held_out": 1},
+    {"held_out_scores": {"1": 2}, "n_held_out": 1},
+    *({"held_out_scores": [0.1, x], "n_held_out": 2} for x in (0.0, NAN, INFINITE, "2", None, True, [1], 10**400)),
+    {"held_out_scores": [NAN, 0.1], "n_held_out": 2},
+    {"n_held_out": 59},
+    *(
+        {"image_format": {"height": 16, "width": 16, "channels": 1} | change}
+        for change in (
+            {"height": 10**6, "width": 10**6}, {"height": 10**6}, {"width": 31_000, "height": 31_000}, {"height": 0},
+            {"width": -1}, {"width": 16.0}, {"width": "16"}, {"height": True}, {"height": 10**400}, {"channels": 2},
+            {"channels": True}, {"channels": None}, {"depth": 3},
+        )
+    ),
+    {"image_format": {"height": 16, "width": 16}}, {"image_format": [16, 16, 1]}, {"layout": "hwcn"}, {"layout": []},
+    {"size": "some"}, {"training": None}, {"training": []},
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", INVALID_NOTES, ids=lambda change: str(change)[:60])
+def test_notes_that_cannot_be_are_refused_in_one_line_before_memory_is_spent(cases, tmp_path, change):
+    model = onnx.load(cases("article").exported.path)
+    notes = json.loads(model.metadata_props[0].value) | change
+    if None in change.values() and "training" not in change:
+        notes = {name: value for name, value in notes.items() if name not in change}
+    model.metadata_props[0].value = json.dumps(notes)
+    onnx.save(model, tmp_path / "m.onnx")
+    tracemalloc.start()
+    with pytest.raises(ArtefactError, match="damaged") as refused:
+        Runtime(tmp_path / "m.onnx")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20_000_000 and len(str(refused.value).splitlines()) == 1 and len(str(refused.value)) < 500
+
+
+def test_as_many_notes_as_no_detector_has_are_not_read():
+    with pytest.raises(ValueError, match="100,000,000 are allowed"):
+        sessions._notes(" " * 100_000_001)
+
+
 def test_names_that_are_no_export_are_refused(tmp_path):
     (tmp_path / "alone.xml").write_text("<net/>")
     for name, message in [("gone.onnx", "does not exist"), ("m.pt", "must end in .onnx"), ("alone.xml", "alone.bin")]:
@@ -215,14 +268,69 @@ def test_names_that_are_no_export_are_refused(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_the_graphs_own_verdicts_are_the_detectors(cases, name):
+    """What callers in other languages read; score by score, p-value by p-value, verdict by verdict."""
+    case = cases(name)
+    images = case.images(30)
+    expected = case.detector.score(images)
+    anomaly_score, p_value, is_anomaly = case.runtime.outputs(images)
+    held_out = case.detector.held_out_scores
+    near = np.abs(expected.anomaly_score[:, None] - held_out).min(1) <= 0.02
+    assert not near.all() and is_anomaly.dtype == bool
+    np.testing.assert_allclose(p_value[~near], expected.p_value[~near], rtol=1e-6)
+    np.testing.assert_array_equal(is_anomaly[~near], expected.is_anomaly[~near])
+    np.testing.assert_array_equal(is_anomaly, anomaly_score > np.float32(case.detector.threshold))
+    assert is_anomaly.any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wrong", ["inverted", "at the threshold", "p-value"])
+def test_a_graph_whose_verdicts_are_wrong_is_not_written(cases, tmp_path, monkeypatch, wrong):
+    """Wrong for all images; for one whose score is the threshold; and in the p-value of a held-out score alone."""
+    right = Scorer.forward
+
+    def forward(self, images):
+        anomaly_score, p_value, is_anomaly = right(self, images)
+        at_least = (self.held_out >= anomaly_score[:, None]).sum(1)
+        if wrong == "inverted":
+            return anomaly_score, p_value, at_least >= self.rank
+        above = (self.held_out > anomaly_score[:, None]).sum(1)
+        if wrong == "p-value":
+            return anomaly_score, (1 + above).float() / (len(self.held_out) + 1), is_anomaly
+        return anomaly_score, p_value, above < self.rank
+
+    monkeypatch.setattr(Scorer, "forward", forward)
+    with pytest.raises(ArtefactError, match=r"was not written: its (scores|verdicts)"):
+        export(cases("article").detector, tmp_path / "m.onnx", size="fixed")
+    if wrong != "inverted":
+        with pytest.raises(ArtefactError, match="was not written: its verdicts do not match its scores"):
+            export(cases("article").detector, tmp_path / "m.onnx", size="fixed", fresh=fresh_images())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_held_out_scores_among_those_of_images_have_some_at_and_on_both_sides_of_the_threshold():
+    scores = np.array([5, 1, 4, 2, 3, 7, 6], np.float32)
+    assert held_out_among(scores, 4).tolist() == [1, 2, 3, 4]
+    assert held_out_among(scores, 12).tolist() == [1, 1, 1, 2, 2, 2, 3, 3, 4, 4, 5, 5]
+
+
+def test_what_parity_accepts_is_what_the_documents_say():
+    expected = np.array([0.0, 0.0, 0.1, 0.1, 0.5, 0.5, -0.1, 2.0, 2.0, -50.0, -50.0])
+    added = np.array([0.0099, 0.0101, 0.00049, 0.00051, 0.000099, 0.00011, 0.0004, 0.00019, 0.00021, 0.0049, 0.0051])
+    is_accepted = [True, False, True, False, True, False, True, True, False, True, False]
+    assert (difference(expected, expected + added) <= TOLERANCE).tolist() == is_accepted
+
+
+@pytest.mark.slow
 def test_no_file_is_left_if_its_scores_are_not_the_detectors(cases, tmp_path, monkeypatch):
-    right = Runtime.score_in_one
+    right = Runtime.outputs
 
     def wrong(self, images):
-        scores = right(self, images)
-        return replace(scores, anomaly_score=scores.anomaly_score + 0.01)
+        anomaly_score, *others = right(self, images)
+        return (anomaly_score + np.float32(0.01), *others)
 
-    monkeypatch.setattr(Runtime, "score_in_one", wrong)
+    monkeypatch.setattr(Runtime, "outputs", wrong)
     with pytest.raises(ArtefactError, match=r"not written: its scores differ from the detector's by 0\.01"):
         export(cases("article").detector, tmp_path / "m.onnx", size="fixed")
     assert list(tmp_path.iterdir()) == []
@@ -236,10 +344,14 @@ def test_targets_that_cannot_be_are_refused_before_any_work(tmp_path, monkeypatc
         export(None, tmp_path / "m.onnx")
 
 
+def fresh_images():
+    return torch.from_numpy(blobs(90, 5, (17, 18))[:, None])
+
+
 @pytest.mark.slow
 def test_8_bits_have_a_threshold_of_their_own(cases, tmp_path):
     detector = cases("article").detector
-    fresh = torch.from_numpy(blobs(90, 5, (17, 18))[:, None])
+    fresh = fresh_images()
     exported = export(detector, tmp_path / "m.onnx", fresh=fresh)
     runtime = Runtime(exported.path)
     assert exported.shift.n_images == 60 == len(runtime.held_out_scores) == runtime.metadata["n_held_out"]
@@ -251,8 +363,85 @@ def test_8_bits_have_a_threshold_of_their_own(cases, tmp_path):
     scores = runtime.score(fresh[~of_ranges].permute(0, 2, 3, 1).numpy())
     np.testing.assert_array_equal(np.sort(scores.anomaly_score), runtime.held_out_scores)
     np.testing.assert_array_equal(np.sort(scores.p_value), np.arange(2, 62) / 61)  # each counts itself
+    anomaly_score, p_value, is_anomaly = runtime.outputs(fresh.permute(0, 2, 3, 1).numpy())
+    np.testing.assert_array_equal(is_anomaly, anomaly_score > np.float32(runtime.threshold))
+    np.testing.assert_allclose(p_value, runtime.score(fresh.permute(0, 2, 3, 1).numpy()).p_value, rtol=1e-6)
+    assert 0 < is_anomaly.sum() < 90 and verdicts_hold(runtime, fresh.permute(0, 2, 3, 1).numpy())
     with pytest.raises(DataError, match="29 normal images are too few"):
         export(detector, tmp_path / "n.onnx", fresh=fresh[:29])
+
+
+@pytest.mark.slow
+def test_the_callers_detector_stays_what_and_where_it_is(cases, tmp_path, monkeypatch):
+    detector, moved, real = cases("article").detector, [], alocc.Detector.to
+
+    def to(self, device):
+        moved.append(self)
+        return real(self, device)
+
+    monkeypatch.setattr(alocc.Detector, "to", to)
+    detector.save(tmp_path / "before")
+    export(detector, tmp_path / "m.onnx", size="fixed")
+    detector.save(tmp_path / "after")
+    assert (tmp_path / "before").read_bytes() == (tmp_path / "after").read_bytes()
+    networks = {id(network) for pair in detector.networks for network in pair}
+    assert moved and not networks & {id(network) for one in moved for pair in one.networks for network in pair}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
+def test_an_export_that_is_killed_leaves_nothing_beside_the_detector(cases, tmp_path, sent):
+    run_folder, temporary = tmp_path / "run", tmp_path / "temporary"
+    run_folder.mkdir()
+    temporary.mkdir()
+    cases("article").detector.save(run_folder / "model.safetensors")
+    process = subprocess.Popen(
+        [ALOCC, "export", run_folder], stderr=subprocess.PIPE, env={**os.environ, "TMPDIR": str(temporary)}
+    )
+    while process.poll() is None and not list(temporary.glob("alocc-export-*/model.onnx")):
+        time.sleep(0.01)
+    process.send_signal(sent)
+    process.communicate()
+    assert process.returncode != 0
+    assert [path.name for path in run_folder.iterdir()] == ["model.safetensors"]
+    if sent == signal.SIGTERM:
+        assert not list(temporary.glob("alocc-export-*"))
+
+
+FORKED = """
+import os, sys, time
+import numpy as np
+from alocc.runtime import Runtime
+
+runtime = Runtime(sys.argv[1], threads=int(sys.argv[2]))
+images = np.random.default_rng(0).integers(0, 256, (30, *runtime.image_format.size), np.uint8)
+expected = runtime.score(images).anomaly_score  # has made threads
+for n in (0, 1, 30):
+    process = os.fork()
+    if not process:
+        if n:
+            np.testing.assert_array_equal(runtime.score(images[:n]).anomaly_score, expected[:n])
+        sys.exit(7)  # as a worker of a server ends: with all that ends with the interpreter
+    for _ in range(400):
+        done, status = os.waitpid(process, os.WNOHANG)
+        if done:
+            break
+        time.sleep(0.05)
+    else:
+        os.kill(process, 9)
+        sys.exit(f"{n} images: no answer in 20 seconds")
+    assert os.waitstatus_to_exitcode(status) == 7, f"{n} images: {status}"
+np.testing.assert_array_equal(runtime.score(images).anomaly_score, expected)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", ["article", "ognet, openvino"])
+def test_a_runtime_that_has_scored_answers_in_a_forked_process_and_lets_it_end(cases, name, threads):
+    done = run(sys.executable, "-c", FORKED, cases(name).exported.path, threads)
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize(("size", "to"), [((28, 28), (28, 28)), ((9, 61), (16, 12)), ((5, 4), (33, 47))])
@@ -301,11 +490,12 @@ def exported(folder):
 
 @pytest.mark.slow
 def test_engines_write_the_same_table(exported):
-    score_source(alocc.Detector.load(exported / "run"), open_source(exported / "parts", "test")).write(
-        exported / "torch.csv"
-    )
-    again = open_exported(exported / "run/model.onnx", None)
-    score_source(again, open_source(exported / "parts", "test")).write(exported / "file.csv")
+    for name, scorer in (
+        ("torch", alocc.Detector.load(exported / "run")),
+        ("file", open_exported(exported / "run/model.onnx", None)),
+    ):
+        batches = open_source(exported / "parts", "test").batches(scorer.image_format)
+        write_table(score_batches(scorer, batches), exported / f"{name}.csv")
     run(sys.executable, "-m", "alocc.runtime", exported / "run/model.onnx", exported / "parts",
         "--out", exported / "runtime.csv")  # fmt: skip
     texts = {name: (exported / f"{name}.csv").read_text() for name in ("onnx", "file", "runtime")}
@@ -317,15 +507,31 @@ def test_engines_write_the_same_table(exported):
 
 
 @pytest.mark.slow
-def test_an_export_older_than_its_detector_is_made_again(exported, monkeypatch):
-    made, notes = [], []
-    monkeypatch.setattr("alocc.export.export", lambda detector, path: made.append(path))
-    open_exported(exported / "run", "onnx", note=notes.append)
-    os.utime(exported / "run/model.onnx", (0, 0))
-    engine = open_exported(exported / "run", "onnx", note=notes.append)
-    os.utime(exported / "run/model.onnx")
-    assert made == [exported / "run/model.onnx"] and "exporting the detector" in notes[0]
-    assert engine.was_seen(torch.from_numpy(blobs(60, 0)[:, None])).all()
+def test_an_export_of_another_detector_is_made_again_whatever_the_clock_says(cases, tmp_path):
+    """A training that was repeated, a file that was copied, a threshold that was set anew: the content decides."""
+    notes = []
+    cases("article").detector.save(tmp_path / "model.safetensors")
+    open_exported(tmp_path, "onnx", note=notes.append)
+    os.utime(tmp_path / "model.onnx", (0, 0))  # older than the detector, of which it is all the same
+    before = (tmp_path / "model.onnx").read_bytes()
+    engine = open_exported(tmp_path, "onnx", note=notes.append)
+    assert len(notes) == 1 and (tmp_path / "model.onnx").read_bytes() == before
+    assert engine.metadata["made_from"] == digest(tmp_path / "model.safetensors")
+    assert engine.was_seen(torch.from_numpy(blobs(60, 0, (17, 18))[:, None])).all()
+    assert not engine.was_seen(torch.from_numpy(blobs(5, 99, (17, 18))[:, None])).any()
+
+    detector = cases("article").detector.with_alpha(0.25)
+    detector.save(tmp_path / "model.safetensors")
+    os.utime(tmp_path / "model.safetensors", (1, 1))
+    os.utime(tmp_path / "model.onnx")  # newer than the detector, but of another
+    engine = open_exported(tmp_path, "onnx", note=notes.append)
+    assert len(notes) == 2 and engine.alpha == 0.25 and engine.threshold == detector.threshold
+    assert open_exported(tmp_path, "onnx", 0.5, note=notes.append).alpha == 0.5
+    with pytest.raises(ConfigError, match="alpha must be at least"):
+        open_exported(tmp_path, "onnx", 0.001, note=notes.append)
+    assert len(notes) == 2
+    (tmp_path / "model.onnx").write_bytes(b"words")
+    assert open_exported(tmp_path, "onnx", note=notes.append).alpha == 0.25 and len(notes) == 3
 
 
 @pytest.mark.slow

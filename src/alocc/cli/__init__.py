@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 import warnings
@@ -10,6 +9,7 @@ import warnings
 from alocc.cli.app import app
 from alocc.cli.console import print_error, print_note
 from alocc.errors import AloccError, InputError, StoppedError
+from alocc.streams import standard_streams
 
 
 def main() -> None:
@@ -17,17 +17,12 @@ def main() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # see docs/decisions/0009; read when torch is loaded
     warnings.filterwarnings("ignore", module="PIL")  # an image that cannot be used is named; oddities of others are not
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names that the terminal has no letters for
     try:
-        app(prog_name="alocc")
-    except InputError as error:
-        print_error(str(error))
-        sys.exit(2)
+        with standard_streams():
+            app(prog_name="alocc")
     except StoppedError as error:
         print_note(f"{error}; the same command goes on from there")
         sys.exit(130)
     except AloccError as error:
         print_error(str(error))
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, InputError) else 1)

@@ -131,42 +131,42 @@ def score(
 ) -> None:
     """Score every image: path, anomaly_score, p_value, is_anomaly, and error for an image that cannot be read.
 
-    Images are read, scored and let go, so that their number has no limit but time.
+    Images are read, scored and released a few hundred at a time, so memory does not limit their number.
     """
-    from alocc.cli.running import load_engine, score_in_terminal
+    from alocc.cli.running import load_engine, stream_in_terminal
     from alocc.errors import ConfigError
-    from alocc.evaluation.table import check_table_path
+    from alocc.scoring.table import Totals, check_table_path, write_table
 
     if out:
         check_table_path(out)
     if alpha is not None and fdr is not None:
         raise ConfigError("give --alpha or --fdr, not both: each decides what is called an anomaly")
     detector = load_engine(model, engine, alpha, device)
-    table = score_in_terminal(detector, data, fdr=fdr, maps=maps, stride=stride, strict=strict)
-    if out:
-        table.write(out)
-    elif not json:
-        table.write_csv(console.standard_output())
-    console.print_skipped(table.skipped)
-    console.print_seen(table.n_seen)
-    n_images, n_anomalies = len(table.names), int(table.scores.is_anomaly.sum())
+    rows = stream_in_terminal(detector, data, fdr=fdr, maps=maps, stride=stride, strict=strict)
+    totals, images = Totals(), []
+    if json and not out:
+        images = list(totals.rows(rows))
+    else:
+        totals = write_table(rows, out)
+    console.print_skipped(totals.skipped)
+    console.print_seen(totals.n_seen)
     if json:
         console.print_json(
             {
-                "n_images": n_images,
-                "n_anomalies": n_anomalies,
+                "n_images": totals.n_images,
+                "n_anomalies": totals.n_anomalies,
                 "alpha": detector.alpha,
                 "fdr": fdr,
                 "threshold": detector.threshold,
-                "skipped": [item._asdict() for item in table.skipped],
+                "skipped": [item._asdict() for item in totals.skipped],
                 "out": str(out) if out else None,
                 "maps": str(maps) if maps else None,
-                "images": [] if out else list(table.rows()),
+                "images": images,
             }
         )
     rule = f"at a false-discovery rate of {fdr:g}" if fdr else f"at alpha {detector.alpha:g}"
     written = "".join(f"; {path} written" for path in (out, maps) if path)
-    console.print_note(f"{n_anomalies:,} of {n_images:,} images are anomalies {rule}{written}")
+    console.print_note(f"{totals.n_anomalies:,} of {totals.n_images:,} images are anomalies {rule}{written}")
 
 
 @app.command(cls=ClassListCommand)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -14,10 +14,10 @@ from alocc.errors import ConfigError
 if TYPE_CHECKING:
     from alocc.data.sources import ImageSet, Skipped
     from alocc.detector import Detector
-    from alocc.engines import Engine, EngineName
-    from alocc.evaluation.table import ScoreTable
     from alocc.export import Exported, Size
     from alocc.export.scorer import Layout
+    from alocc.scoring.open import Engine, EngineName
+    from alocc.scoring.stream import Rows
     from alocc.training.plan import Device, Plan, Settings
 
 WATCH_LIMIT = 250
@@ -50,7 +50,7 @@ def load_detector(path: Path, alpha: float | None, device: Device) -> Detector:
 
 def load_engine(path: Path, engine: EngineName | None, alpha: float | None, device: Device) -> Engine:
     """What scores: a detector, or an exported file, by its name or as the engine says."""
-    from alocc.engines import is_exported, open_exported
+    from alocc.scoring.open import is_exported, open_exported
 
     if engine == "torch" and is_exported(path):
         raise ConfigError(f"{path} is an exported file; --engine torch needs a run folder or a .safetensors file")
@@ -103,26 +103,50 @@ def train_in_terminal(
 
 def score_in_terminal(
     detector: Engine, data: str, *, fdr: float | None, maps: Path | None, stride: int, strict: bool
-) -> ScoreTable:
-    """Score a source with a progress bar; Ctrl-C loses nothing but time."""
+) -> Rows:
+    """:func:`stream_in_terminal`, all rows together."""
+    from alocc.scoring.stream import Rows
+
+    return Rows.joined(list(stream_in_terminal(detector, data, fdr=fdr, maps=maps, stride=stride, strict=strict)))
+
+
+def stream_in_terminal(
+    detector: Engine, data: str, *, fdr: float | None, maps: Path | None, stride: int, strict: bool
+) -> Iterator[Rows]:
+    """Score a source with a progress bar, and give its rows batch after batch."""
     from alocc.data.sources import open_source
-    from alocc.evaluation.table import score_source
+    from alocc.detector import Detector
+    from alocc.scoring.stream import score_batches
 
     if fdr is not None and not 0 < fdr < 1:
         raise ConfigError(f"--fdr must be above 0 and below 1, got {fdr:g}")
     each = None
     if maps:
-        from alocc.detector import Detector
         from alocc.report.overlays import overlay_writer
 
         if not isinstance(detector, Detector):
             raise ConfigError("--maps needs the torch engine: an exported detector makes no maps")
-
         each = overlay_writer(detector, maps)
     source = open_source(data, "test", stride=stride)
-    with console.image_progress("scoring", len(source) or None) as progress:
-        table = score_source(detector, source, strict=strict, progress=progress, each=each)
-    return table if fdr is None else table.with_false_discovery_rate(fdr)
+
+    def scored() -> Iterator[Rows]:
+        with console.image_progress("scoring", len(source) or None) as progress:
+            batches = source.batches(detector.image_format)
+            yield from score_batches(detector, batches, strict=strict, progress=progress, each=each)
+
+    return scored() if fdr is None else _at_discovery_rate(list(scored()), fdr)
+
+
+def _at_discovery_rate(parts: Sequence[Rows], rate: float) -> Iterator[Rows]:
+    """The same rows, with as many images called anomalies as the rate allows among all of them."""
+    import numpy as np
+
+    from alocc.evaluation.discoveries import discoveries
+
+    verdicts = discoveries(np.concatenate([part.scores.p_value for part in parts]), rate)
+    ends = np.cumsum([len(part.names) for part in parts])
+    for part, is_anomaly in zip(parts, np.split(verdicts, ends[:-1]), strict=True):
+        yield part._replace(scores=replace(part.scores, is_anomaly=is_anomaly))
 
 
 def load_normals(detector: Detector, data: str, normal: list[str] | None, strict: bool) -> ImageSet:
@@ -152,8 +176,8 @@ def export_in_terminal(
 ) -> tuple[Exported, Sequence[Skipped]]:
     """Write an exported file, by default into the run folder; with it, images of ``data`` that could not be used."""
     from alocc.detector import Detector, artefact_path
-    from alocc.engines import SUFFIX_OF
     from alocc.export import check_target, export
+    from alocc.scoring.open import SUFFIX_OF, digest
 
     suffix = SUFFIX_OF[format_]
     if int8 and not data:
@@ -166,7 +190,9 @@ def export_in_terminal(
         raise ConfigError(f"--out {out}: a file for --format {format_} must end in {suffix}")
     path = out or artefact_path(model).with_name(("model-int8" if int8 else "model") + suffix)
     check_target(path)
+    made_from = digest(artefact_path(model))
     detector = Detector.load(model)
     fresh = load_normals(detector, data, normal, strict) if data else None
-    written = export(detector, path, layout=layout, size=size, fresh=fresh.images if fresh else None)
+    images = fresh.images if fresh else None
+    written = export(detector, path, layout=layout, size=size, fresh=images, made_from=made_from)
     return written, fresh.skipped if fresh else ()

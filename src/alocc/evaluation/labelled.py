@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from alocc.data.images import ImageFormat
 from alocc.data.sources import Data, ImageSet, Skipped, check_classes, check_strict, open_source
 from alocc.detector import Detector
-from alocc.engines import Engine
 from alocc.errors import DataError
 from alocc.evaluation.metrics import RESAMPLES, Evaluation, at_threshold, auroc, evaluate_scores
 from alocc.evaluation.pixels import load_masks, pixel_figures
 from alocc.scores import Scores
+from alocc.scoring.open import Engine
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alocc.engines import Engine
 from alocc.errors import DataError
 from alocc.scores import Scores
+from alocc.scoring.open import Engine
 
 FloatArray = NDArray[np.float64]
 ALARM = 0.001

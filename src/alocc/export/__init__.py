@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-from alocc.calibration import Calibration, default_alpha
+from alocc.calibration import Calibration, FloatArray, default_alpha
 from alocc.detector import FORMAT_VERSION, Detector, library_versions
 from alocc.errors import ArtefactError, ConfigError
 from alocc.export import parity
 from alocc.export.scorer import Layout, Verdicts
 from alocc.runtime import EXPORT_VERSION, KIND, SUFFIXES, Runtime
+from alocc.storage import replacing
 
 if TYPE_CHECKING:
+    import onnx
+
     from alocc.export import int8
 
 Size = Literal["any", "fixed"]
@@ -46,6 +51,7 @@ def export(
     layout: Layout = "nhwc",
     size: Size = "any",
     fresh: Tensor | None = None,
+    made_from: str | None = None,
 ) -> Exported:
     """Write a detector as one graph: uint8 images in; anomaly_score, p_value and is_anomaly out.
 
@@ -56,6 +62,7 @@ def export(
         size: "any": the graph resizes; "fixed": images must have the detector's size.
         fresh: normal images that training never saw, uint8 (n, C, H, W) in the detector's format: then R's and D's
             convolutions compute in 8 bits, and two thirds of these images set the threshold anew.
+        made_from: SHA-256 of the detector's file, which the notes then tell.
 
     Raises:
         ConfigError: if the name ends otherwise, or a library is missing.
@@ -64,9 +71,11 @@ def export(
     """
     path = Path(path)
     check_target(path)
+    detector = detector.to("cpu")
+    notes = _notes(detector, layout, size, made_from)
     with _draft(path) as draft:
         write = _eight_bits if fresh is not None else _exact
-        compared, shift = write(detector, draft, layout, size, fresh)
+        compared, shift = write(detector, draft, notes, fresh)
         n_bytes = sum(file.stat().st_size for file in draft.parent.iterdir())
     return Exported(path, n_bytes, compared, shift)
 
@@ -86,57 +95,77 @@ def check_target(path: Path) -> None:
 
 
 def _exact(
-    detector: Detector, draft: Path, layout: Layout, size: Size, fresh: Tensor | None
+    detector: Detector, draft: Path, notes: Mapping[str, Any], fresh: Tensor | None
 ) -> tuple[parity.Parity, None]:
     from alocc.export import graph
 
-    model = graph.build(Verdicts(detector, layout, size == "any"))
-    notes = _notes(detector, layout, size) | {"library_versions": library_versions(*graph.LIBRARIES)}
+    any_size = notes["size"] == "any"
+    model = graph.build(Verdicts(detector, notes["layout"], any_size))
     graph.write(model, notes, draft)
-    compared = parity.compare(detector, Runtime(draft), any_size=size == "any")
+    compared = parity.compare(detector, Runtime(draft), any_size)
     if not compared.holds:
         raise ArtefactError(
             f"{draft.name} was not written: its scores differ from the detector's by {compared.difference:.2g} "
             f"({parity.TOLERANCE:g} is allowed); train longer if it was hardly trained, else try another engine"
         )
-    graph.write(model, notes | {"parity": compared._asdict()}, draft)
+    images = parity.trial_images(detector, parity.PROBED, detector.image_format.size)
+    probe = parity.held_out_among(Runtime(draft).outputs(images)[0], len(detector.held_out_scores))
+    _write_with(model, probe, notes, draft)
+    _check_verdicts(draft, images)
+    _write_with(model, detector.held_out_scores, {**notes, "parity": compared._asdict()}, draft)
     return compared, None
 
 
 def _eight_bits(
-    detector: Detector, draft: Path, layout: Layout, size: Size, fresh: Tensor | None
+    detector: Detector, draft: Path, notes: Mapping[str, Any], fresh: Tensor | None
 ) -> tuple[None, int8.Shift]:
     from alocc.export import graph, int8
 
     assert fresh is not None
     ranges, thresholds = int8.split(fresh)
-    zeros = np.zeros(len(thresholds))
-    blank = replace(
-        detector, calibration=Calibration(zeros, default_alpha(len(zeros), detector.alpha))
-    )  # filled in when it can score
-    model = int8.quantized(graph.build(Verdicts(blank, layout, size == "any")), ranges, layout)
-    versions = library_versions(*graph.LIBRARIES)
-    notes = _notes(blank, layout, size) | {"precision": "int8", "library_versions": versions}
-    graph.write(model, notes, draft)
-    scores = Runtime(draft).score(thresholds.permute(0, 2, 3, 1).numpy()).anomaly_score
+    n, layout = len(thresholds), notes["layout"]
+    alpha = default_alpha(n, detector.alpha)
+    blank = replace(detector, calibration=Calibration(np.zeros(n), alpha))  # filled in when it can score
+    model = int8.quantized(graph.build(Verdicts(blank, layout, notes["size"] == "any")), ranges, layout)
+    notes = {**notes, "precision": "int8", "alpha": alpha, "n_held_out": n}
+    _write_with(model, blank.held_out_scores, notes, draft)
+    images = thresholds.permute(0, 2, 3, 1).numpy()
+    scores = Runtime(draft).score(images).anomaly_score
     shift = int8.Shift.between(detector.score(thresholds).anomaly_score, scores)
     if not shift.spearman >= int8.LEAST_CORRELATION:
         raise ArtefactError(
             f"{draft.name} was not written: the rank correlation of its scores with the detector's is "
             f"{shift.spearman:.2f} ({int8.LEAST_CORRELATION:g} is asked for); leave --int8 out, or try the other format"
         )
-    held_out = np.sort(scores)
-    graph.set_held_out(model, held_out)
-    graph.write(model, notes | {"held_out_scores": held_out.tolist(), "shift": shift._asdict()}, draft)
+    _write_with(model, np.sort(scores), {**notes, "shift": shift._asdict()}, draft)
+    at = n - blank.calibration.rank  # of the sorted scores, the threshold
+    _check_verdicts(draft, images[np.argsort(scores)[max(0, at - 3) :][: parity.PROBED]])
     return None, shift
 
 
-def _notes(detector: Detector, layout: Layout, size: Size) -> dict[str, Any]:
+def _write_with(model: onnx.ModelProto, held_out: FloatArray, notes: Mapping[str, Any], draft: Path) -> None:
+    """Write the graph and its notes with these held-out scores, sorted, in both."""
+    from alocc.export import graph
+
+    graph.set_held_out(model, held_out)
+    graph.write(model, {**notes, "held_out_scores": held_out.tolist()}, draft)
+
+
+def _check_verdicts(draft: Path, images: NDArray[np.uint8]) -> None:
+    """Ask for the graph's own verdicts on images whose scores are those of held-out images, and the threshold."""
+    if not parity.verdicts_hold(Runtime(draft), images):
+        raise ArtefactError(f"{draft.name} was not written: its verdicts do not match its scores; try another engine")
+
+
+def _notes(detector: Detector, layout: Layout, size: Size, made_from: str | None) -> dict[str, Any]:
     """What the file says of itself."""
+    from alocc.export import graph
+
     return {
         "kind": KIND,
         "export_version": EXPORT_VERSION,
         "format_version": FORMAT_VERSION,
+        "made_from": made_from,
         "image_format": detector.image_format._asdict(),
         "layout": layout,
         "size": size,
@@ -147,18 +176,19 @@ def _notes(detector: Detector, layout: Layout, size: Size) -> dict[str, Any]:
         "held_out_scores": detector.held_out_scores.tolist(),
         "config": detector.config.model_dump(mode="json"),
         "training": dict(detector.training),
+        "library_versions": library_versions(*graph.LIBRARIES),
     }
 
 
 @contextmanager
 def _draft(path: Path) -> Iterator[Path]:
-    """A path of the same name in a folder beside; what is written there comes to its place if the block ends well."""
+    """A path of the same name in a temporary folder; what is there comes to its place if the block ends well."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            draft = Path(folder) / path.name
-            yield draft
+        with tempfile.TemporaryDirectory(prefix="alocc-export-") as folder:
+            yield Path(folder) / path.name
             for file in sorted(Path(folder).iterdir()):  # the .bin before the .xml that needs it
-                file.replace(path.with_name(file.name))
+                with replacing(path.with_name(file.name)) as temporary:
+                    shutil.copyfile(file, temporary)
     except OSError as error:
         raise ArtefactError(f"{path} cannot be written ({error.strerror or error})") from None

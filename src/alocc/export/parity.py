@@ -1,4 +1,4 @@
-"""Does a file give the detector's scores? Asked of images of several kinds, sizes and numbers, before it is there."""
+"""Does a file give the detector's scores? Asked of images of several types, sizes and numbers, before it is there."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from alocc.calibration import Calibration
 from alocc.data.resizing import ImageFormat
 from alocc.detector import Detector
 from alocc.parts.neighbours import SIDE as SMALL_SIDE
@@ -19,12 +20,15 @@ from alocc.seeding import generator
 from alocc.synthesis.deformation import jitter, uniform
 
 TOLERANCE = 1e-4
-"""Largest difference of anomaly scores; of those above 1 or below −1, relative to them."""
+"""Difference of anomaly scores s that is allowed: 0.0001 · max(1, |s|); or, within ±1, where s is the root of a mean of
+squares, 0.0001 of s · |s|. That is 0.01 at a score of 0, 0.0005 at 0.1, and 0.0001 from 0.5 on."""
 BATCHES = (1, 7, 256)
 OTHER_SIZES = (0.6, 1.7)
 """Sizes, beside the detector's, of images that the graph resizes."""
 FEW = 24
 """Images of a batch that have to be resized, and of one of large images."""
+PROBED = 7
+"""Images at and around the threshold; few enough for one batch of every engine."""
 
 
 class Parity(NamedTuple):
@@ -34,7 +38,8 @@ class Parity(NamedTuple):
     """Largest difference of anomaly scores, as :func:`difference` measures it."""
     n_images: int
     same_verdicts: bool
-    """All p-values and verdicts are equal, but for scores within the tolerance of a held-out one."""
+    """All p-values and verdicts, the graph's own, are equal, but where a held-out score is within 0.0001 of the image's
+    or between the detector's and the file's."""
 
     @property
     def holds(self) -> bool:
@@ -52,8 +57,8 @@ def compare(detector: Detector, runtime: Runtime, any_size: bool = True) -> Pari
     return found
 
 
-def difference(expected: NDArray[np.float64], found: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How far scores are from what they should be, relative to those beyond ±1.
+def difference(expected: NDArray[np.float64], found: NDArray[np.floating]) -> NDArray[np.float64]:
+    """How far scores are from what they should be, relative to those beyond ±1; see :data:`TOLERANCE`.
 
     Near 0 the score is a root, which makes a large difference of a rounding; there, its square is compared.
     """
@@ -86,14 +91,35 @@ def _sizes(to: ImageFormat, any_size: bool) -> list[tuple[int, int]]:
 
 
 def _compared(detector: Detector, runtime: Runtime, images: NDArray[np.uint8]) -> Parity:
-    expected, found = detector.score(images), runtime.score_in_one(images)
-    worst = difference(expected.anomaly_score, found.anomaly_score)
-    margin = np.maximum(TOLERANCE, np.abs(found.anomaly_score - expected.anomaly_score))
-    below, above = (
-        np.searchsorted(detector.held_out_scores, expected.anomaly_score + sign * margin) for sign in (-1, 1)
-    )
-    same = (expected.p_value == found.p_value) & (expected.is_anomaly == found.is_anomaly)
+    expected, (anomaly_score, p_value, is_anomaly) = detector.score(images), runtime.outputs(images)
+    worst = difference(expected.anomaly_score, anomaly_score)
+    margin = np.maximum(TOLERANCE, np.abs(anomaly_score - expected.anomaly_score))
+    held_out = detector.held_out_scores
+    below, above = (np.searchsorted(held_out, expected.anomaly_score + sign * margin) for sign in (-1, 1))
+    same = (_whole(expected.p_value, held_out) == _whole(p_value, held_out)) & (expected.is_anomaly == is_anomaly)
     return Parity(float(worst.max()), len(images), bool((same | (below != above)).all()))
+
+
+def held_out_among(scores: NDArray[np.float32], n: int) -> NDArray[np.float64]:
+    """Held-out scores, sorted, each of which, and so the threshold, is one of the lower three quarters of scores."""
+    return np.sort(np.resize(np.sort(scores)[: max(1, 3 * len(scores) // 4)], n)).astype(np.float64)
+
+
+def verdicts_hold(runtime: Runtime, images: NDArray[np.uint8]) -> bool:
+    """Whether the graph's own p-values and verdicts are exactly those of its own scores, for images of its format."""
+    scores, p_value, is_anomaly = runtime.outputs(images)
+    held_out, n = runtime.held_out_scores.astype(np.float32), len(runtime.held_out_scores)
+    at_least = n - np.searchsorted(held_out, scores)
+    same = (_whole(p_value, held_out) == 1 + at_least) & (
+        is_anomaly == (at_least < Calibration(held_out, runtime.alpha).rank)
+    )
+    return bool(same.all())
+
+
+def _whole(p_value: NDArray[np.floating], held_out: NDArray[np.floating]) -> NDArray[np.floating]:
+    """How many scores, the image's own counted, are at least as large."""
+    counted: NDArray[np.floating] = np.rint(p_value * (len(held_out) + 1))
+    return counted
 
 
 def _worse(one: Parity, other: Parity) -> Parity:

@@ -11,6 +11,9 @@ exported (:mod:`alocc.export` checks that before it leaves a file).
 
 from __future__ import annotations
 
+import itertools
+import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alocc.calibration import Calibration, FloatArray
+from alocc.data.decoding import MAX_PIXELS
 from alocc.data.resizing import ImageFormat, brought_to
 from alocc.errors import ArtefactError, DataError
 from alocc.runtime.sessions import SUFFIXES, Outputs, open_session
@@ -31,6 +35,8 @@ KIND = "exported detector"
 EXPORT_VERSION = 1
 BATCH = 64
 """Images, or tiles, that are judged together."""
+MAX_SIDE = 32_000
+"""Pixels of a side up to which the graph's resizing is exact."""
 
 
 class Runtime:
@@ -49,25 +55,22 @@ class Runtime:
     def __init__(self, path: str | Path, threads: int = 2, alpha: float | None = None) -> None:
         self.path = Path(path)
         self._session = open_session(self.path, threads)
-        self._workers = ThreadPoolExecutor(self._session.at_once, "alocc-runtime")
-        metadata = _checked(self._session.metadata, self.path)
+        self._pools: dict[int, ThreadPoolExecutor] = {}
+        self.metadata = _checked(self._session.metadata, self.path)
+        self._channels_first = self.metadata["layout"] == "nchw"
+        self.image_format = ImageFormat(**self.metadata["image_format"])
+        self.held_out_scores: FloatArray = np.array(self.metadata["held_out_scores"], np.float64)
+        self.alpha = float(self.metadata["alpha"])
+        most = max(1, BATCH // self.metadata["n_tiles"])
+        self._batch = min(most, self._session.only_batch or most)
+        size = (2, 2) if self.metadata["size"] == "any" else self.image_format.size
         try:
-            self._read(metadata)
-            self._judged(np.zeros((1, *self.image_format.size, self.image_format.channels), np.uint8))
-        except Exception as error:  # notes that are not whole, or those of another graph
+            self.outputs(np.zeros((1, *size, self.image_format.channels), np.uint8))
+        except Exception as error:  # engines raise all kinds
             reason = str(error).strip().partition("\n")[0][:200]
-            raise ArtefactError(f"{path} is damaged: its notes do not go with its graph ({reason})") from None
+            raise ArtefactError(f"{path} is damaged: its notes do not match its graph ({reason})") from None
         if alpha is not None:
             self.alpha = Calibration.of(self.held_out_scores, alpha).alpha
-
-    def _read(self, metadata: Mapping[str, Any]) -> None:
-        self.metadata = metadata
-        self.image_format = ImageFormat(**metadata["image_format"])
-        self.alpha = float(metadata["alpha"])
-        self.held_out_scores: FloatArray = np.array(metadata["held_out_scores"], np.float64)
-        self._channels_first = metadata["layout"] == "nchw"
-        most = max(1, BATCH // int(metadata["n_tiles"]))
-        self._batch = min(most, self._session.only_batch or most)
 
     @property
     def threshold(self) -> float:
@@ -90,27 +93,40 @@ class Runtime:
         if not self._session.only_batch:  # few images are shared out among the threads
             n = max(1, min(n, -(-len(images) // self._session.at_once)))
         chunks = [images[start : start + n] for start in range(0, len(images), n)]
-        for judged in self._each(lambda chunk: self._judged(brought_to(chunk, self.image_format)), chunks):
-            batches.append(judged)
+        for outputs in self._each(lambda chunk: self.outputs(brought_to(chunk, self.image_format)), chunks):
+            batches.append(outputs)
             if progress:
-                progress(len(judged[0]))
+                progress(len(outputs[0]))
         return self._scores(batches)
 
-    def _each(
-        self, judge: Callable[[NDArray[np.uint8]], Outputs], chunks: Sequence[NDArray[np.uint8]]
-    ) -> Iterable[Outputs]:
-        return map(judge, chunks) if len(chunks) == 1 else self._workers.map(judge, chunks)
+    def was_seen(self, images: NDArray[np.generic]) -> NDArray[np.bool_]:
+        """Which images it was trained or calibrated on: a file does not know of any."""
+        return np.zeros(len(images), np.bool_)
 
-    def score_in_one(self, images: NDArray[np.generic]) -> Scores:
-        """:func:`score` by one call of the graph, which resizes the images itself if it can."""
-        return self._scores([self._judged(self._accepted(images))])
+    def outputs(self, images: NDArray[np.uint8]) -> Outputs:
+        """The graph's own anomaly_score, p_value and is_anomaly, by one call; (n, H, W, C) as the graph takes them."""
+        n = len(images)
+        if self._session.only_batch and n < self._batch:
+            images = np.concatenate([images, np.repeat(images[-1:], self._batch - n, 0)])
+        if self._channels_first:
+            images = images.transpose(0, 3, 1, 2)
+        anomaly_score, p_value, is_anomaly = self._session.run(np.ascontiguousarray(images))
+        return anomaly_score[:n], p_value[:n], is_anomaly[:n]
+
+    def _each(
+        self, compute: Callable[[NDArray[np.uint8]], Outputs], chunks: Sequence[NDArray[np.uint8]]
+    ) -> Iterable[Outputs]:
+        if len(chunks) == 1:
+            return map(compute, chunks)
+        process = os.getpid()  # threads do not survive a fork: each process has its own
+        if process not in self._pools:
+            self._pools[process] = ThreadPoolExecutor(self._session.at_once, "alocc-runtime")
+        return self._pools[process].map(compute, chunks)
 
     def _accepted(self, images: NDArray[np.generic]) -> NDArray[np.uint8]:
         images = np.asarray(images)
         if images.dtype != np.uint8:
-            raise DataError(
-                f"an exported detector takes uint8 images, got {images.dtype}; the torch engine takes floats"
-            )
+            raise DataError(f"an exported detector takes uint8 images, got {images.dtype}; floats need --engine torch")
         if images.ndim == 3 and images.shape[2] == 3 and self.image_format.channels == 3:
             raise DataError(f"{images.shape} looks like one colour image; give image[None], (1, H, W, 3)")
         return images.astype(np.uint8, copy=False)
@@ -121,23 +137,48 @@ class Runtime:
         p_value = np.rint(p_value * (n + 1)) / (n + 1)  # the quotient of two whole numbers, in full precision again
         return Scores(anomaly_score, p_value, p_value <= self.alpha, {}, None, self.alpha)
 
-    def _judged(self, images: NDArray[np.uint8]) -> Outputs:
-        n = len(images)
-        if self._session.only_batch and n < self._batch:
-            images = np.concatenate([images, np.repeat(images[-1:], self._batch - n, 0)])
-        if self._channels_first:
-            images = images.transpose(0, 3, 1, 2)
-        anomaly_score, p_value, is_anomaly = self._session.run(np.ascontiguousarray(images))
-        return anomaly_score[:n], p_value[:n], is_anomaly[:n]
-
 
 def _nothing() -> Outputs:
     return np.empty(0, np.float32), np.empty(0, np.float32), np.empty(0, np.bool_)
 
 
-def _checked(metadata: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
-    if not isinstance(metadata, Mapping) or metadata.get("kind") != KIND:
+def _checked(notes: Any, path: Path) -> Mapping[str, Any]:
+    """The notes of an exported file, if nothing in them can mislead or take memory."""
+    if not isinstance(notes, Mapping) or notes.get("kind") != KIND:
         raise ArtefactError(f"{path} was not written by alocc export")
-    if metadata.get("export_version") != EXPORT_VERSION:
+    if notes.get("export_version") != EXPORT_VERSION:
         raise ArtefactError(f"{path} was written by another version of alocc; export the detector again")
-    return metadata
+    fault = next((fault for fault, holds in _rules(notes) if not holds), None)
+    if fault:
+        raise ArtefactError(f"{path} is damaged: in its notes, {fault}; export the detector again")
+    return notes
+
+
+def _rules(notes: Mapping[str, Any]) -> Iterable[tuple[str, bool]]:
+    """What must hold, each after what it relies on."""
+    wanted = ("image_format", "layout", "size", "n_tiles", "alpha", "held_out_scores", "n_held_out", "training")
+    yield from ((f"{name} is missing", name in notes) for name in wanted)
+    to, scores, alpha, n_tiles = (notes[name] for name in ("image_format", "held_out_scores", "alpha", "n_tiles"))
+    yield "training is no table", isinstance(notes["training"], Mapping)
+    fields = {*ImageFormat._fields}
+    yield "image_format must have height, width and channels", isinstance(to, Mapping) and {*to} == fields
+    sides = (to["height"], to["width"])
+    is_allowed = all(_is_whole(side) and 1 <= side <= MAX_SIDE for side in sides) and sides[0] * sides[1] <= MAX_PIXELS
+    yield f"image_format has an invalid size, {MAX_PIXELS:,} pixels are allowed", is_allowed
+    yield "image_format must have 1 or 3 channels", _is_whole(to["channels"]) and to["channels"] in (1, 3)
+    yield "layout must be nhwc or nchw", notes["layout"] in ("nhwc", "nchw")
+    yield "size must be any or fixed", notes["size"] in ("any", "fixed")
+    yield "n_tiles is invalid", _is_whole(n_tiles) and 1 <= n_tiles <= sides[0] * sides[1]
+    yield "alpha must be above 0 and below 1", _is_number(alpha) and 0 < alpha < 1
+    yield "held_out_scores must be numbers", isinstance(scores, list) and bool(scores) and all(map(_is_number, scores))
+    yield "held_out_scores must be finite", all(map(math.isfinite, scores))
+    yield "held_out_scores must be sorted", all(one <= other for one, other in itertools.pairwise(scores))
+    yield "n_held_out must be the number of held_out_scores", notes["n_held_out"] == len(scores)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and _is_whole(value) and abs(value) < 1 << 53)

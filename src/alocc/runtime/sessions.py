@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
 import threading
+import weakref
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,8 +15,12 @@ from numpy.typing import NDArray
 
 from alocc.errors import ArtefactError, ConfigError, InputError
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its threads hang a forked process that ends; read when it loads
+
 METADATA_KEY = "alocc"
 SUFFIXES = (".onnx", ".xml")
+MOST_NOTES = 100_000_000
+"""Letters; a held-out score takes about 20."""
 
 Outputs = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]
 
@@ -69,8 +76,7 @@ class OnnxSession:
         options.intra_op_num_threads, options.inter_op_num_threads = 1, 1
         options.log_severity_level = 4  # what goes wrong is raised; it need not be printed too
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        notes = self._session.get_modelmeta().custom_metadata_map
-        self.metadata = json.loads(notes.get(METADATA_KEY, "null"))
+        self.metadata = _notes(self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "null"))
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
         """See :class:`Session`."""
@@ -88,18 +94,53 @@ class OpenVinoSession:
 
         if not path.with_suffix(".bin").is_file():
             raise ArtefactError(f"{path} needs {path.with_suffix('.bin').name} beside it, which does not exist")
-        core = openvino.Core()
-        model = core.read_model(path)
-        notes = model.get_rt_info(METADATA_KEY).astype(str) if model.has_rt_info([METADATA_KEY]) else "null"
-        self.metadata = json.loads(notes)
+        self._model = model = openvino.Core().read_model(path)
+        self.metadata = _notes(
+            model.get_rt_info(METADATA_KEY).astype(str) if model.has_rt_info([METADATA_KEY]) else "null"
+        )
         self.at_once = threads
-        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": threads}
-        self._compiled = core.compile_model(model, "CPU", settings)
-        self._requests = threading.local()
+        self._compile()
+        _open_vino_sessions.add(self)
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
         """See :class:`Session`."""
+        if self._compiled is None:
+            self._compile()
         if not hasattr(self._requests, "own"):
             self._requests.own = self._compiled.create_infer_request()
         found = self._requests.own.infer({"images": images})
         return found["anomaly_score"].copy(), found["p_value"].copy(), found["is_anomaly"].astype(np.bool_)
+
+    def _compile(self) -> None:
+        import openvino
+
+        settings = {
+            "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": self.at_once, "NUM_STREAMS": self.at_once,
+        }  # fmt: skip
+        self._requests = threading.local()
+        self._compiled = openvino.Core().compile_model(self._model, "CPU", settings)
+
+    def leave(self) -> None:
+        """In a forked process, which lacks its threads: compile anew when needed; freeing it would wait for them."""
+        for lost in (self._compiled, getattr(self._requests, "own", None)):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(lost))
+        self._compiled = None
+
+
+_open_vino_sessions: weakref.WeakSet[OpenVinoSession] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for session in _open_vino_sessions:
+        session.leave()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _notes(text: str) -> Any:
+    """What a file says of itself."""
+    if len(text) > MOST_NOTES:
+        raise ValueError(f"{len(text):,} letters of notes; {MOST_NOTES:,} are allowed")
+    return json.loads(text)

@@ -1,4 +1,4 @@
-"""The phases of a training: each binds networks, optimisers and random streams to its step, and owns what is special."""
+"""The phases of a training: each binds networks, optimisers and random streams to its step."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ class Plan:
         return sum(phase.iterations for phases in self.phases[:fold] for phase in phases)
 
     def normals(self, fit: Tensor) -> Normals:
-        """What is learned from, made of the images with these indices: crops, with changed copies if any are asked for."""
+        """What is learned from: crops of the images with these indices, and changed copies if any are asked for."""
         config, pixels = self.config, self.images.normals.images
         crops, source = self.frame.draw(pixels[fit], generator(config.seed, "tiles"))
         crops, copied = augmented(crops, config.training.augmentation, generator(config.seed, "augmentation"))
@@ -188,7 +188,7 @@ def native_bfloat16() -> bool:
 
 
 def _phases(config: Config, n_folds: int) -> tuple[tuple[Phase, ...], ...]:
-    """Folds share the length of a training, so that it takes the same time as without them; the first has the places."""
+    """Folds share the length of a training, so that it takes the time of one; places are learned with the first."""
     training = config.training
     main = training.reconstruction or training.adversarial
     share = (

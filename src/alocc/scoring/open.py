@@ -1,23 +1,24 @@
-"""What scores: the detector itself, by torch, or what was exported from it, by ONNX Runtime or OpenVINO.
+"""A path and an engine → what scores: the detector itself, by torch, or what was exported from it.
 
-All give the same numbers, to the tolerance that an export is checked with (:mod:`alocc.export`).
+All give the same numbers, to the tolerance that an export is checked with (:mod:`alocc.export.parity`).
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from alocc.calibration import FloatArray
 from alocc.data.resizing import ImageFormat
 from alocc.detector import Detector, artefact_path, image_hashes
-from alocc.errors import ArtefactError, ConfigError, DataError
+from alocc.errors import ArtefactError, ConfigError, InputError
 from alocc.runtime import SUFFIXES, Runtime
 from alocc.scores import Progress, Scores
 
@@ -26,7 +27,7 @@ SUFFIX_OF = {"onnx": ".onnx", "openvino": ".xml"}
 
 
 class Engine(Protocol):
-    """What can score images of a source: a :class:`~alocc.detector.Detector`, or an :class:`Exported` one."""
+    """What can score images of a source: a :class:`~alocc.detector.Detector`, or an :class:`ExportedDetector`."""
 
     @property
     def image_format(self) -> ImageFormat:
@@ -55,33 +56,25 @@ class Engine(Protocol):
         """Which images it was trained or calibrated on, as far as that is known."""
 
 
-class Exported:
-    """An exported detector that takes tensors, as a :class:`~alocc.detector.Detector` does.
+class ExportedDetector(Runtime):
+    """An exported detector that takes tensors too, as a :class:`~alocc.detector.Detector` does."""
 
-    Args:
-        runtime: the file.
-        seen: hashes of the images that it was trained or calibrated on; a file alone does not know them.
-    """
+    seen: NDArray[np.int64] | None = None
+    """Hashes of the images that it was trained or calibrated on; a file alone does not know them."""
 
-    def __init__(self, runtime: Runtime, seen: NDArray[np.int64] | None = None) -> None:
-        self.runtime, self.seen = runtime, seen
-        self.image_format, self.alpha, self.threshold = runtime.image_format, runtime.alpha, runtime.threshold
-        self.held_out_scores = runtime.held_out_scores
-        self.training: Mapping[str, Any] = runtime.metadata["training"]
+    @property
+    def training(self) -> Mapping[str, Any]:
+        """What it was trained on."""
+        notes: Mapping[str, Any] = self.metadata["training"]
+        return notes
 
-    def score(self, images: Tensor, progress: Progress | None = None) -> Scores:
-        """Score images (n, C, H, W), uint8, in the detector's format.
+    def score(self, images: NDArray[np.generic] | Tensor, progress: Progress | None = None) -> Scores:
+        """Score a tensor (n, C, H, W), uint8, in the detector's format, or an array, as :class:`Runtime` does."""
+        return super().score(images.permute(0, 2, 3, 1).numpy() if isinstance(images, Tensor) else images, progress)
 
-        Raises:
-            DataError: if they are floats.
-        """
-        if images.dtype != torch.uint8:
-            raise DataError("an exported detector takes images of whole numbers, 0 to 255; floats need --engine torch")
-        return self.runtime.score(images.permute(0, 2, 3, 1).numpy(), progress)
-
-    def was_seen(self, images: Tensor) -> NDArray[np.bool_]:
+    def was_seen(self, images: NDArray[np.generic] | Tensor) -> NDArray[np.bool_]:
         """Which images it was trained or calibrated on; none, if that is not known."""
-        if self.seen is None:
+        if self.seen is None or not isinstance(images, Tensor):
             return np.zeros(len(images), np.bool_)
         return np.isin(image_hashes(images), self.seen)
 
@@ -97,8 +90,8 @@ def open_exported(
     alpha: float | None = None,
     threads: int = 2,
     note: Callable[[str], None] = lambda _: None,
-) -> Exported:
-    """An exported file; or that of a run folder, which is written if it is missing or older than the detector.
+) -> ExportedDetector:
+    """An exported file; or that of a run folder, which is written if there is none of this very detector.
 
     Args:
         path: the file, or a run folder.
@@ -113,15 +106,32 @@ def open_exported(
     if is_exported(path):
         if engine is not None and SUFFIX_OF.get(engine) != path.suffix:
             raise ConfigError(f"{path} is not for --engine {engine}; leave the option out, or give the run folder")
-        return Exported(Runtime(path, threads, alpha))
+        return ExportedDetector(path, threads, alpha)
     if not path.is_dir():
         raise ArtefactError(f"--engine {engine} needs a run folder or an exported file, not {path}; see alocc export")
     from alocc.export import export
 
     assert engine is not None
     source, target = artefact_path(path), (path / "model").with_suffix(SUFFIX_OF[engine])
+    made_from = digest(source)
     detector = Detector.load(source)
-    if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
+    if alpha is not None:
+        detector.with_alpha(alpha)  # refused before anything is exported
+    opened = None
+    with suppress(InputError):  # missing, damaged, or of another version
+        opened = ExportedDetector(target, threads, alpha)
+    if opened is None or opened.metadata.get("made_from") != made_from:
         note(f"exporting the detector to {target}, once")
-        export(detector, target)
-    return Exported(Runtime(target, threads, alpha), detector.seen)
+        export(detector, target, made_from=made_from)
+        opened = ExportedDetector(target, threads, alpha)
+    opened.seen = detector.seen
+    return opened
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a detector's file, by which an exported file knows what it was made from."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ArtefactError(f"{path} cannot be read ({error.strerror or error})") from None

@@ -1,0 +1,88 @@
+"""Entries → arrays of one format, decoded by threads a batch ahead of whoever takes them. NumPy and Pillow alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alocc.data.decoding import read_brought_to
+from alocc.data.entries import Entry, Skipped
+from alocc.data.resizing import ImageFormat
+from alocc.errors import DataError
+
+BATCH = 256
+"""Images that are decoded, and then wait, together; a second batch is decoded meanwhile."""
+MOST_IN_BATCH = 32 << 20
+"""Bytes of a batch, about."""
+
+
+class Batch(NamedTuple):
+    """Some images of one format, and some that could not be used."""
+
+    entries: Sequence[Entry]
+    """Those that could be read."""
+    images: NDArray[np.uint8]
+    """Theirs: (n, H, W, C)."""
+    skipped: Sequence[Skipped]
+
+    @property
+    def names(self) -> list[str]:
+        """Of the images that could be read."""
+        return [entry.name for entry in self.entries]
+
+
+def read_batches(entries: Sequence[Entry], to: ImageFormat, unusable: Sequence[Skipped] = ()) -> Iterator[Batch]:
+    """Decode and resize in order, a few hundred images at a time; the next batch is under way meanwhile.
+
+    Args:
+        entries: what to read.
+        to: the format.
+        unusable: images that are known to be unusable; they come first.
+    """
+    nothing = np.empty((0, *to.size, to.channels), np.uint8)
+    if unusable:
+        yield Batch((), nothing, unusable)
+
+    def read(entry: Entry) -> NDArray[np.uint8] | Skipped:
+        try:
+            return read_brought_to(entry.content, entry.name, entry.page, to)
+        except DataError as error:
+            return Skipped(entry.name, str(error))
+
+    size = batch_size(to)
+    pool = ThreadPoolExecutor()  # Pillow decodes outside the interpreter's lock
+    try:
+        ahead = pool.map(read, entries[:size])
+        for start in range(0, len(entries), size):
+            results, ahead = list(ahead), pool.map(read, entries[start + size : start + 2 * size])
+            pairs = list(zip(entries[start : start + size], results, strict=True))
+            good = [(entry, image) for entry, image in pairs if not isinstance(image, Skipped)]
+            images = np.stack([image for _, image in good]) if good else nothing
+            yield Batch([entry for entry, _ in good], images, [one for one in results if isinstance(one, Skipped)])
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def batch_size(to: ImageFormat) -> int:
+    """``BATCH`` images, or fewer large ones."""
+    return min(BATCH, max(8, MOST_IN_BATCH // (to.channels * to.height * to.width)))
+
+
+def check_strict(strict: bool, skipped: Sequence[Skipped]) -> None:
+    """Refuse images that cannot be used where the user asked for that.
+
+    Raises:
+        DataError: with the first one's reason.
+    """
+    if strict and skipped:
+        raise DataError(f"{skipped[0].reason}; leave --strict out to go on without such images")
+
+
+def none_usable(skipped: Sequence[Skipped]) -> DataError:
+    """The error of a source of which not one image can be used."""
+    first = f"; the first: {skipped[0].reason}" if skipped else ""
+    return DataError(f"none of the {len(skipped)} images can be used{first}")

@@ -1,0 +1,23 @@
+"""Anomalies of a batch of images, called at a false-discovery rate."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alocc.calibration import FloatArray
+
+
+def discoveries(p_values: FloatArray, false_discovery_rate: float) -> NDArray[np.bool_]:
+    """Which of a batch of images to call anomalies so that at most this share of them is normal, on average.
+
+    Benjamini & Hochberg 1995; with conformal p-values of one held-out set it holds too (Bates et al. 2023).
+
+    Args:
+        p_values: of all images of the batch, (n,).
+        false_discovery_rate: the share, in (0, 1).
+    """
+    from scipy.stats import false_discovery_control
+
+    called: NDArray[np.bool_] = false_discovery_control(p_values) <= false_discovery_rate
+    return called

@@ -1,0 +1,1 @@
+"""One way of scoring: batches in, rows out, whatever computes."""

@@ -1,0 +1,103 @@
+"""Batches of images in, rows of scores out, so that memory does not depend on their number. NumPy alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alocc.data.entries import Skipped
+from alocc.data.reading import check_strict, none_usable
+from alocc.scores import Progress, Scores
+
+
+class Batch(Protocol):
+    """Some images, and some that could not be used."""
+
+    @property
+    def images(self) -> Any:
+        """What the scorer takes, n of them."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Theirs."""
+
+    @property
+    def skipped(self) -> Sequence[Skipped]:
+        """Those that could not be used."""
+
+
+class Scorer(Protocol):
+    """A detector, or an exported file."""
+
+    def score(self, images: Any, progress: Progress | None = None) -> Scores:
+        """Scores of n images."""
+
+    def was_seen(self, images: Any) -> NDArray[np.bool_]:
+        """Which of them it was trained or calibrated on, as far as that is known."""
+
+
+BatchT = TypeVar("BatchT", bound=Batch)
+
+
+class Rows(NamedTuple):
+    """Some images with their scores, and some that could not be used."""
+
+    names: Sequence[str]
+    scores: Scores
+    """Without the parts of the score."""
+    skipped: Sequence[Skipped]
+    n_seen: int
+    """How many of the images the detector was trained or calibrated on: their scores flatter it."""
+
+    @classmethod
+    def joined(cls, several: Sequence[Rows]) -> Rows:
+        """One behind the other."""
+        return cls(
+            [name for rows in several for name in rows.names],
+            Scores.joined([rows.scores for rows in several]),
+            [item for rows in several for item in rows.skipped],
+            sum(rows.n_seen for rows in several),
+        )
+
+
+def score_batches(
+    scorer: Scorer,
+    batches: Iterable[BatchT],
+    *,
+    strict: bool = False,
+    progress: Progress | None = None,
+    each: Callable[[BatchT, Scores], None] | None = None,
+) -> Iterator[Rows]:
+    """Score batch after batch. At least one image is scored before the first rows are given.
+
+    Args:
+        scorer: what scores.
+        batches: the images, brought to its format.
+        strict: stop at the first image that cannot be used.
+        progress: told of every few images that are done.
+        each: given every batch and its scores, before the images are let go.
+
+    Raises:
+        DataError: if not one image can be used, or, if strict, if one cannot.
+    """
+    waiting: list[Skipped] = []
+    alpha = None
+    for batch in batches:
+        check_strict(strict, batch.skipped)
+        waiting += batch.skipped
+        if batch.names:
+            scores = scorer.score(batch.images, progress)
+            if each:
+                each(batch, scores)
+            n_seen = int(scorer.was_seen(batch.images).sum())
+            yield Rows(batch.names, replace(scores, parts={}, p_real=None), waiting, n_seen)
+            waiting, alpha = [], scores.alpha
+    if alpha is None:
+        raise none_usable(waiting)
+    if waiting:
+        none = np.empty(0)
+        yield Rows((), Scores(none, none, none > 0, {}, None, alpha), waiting, 0)

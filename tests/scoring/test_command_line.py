@@ -1,0 +1,199 @@
+"""``alocc score`` and ``alocc-score``, and ``--alpha`` of every command that scores."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import alocc
+from alocc.cli import main
+from alocc.config import preset, with_settings
+from alocc.export import export
+from alocc.runtime.__main__ import main as light_main
+
+ALOCC = Path(sys.executable).with_name("alocc")
+
+
+def disc(rng, side=16, *, square=False):
+    y, x = np.abs(np.mgrid[:side, :side] - side / 2 + rng.uniform(-2, 2, (2, 1, 1)))
+    inside = np.maximum(y, x) < 4 if square else y**2 + x**2 < 16
+    return (inside * 180 + rng.integers(0, 40, inside.shape)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run of 60 discs, its export, 30 other discs, 10 squares, and a file that is no image."""
+    root, rng = tmp_path_factory.mktemp("scoring"), np.random.default_rng(0)
+    config = with_settings(preset("article"), ["networks.width=4", "training.batch_size=16"])
+    detector = alocc.train(np.stack([disc(rng) for _ in range(60)]), config=config, iterations=6, out=root / "run")
+    export(detector, root / "model.onnx", size="fixed")
+    for name, n in (("good", 30), ("bad", 10)):
+        (root / "parts" / name).mkdir(parents=True)
+        for i in range(n):
+            Image.fromarray(disc(rng, square=name == "bad")).save(root / "parts" / name / f"{i:02}.png")
+    (root / "parts" / "good" / "broken.png").write_bytes(b"")
+    return root
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a command line in this process: standard output and standard error."""
+
+    def run(*words, code=0, command=main):
+        monkeypatch.setattr(sys, "argv", ["alocc", *map(str, words)])
+        monkeypatch.setenv("COLUMNS", "200")
+        capsys.readouterr()
+        stopped = None
+        try:
+            command()
+        except SystemExit as end:
+            stopped = end.code
+        out, err = capsys.readouterr()
+        assert code is None or (stopped or 0) == code, out + err
+        return out, err
+
+    return run
+
+
+def table_of(text):
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+SCORERS = {
+    "torch": lambda root: [root / "run"],
+    "the run folder's export": lambda root: [root / "run", "--engine", "onnx"],
+    "an exported file": lambda root: [root / "model.onnx"],
+}
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_alpha_of_score_decides_the_verdicts(run, folder, scorer):
+    model, *engine = SCORERS[scorer](folder)
+    found = {}
+    for alpha in (0.05, 0.4):
+        out, err = run("score", model, folder / "parts", "--alpha", alpha, "--json", *engine)
+        found[alpha] = result = json.loads(out)
+        rows = [row for row in result["images"] if row["error"] is None]
+        assert result["alpha"] == alpha and f"at alpha {alpha:g}" in err and len(rows) == 40
+        assert [row["is_anomaly"] for row in rows] == [row["p_value"] <= alpha for row in rows]
+        assert [row["is_anomaly"] for row in rows] == [row["anomaly_score"] > result["threshold"] for row in rows]
+        assert result["n_anomalies"] == sum(row["is_anomaly"] for row in rows)
+        assert sum(bool(row["error"]) for row in result["images"]) == len(result["skipped"]) == 1
+    assert found[0.05]["n_anomalies"] < found[0.4]["n_anomalies"]
+    assert found[0.05]["threshold"] > found[0.4]["threshold"]
+    assert "alpha must be at least" in run("score", model, folder / "parts", "--alpha", 0.001, *engine, code=2)[1]
+
+
+def test_alpha_of_the_light_runtime_decides_the_verdicts(run, folder):
+    for alpha in (0.05, 0.4):
+        out, err = run(folder / "model.onnx", folder / "parts", "--alpha", alpha, command=light_main)
+        rows = [row for row in table_of(out) if not row["error"]]
+        assert [row["is_anomaly"] == "true" for row in rows] == [float(row["p_value"]) <= alpha for row in rows]
+        assert (
+            f"{sum(row['is_anomaly'] == 'true' for row in rows)} of 40 images are anomalies at alpha {alpha:g}" in err
+        )
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_alpha_of_evaluate_decides_the_figures(run, folder, scorer):
+    model, *engine = SCORERS[scorer](folder)
+    thresholds = []
+    for alpha in (0.05, 0.4):
+        words = ["--alpha", alpha, "--json", *engine]
+        result = json.loads(run("evaluate", model, folder / "parts", "--normal", "good", "--bootstrap", 0, *words)[0])
+        rows = [
+            row for row in json.loads(run("score", model, folder / "parts", *words)[0])["images"] if not row["error"]
+        ]
+        right = [(row["p_value"] <= alpha) == ("bad" in Path(row["path"]).parts) for row in rows]
+        assert result["alpha"] == alpha and result["accuracy"] == pytest.approx(np.mean(right), abs=1e-12)
+        thresholds.append(result["threshold"])
+    assert thresholds[0] > thresholds[1]
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_alpha_of_monitor_decides_the_share_of_anomalies(run, folder, scorer):
+    model, *engine = SCORERS[scorer](folder)
+    shares = []
+    for alpha in (0.05, 0.4):
+        words = [folder / "parts", "--alpha", alpha, "--json", *engine]
+        out = run("monitor", model, *words, code=None)[0]  # 3 if it finds a drift
+        rows = [row for row in json.loads(run("score", model, *words)[0])["images"] if not row["error"]]
+        result = json.loads(out)
+        [window] = result["windows"]
+        assert result["alpha"] == alpha
+        assert window["share_of_anomalies"] == pytest.approx(np.mean([row["p_value"] <= alpha for row in rows]))
+        shares.append(window["share_of_anomalies"])
+    assert shares[0] < shares[1]
+
+
+def test_light_and_full_runtime_write_the_same_tables(run, folder, tmp_path):
+    pytest.importorskip("pyarrow")
+    for suffix in ("csv", "jsonl", "parquet"):
+        run("score", folder / "model.onnx", folder / "parts", "--out", tmp_path / f"full.{suffix}")
+        run(folder / "model.onnx", folder / "parts", "--out", tmp_path / f"light.{suffix}", command=light_main)
+        assert (tmp_path / f"full.{suffix}").read_bytes() == (tmp_path / f"light.{suffix}").read_bytes()
+    text = run("score", folder / "model.onnx", folder / "parts")[0]
+    assert text == run(folder / "model.onnx", folder / "parts", command=light_main)[0]
+    assert text == (tmp_path / "full.csv").read_text()
+    assert "must end in" in run(folder / "model.onnx", folder, "--out", "s.txt", command=light_main, code=2)[1]
+
+
+@pytest.mark.parametrize("command", [main, light_main])
+def test_names_that_a_spreadsheet_would_compute_are_spelled_otherwise(run, folder, tmp_path, monkeypatch, command):
+    names = ["+1.png", "-1.png", "=1+1.png", "@a.png"]
+    for name in names:
+        Image.fromarray(disc(np.random.default_rng(1))).save(tmp_path / name)
+    (tmp_path / "=broken.png").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    words = ["score"] if command is main else []
+    rows = table_of(run(*words, folder / "model.onnx", ".", command=command)[0])
+    assert [row["path"] for row in rows] == [f"./{name}" for name in (*names, "=broken.png")]
+    assert rows[-1]["error"].startswith("./=broken.png is not a PNG")
+    if command is main:
+        result = json.loads(run(*words, folder / "model.onnx", ".", "--json")[0])
+        assert [row["path"] for row in result["images"]] == [*names, "=broken.png"]
+
+
+def test_nothing_is_left_of_a_table_that_cannot_be(run, folder, tmp_path):
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "broken.png").write_bytes(b"")
+    out = tmp_path / "new" / "s.csv"
+    for data, *more in ((tmp_path / "none",), (tmp_path / "nowhere",), (folder / "parts", "--strict")):
+        printed, err = run("score", folder / "model.onnx", data, "--out", out, *more, code=2)
+        assert printed == "" and err.count("\n") == 1 and not out.parent.exists()
+        assert run("score", folder / "model.onnx", data, *more, code=2)[0] == ""
+    assert (
+        "none of the 1 images can be used"
+        in run(folder / "model.onnx", tmp_path / "none", "--out", out, command=light_main, code=2)[1]
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize(
+    "words",
+    [
+        "score MODEL PARTS", "score RUN PARTS", "score MODEL PARTS --json", "inspect PARTS", "inspect PARTS --json",
+        "evaluate RUN PARTS --normal good --bootstrap 0", "info RUN", "info RUN --json", "monitor MODEL PARTS",
+        "check RUN PARTS --normal good --no-second-seed", "score --help", "--version", "LIGHT MODEL PARTS",
+    ],
+)  # fmt: skip
+def test_output_on_a_full_disk_is_one_line_and_code_1(folder, words):
+    places = {"MODEL": folder / "model.onnx", "PARTS": folder / "parts", "RUN": folder / "run"}
+    spelled = [str(places.get(word, word)) for word in words.split()]
+    command = [sys.executable, "-m", "alocc.runtime"] if spelled[0] == "LIGHT" else [ALOCC, spelled[0]]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*command, *spelled[1:]], stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
+    lines = done.stderr.splitlines()
+    assert done.returncode == 1 and "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+    assert [line for line in lines if line.startswith("error:")] == [
+        "error: standard output cannot be written (No space left on device)"
+    ]
