@@ -310,6 +310,7 @@ def test_reduced_pages_and_masks_are_no_images(tmp_path, inspected):
             page(flat(10)),
             page(flat(11)[:8, :8], {SUBFILE: 1}),
             page(flat(255), {SUBFILE: 4, PHOTOMETRIC: 4}),
+            page(flat(255), {SUBFILE: 4}),
             page(flat(20), {SUBFILE: 2}),
             page(flat(12), {255: 2}),
             page(flat(13), {PHOTOMETRIC: 4}),
@@ -340,10 +341,11 @@ def test_a_page_that_cannot_be_used_costs_no_other_one(tmp_path, inspected):
     assert (found["n_images"], len(found["skipped"])) == (2, 2)
 
 
-def test_pages_behind_a_damaged_one_are_not_passed_over_in_silence(tmp_path):
+@pytest.mark.parametrize("warned", ["ignore", "error"])
+def test_pages_behind_a_damaged_one_are_not_passed_over_in_silence(tmp_path, warned):
     content = tiff(page(flat(10)), page(flat(20)), page(flat(30)))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's
+        warnings.simplefilter(warned)  # Pillow warns of tags that end early
         (tmp_path / "a.tif").write_bytes(content[:-100])  # in the tags of the last page
         images = open_source(tmp_path, "test").load(GREY)
     assert values(images) == [10, 20] and [item.name for item in images.skipped] == [f"{tmp_path}/a.tif#page=2"]
