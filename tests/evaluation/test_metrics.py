@@ -250,13 +250,13 @@ def test_intervals_of_scores_without_an_overlap_have_a_width():
 
 
 def test_the_bootstrap_is_one_of_95_percent():
-    # all anomalous images score 1, as do 80 of 400 normal ones: the rate is that of a binomial, SD 0.02, so ± 0.0392;
-    # a bootstrap of 90 % has ± 0.0329
-    scores = np.concatenate([np.ones(80), np.zeros(320), np.ones(400)])
-    evaluation = evaluate_scores(scores, np.arange(800) >= 400, threshold=0.5, alpha=0.1, resamples=1_000)
+    # all anomalous images score 1, as do 40 of 200 normal ones: binomial, 2.5 % are below 29 and 5 % below 31
+    scores = np.concatenate([np.ones(40), np.zeros(160), np.ones(200)])
+    evaluation = evaluate_scores(scores, np.arange(400) >= 200, threshold=0.5, alpha=0.1, resamples=1_000)
     assert evaluation.figures["fpr95"] == 0.2
-    low, _ = evaluation.intervals["fpr95"]  # the upper end is Wilson's, which is further away
-    assert low == pytest.approx(0.2 - 0.0392, abs=0.003)
+    low, high = evaluation.intervals["fpr95"]
+    assert low == pytest.approx(29 / 200, abs=0.003) and low < share_interval(40, 200)[0]
+    assert high == share_interval(40, 200)[1]  # Wilson's is the wider one there
 
 
 def test_no_resamples_give_no_intervals():

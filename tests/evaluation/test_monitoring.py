@@ -92,10 +92,10 @@ def test_what_is_left_belongs_to_the_last_window_unless_it_is_more_than_half_a_w
 
 def test_figures_of_a_window_by_hand():
     detector = Fixed(99)
-    values = [99.5] * 3 + [95.5] * 2 + [50.5] * 5  # p = 1, 5 and 50 of 100
+    values = [99.5] * 3 + [95.5] + [50.5] * 6  # p = 1, 5 and 50 of 100
     window = monitor(detector, list("abcdefghij"), scores_of(values, detector)).windows[0]
-    assert window.share_of_anomalies == 0.5  # p_value <= alpha 0.05, so those at equality too
-    assert window.mean_p_value == pytest.approx((3 * 0.01 + 2 * 0.05 + 5 * 0.5) / 10)
+    assert window.share_of_anomalies == 0.4  # p_value <= alpha 0.05, so those at equality too
+    assert window.mean_p_value == pytest.approx((3 * 0.01 + 0.05 + 6 * 0.5) / 10)
     assert window.p_same == pytest.approx(ks_2samp(values, detector.held_out_scores).pvalue)
 
 
