@@ -111,7 +111,7 @@ def verdicts_hold(runtime: Runtime, images: NDArray[np.uint8]) -> bool:
     held_out, n = runtime.held_out_scores.astype(np.float32), len(runtime.held_out_scores)
     at_least = n - np.searchsorted(held_out, scores)
     same = (_whole(p_value, held_out) == 1 + at_least) & (
-        is_anomaly == (at_least < Calibration(held_out, runtime.alpha).rank)
+        is_anomaly == (at_least < Calibration(runtime.held_out_scores, runtime.alpha).rank)
     )
     return bool(same.all())
 
