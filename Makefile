@@ -48,7 +48,7 @@ trust: venv  ## the tables of docs/results/trust.md; hours, and it goes on where
 	$(BIN)/alocc benchmark one-vs-rest mnist --out results/dirty5told --contamination 0.05 --methods robust --processes 2 \
 		--set training.contamination=0.05
 	$(BIN)/alocc benchmark one-vs-rest mnist --out results/dr --methods robust --processes 2 \
-		--set networks.discriminator_input=single --set 'scoring={d_reconstruction=1.0}' --set calibration.weights=fixed \
+		--set networks.discriminator_input=reconstruction --set 'scoring={d=1.0}' --set calibration.weights=fixed \
 		--set training.discrimination.iterations=600
 	$(BIN)/alocc benchmark one-vs-rest mnist --out results/baselines --processes 2 \
 		--methods article,paper,ognet,5-nn,pca,ocsvm,iforest,lof,pyod-ae,pyod-vae,pyod-dsvdd \

@@ -21,9 +21,9 @@ ADAM = "{learning_rate=2e-4, betas=[0.5, 0.9]}"
 VARIANTS = {
     "robust": [],
     "no D: statistics alone": [f"scoring={{{STATISTICS}}}"],
-    "no statistics: D of pairs alone": ["scoring={d_pair=1.0}"],
-    "D sees x alone": ["networks.discriminator_input=single", f"scoring={{d_image=1.5, {STATISTICS}}}"],
-    "D sees R(x) alone": ["networks.discriminator_input=single", f"scoring={{d_reconstruction=1.5, {STATISTICS}}}"],
+    "no statistics: D of pairs alone": ["scoring={d=1.0}"],
+    "D sees x alone": ["networks.discriminator_input=image", f"scoring={{d=1.5, {STATISTICS}}}"],
+    "D sees R(x) alone": ["networks.discriminator_input=reconstruction", f"scoring={{d=1.5, {STATISTICS}}}"],
     "negatives: elastic alone": ['training.discrimination.kinds=["elastic"]'],
     "negatives: patched and tinted alone": ['training.discrimination.kinds=["patched", "tinted"]'],
     "no noise for D": ["training.discrimination.noisy=0.0"],

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alocc.config import Config, preset
+from alocc.config import PHASES, Config, preset
 from alocc.data.mnist import load_mnist
 from alocc.networks.architecture import build_networks
 from alocc.seeding import generator
 from alocc.training.batches import Batches
 from alocc.training.checkpoint import TrainingState
-from alocc.training.phases import STREAMS, begin, make_optimizers, phases_of
+from alocc.training.phases import STREAMS, Images, Phase, begin, make_optimizers
 from alocc.training.run import make_fabric
 
 HERE = Path(__file__).parent
@@ -69,13 +69,15 @@ def normal_images(folder: Path) -> NDArray[np.uint8]:
 
 
 def start_alocc(images: NDArray[np.uint8], config: Config | None = None, precision: Any = "32-true") -> Training:
-    """The last phase of a preset, ``article`` if none, with the networks, optimisers and step of ``alocc train``."""
+    """The last phase of a preset that trains R or D, ``article`` if none, as ``alocc train`` has it."""
     config = config or preset("article")
     R, D = build_networks(config.networks, 1, images.shape[1:3], generator(SEED, "weights"))
-    phases, networks = phases_of(config), {"R": R, "D": D}
+    networks = {"R": R, "D": D}
+    phases = [Phase(name, own) for name in PHASES if name != "places" and (own := getattr(config.training, name))]
     streams = {name: generator(SEED, name) for name in STREAMS}
     batches = Batches(len(images), config.training.batch_size or 64, streams["batches"])
     state = TrainingState(networks, make_optimizers(phases, networks), streams, batches, identity={})
     kinds = config.training.discrimination.kinds if config.training.discrimination else ()
     normals = torch.from_numpy(images)[:, None]
-    return Training(begin(phases[-1], config, state, normals, kinds, make_fabric("cpu", precision)), R, D)
+    begun = begin(phases[-1], config, state, Images(normals, normals[:0], kinds), make_fabric("cpu", precision))
+    return Training(begun.iterate, R, D)

@@ -19,8 +19,8 @@ from measuring import cpu_model
 from alocc.config import load_config
 from alocc.evaluation.reproduction import CLAIMED_ACCURACY, READINGS, compare_with_article
 from alocc.storage import load_tensors
+from alocc.training.folder import RunFolder
 from alocc.training.history import history_csv
-from alocc.training.run import RunFolder
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "results" / "article.md"
@@ -43,7 +43,7 @@ def history_text(folder: RunFolder) -> str:
     """The run's history: its file if it is finished, else what the checkpoint remembers."""
     if folder.model.exists():
         return folder.history.read_text(encoding="utf-8")
-    return history_csv(load_tensors(folder.checkpoint())[1]["history"])
+    return history_csv(list(map(dict, load_tensors(folder.checkpoint())[1]["history"])))
 
 
 def page(folder: RunFolder, rows: list[dict[str, str]], text: str) -> str:

@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from alocc.model.calibration import conformal_p_values
 from image_sets import SUITE
 from numpy.typing import NDArray
 from scipy.stats import binom
 
+from alocc.calibration import Calibration
 from alocc.data.mnist import load_mnist
 from alocc.storage import write_text
 from alocc.training.run import train
@@ -66,8 +66,8 @@ def measure(name: str) -> dict[str, object]:
         found = []
         for _ in range(splits):
             order = rng.permutation(len(fresh))
-            held_out = np.sort(anomaly_score[order[:n]])
-            found.append(shares(conformal_p_values(anomaly_score[order[n:]], held_out), n))
+            calibration = Calibration.of(anomaly_score[order[:n]])
+            found.append(shares(calibration.p_values(anomaly_score[order[n:]]), n))
         figures[str(n)] = {alpha: float(np.mean([one[alpha] for one in found])) for alpha in found[0]}
     return figures
 

@@ -9,15 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from alocc.model.scoring import score_parts
 from measuring import Bench, Run, UnavailableError, alocc
 from numpy.typing import NDArray
 from speed_workers import smooth_images
 
 from alocc.config import preset, with_settings
-from alocc.data.images import to_unit_range
 from alocc.data.mnist import CONTENT_SHA256, _on_disk, load_mnist
-from alocc.detector import Detector, _with_noise
+from alocc.detector import Detector
 from alocc.errors import InputError
 from alocc.runtime import Runtime
 from alocc.training.run import train as alocc_train
@@ -180,14 +178,10 @@ def runtime(file: Path) -> Score | str:
 
 def plain(detector: Detector) -> Score:
     """The same definition in PyTorch as anybody would write it: one forward pass of the whole batch."""
-    names = list(detector.config.weights)
-
     def score(images: Images) -> NDArray[np.floating]:
         with torch.inference_mode():
-            x = to_unit_range(torch.from_numpy(images)[:, None])
-            x_input = _with_noise(x, detector.config) if detector.config.corruption.at_scoring else x
-            parts = score_parts(detector.networks, detector.statistics, x, x_input, names)
-            return detector.fusion({name: part.double() for name, part in parts.items()}).numpy()
+            anomaly_score, _ = detector.scorer(torch.from_numpy(images)[:, None])
+            return anomaly_score.numpy()
 
     return score
 

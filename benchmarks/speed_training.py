@@ -44,8 +44,9 @@ def phase_of_robust(name: str) -> Config:
     config = with_values(preset("robust"), {"training": {"batch_size": 64}}, source="bench")
     if name == "discrimination":
         return config
-    scoring = {"mse": 1.0}
-    return with_values(config, {"training": {"discrimination": None}, "scoring": scoring}, source="bench")
+    weights = {"mse": 1.0}
+    training = {"discrimination": None, "places": None}
+    return with_values(config, {"training": training, "scoring": weights, "maps": weights}, source="bench")
 
 
 def trainings(bench: Bench) -> dict[str, Training]:

@@ -139,7 +139,7 @@ def ablation_table(folder: Path) -> str:
             continue
         labels = [run["cell"]["label"] for run in runs]
         score = [run["figures"]["auroc"] for run in runs]
-        d = [next((v for part, v in run["figures"]["parts"].items() if part.startswith("d_")), None) for run in runs]
+        d = [next((v for part, v in run["figures"]["parts"].items() if part == "d"), None) for run in runs]
         shown = [
             f"{value:.4f}" + (f" ({own:.4f})" if own is not None else "") for value, own in zip(score, d, strict=True)
         ]
@@ -168,7 +168,7 @@ def draw_polarity(results: Path) -> None:
 
 def d_evaluations(run: Cell) -> tuple[list[float], list[float]]:
     """Share of D's own training, and D's AUROC on test images, at each evaluation; those while R trains are not D's."""
-    evaluations = [one["d_pair"] for one in run["figures"]["watch"]]
+    evaluations = [one["d"] for one in run["figures"]["watch"]]
     training = run["cell"]["config"]["training"]
     r, d = training["reconstruction"]["iterations"], training["discrimination"]["iterations"]
     every = max(1, (r + d) // 8)
@@ -216,7 +216,7 @@ def main() -> None:
         mean, worst = mean_worst(cells(results / "dr"))
         sections.append(
             f"**D(R(x)) alone**: D sees R's image only and meets the same pseudo-anomalies "
-            f"(`networks.discriminator_input=single`, `scoring={{d_reconstruction=1.0}}`): mean {mean:.4f}, worst digit "
+            f"(`networks.discriminator_input=reconstruction`, `scoring={{d=1.0}}`): mean {mean:.4f}, worst digit "
             f"{worst:.4f}.\n"
         )
     if (results / "baselines").exists():

@@ -1,20 +1,21 @@
-"""Anomaly scores, p-values and the threshold, by hand and as identities."""
+"""P-values, the threshold and the alpha rule, by hand and as identities."""
 
 import math
 
 import numpy as np
 import pytest
-import torch
-from alocc.model.calibration import Fusion, conformal_p_values, discoveries, threshold_at
-from alocc.model.scoring import FLOOR
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from alocc.calibration import Calibration, default_alpha, images_needed, smallest_alpha, smallest_alpha_text
+from alocc.errors import ConfigError
+from alocc.evaluation.discoveries import discoveries
 
 HELD_OUT = np.array([1.0, 2.0, 2.0, 3.0])
 
 
 def p_values(scores, held_out=HELD_OUT):
-    return conformal_p_values(np.asarray(scores, dtype=float), held_out)
+    return Calibration(held_out, 0.5).p_values(np.asarray(scores, dtype=float))
 
 
 def test_p_values_by_hand_with_ties():
@@ -40,7 +41,7 @@ def test_one_held_out_image_gives_a_half_or_one():
     ],
 )
 def test_threshold_by_hand(alpha, threshold):
-    assert threshold_at(alpha, HELD_OUT) == threshold
+    assert Calibration(HELD_OUT, alpha).threshold == threshold
 
 
 @st.composite
@@ -60,7 +61,7 @@ def calibrations(draw):
 @given(calibrations())
 def test_small_p_value_is_the_same_as_a_score_above_the_threshold(calibration):
     held_out, alpha, scores = calibration
-    np.testing.assert_array_equal(p_values(scores, held_out) <= alpha, scores > threshold_at(alpha, held_out))
+    np.testing.assert_array_equal(p_values(scores, held_out) <= alpha, scores > Calibration(held_out, alpha).threshold)
 
 
 @settings(max_examples=50)
@@ -89,66 +90,73 @@ def test_distinct_exchangeable_images_have_every_p_value_once():
     np.testing.assert_allclose(sorted(found), [0.2, 0.4, 0.6, 0.8, 1.0])
 
 
-def parts(**values):
-    return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+def test_held_out_scores_come_in_any_order_and_are_kept_sorted():
+    calibration = Calibration.of([2.0, 3.0, 1.0, 2.0], 0.4)
+    np.testing.assert_array_equal(calibration.held_out_scores, HELD_OUT)
+    assert calibration.held_out_scores.dtype == np.float64
+    assert (calibration.n, calibration.rank, calibration.threshold) == (4, 2, 2.0)
 
 
-def test_fusion_is_the_root_of_the_weighted_mean_of_signed_squares():
-    # d_image: mean 2, deviation 1. mse: logarithms 0, 1, 2, 3 of the error and its floor: mean 1.5, deviation √1.25
-    normal = parts(d_image=[1.0, 1.0, 3.0, 3.0], mse=[math.exp(k) - FLOOR for k in range(4)])
-    fusion = Fusion.fit({"d_image": 3.0, "mse": 1.0}, normal)
-    assert fusion.means == pytest.approx({"d_image": 2.0, "mse": 1.5})
-    assert fusion.scales == pytest.approx({"d_image": 1.0, "mse": math.sqrt(1.25)})
-    score = fusion(parts(d_image=[5.0, 2.0], mse=[math.exp(4) - FLOOR, 0.0]))
-    above = math.sqrt((3 * 3**2 + 2.5**2 / 1.25) / 4)
-    below = -math.sqrt((math.log(FLOOR) - 1.5) ** 2 / 1.25 / 4)
-    assert score.tolist() == pytest.approx([above, below])
+@pytest.mark.parametrize(("n", "alpha"), [(1, 0.5), (9, 0.1), (98, 1 / 99), (99, 0.01), (100, 0.01), (5000, 0.01)])
+def test_unasked_alpha_is_a_hundredth_or_the_smallest_possible(n, alpha):
+    assert Calibration.of(np.arange(n)).alpha == default_alpha(n) == alpha
 
 
-def test_a_single_part_is_standardised_on_held_out_images():
-    normal = {"mse": torch.rand(50, generator=torch.Generator().manual_seed(0)).double()}
-    alone = Fusion.fit({"mse": 5.0}, normal)(normal)
-    assert alone.mean().item() == pytest.approx(0, abs=1e-12)
-    assert alone.std(correction=0).item() == pytest.approx(1)
+def test_a_wanted_alpha_is_kept_where_it_can_be_kept():
+    assert default_alpha(19, 0.2) == 0.2
+    assert default_alpha(9, 0.05) == 0.1
+    assert default_alpha(999, 0.001) == 0.001
 
 
-def test_one_part_far_out_counts_more_than_two_a_little_out():
-    normal = parts(d_image=[-1.0, 1.0], d_reconstruction=[-1.0, 1.0])
-    fusion = Fusion.fit({"d_image": 1.0, "d_reconstruction": 1.0}, normal)
-    one_far, both_little = fusion(parts(d_image=[4.0, 2.0], d_reconstruction=[0.0, 2.0])).tolist()
-    assert one_far == pytest.approx(math.sqrt(8)) and both_little == pytest.approx(2)
+@pytest.mark.parametrize("alpha", [0.0, 1.0, -0.1, 2.0])
+def test_alpha_outside_of_0_to_1_is_refused(alpha):
+    with pytest.raises(ConfigError, match="above 0 and below 1"):
+        Calibration.of(HELD_OUT, alpha)
 
 
-def test_weights_count_in_proportion_only():
-    normal = parts(d_image=[1.0, 2.0, 4.0], d_reconstruction=[0.0, 5.0, 1.0])
-    new = parts(d_image=[3.0], d_reconstruction=[2.0])
-    one = Fusion.fit({"d_image": 1.0, "d_reconstruction": 3.0}, normal)(new)
-    ten = Fusion.fit({"d_image": 10.0, "d_reconstruction": 30.0}, normal)(new)
-    assert torch.allclose(one, ten)
+def test_too_small_an_alpha_is_refused_with_what_it_needs():
+    with pytest.raises(ConfigError, match=r"at least 0\.2 with 4 held-out images, got 0\.01, which needs 99 "):
+        Calibration.of(HELD_OUT, 0.01)
+    assert Calibration.of(np.arange(99), 0.01).rank == 1
 
 
-def test_parts_without_weight_are_not_looked_at():
-    fusion = Fusion.fit({"d_image": 1.0}, parts(d_image=[0.0, 2.0], ssim=[0.1, 0.2]))
-    assert fusion(parts(d_image=[3.0], ssim=[9.0])).tolist() == [2.0]
+def test_another_alpha_leaves_the_held_out_images_as_they_are():
+    calibration = Calibration.of(HELD_OUT, 0.2)
+    other = calibration.with_alpha(0.6)
+    assert (calibration.alpha, calibration.threshold, other.alpha, other.threshold) == (0.2, 3.0, 0.6, 2.0)
+    assert other.held_out_scores is calibration.held_out_scores
+    np.testing.assert_array_equal(other.p_values(HELD_OUT), calibration.p_values(HELD_OUT))
 
 
-def test_part_that_is_the_same_for_all_divides_by_no_zero():
-    fusion = Fusion.fit({"d_image": 1.0}, parts(d_image=[2.0, 2.0, 2.0]))
-    score = fusion(parts(d_image=[2.0, 3.0]))
-    assert score[0] == 0
-    assert score[1] > 1 and score.isfinite().all()
+@given(st.integers(1, 10_000))
+def test_the_smallest_alpha_is_granted_as_a_number_and_as_it_is_printed(n):
+    calibration = Calibration(np.zeros(n), 0.5)
+    assert calibration.with_alpha(smallest_alpha(n)).rank == 1
+    assert calibration.with_alpha(float(smallest_alpha_text(n))).rank >= 1
+    assert float(smallest_alpha_text(n)) - smallest_alpha(n) <= 1e-4
+
+
+@given(st.integers(1, 10_000))
+def test_as_many_images_as_an_alpha_needs_support_it_and_one_less_does_not(n):
+    alpha = smallest_alpha(n)
+    assert images_needed(alpha) == n
+    assert smallest_alpha(n - 1) > alpha
+
+
+def test_images_needed_by_hand():
+    assert [images_needed(alpha) for alpha in (None, 0.01, 0.05, 0.3, 0.5)] == [99, 99, 19, 3, 1]
 
 
 def test_discoveries_are_benjamini_and_hochbergs_and_their_share_of_normals_is_kept():
-    p_values = np.array([0.01, 0.2, 0.03, 0.02, 0.9])
-    assert discoveries(p_values, 0.1).tolist() == [True, False, True, True, False]  # 0.03 ≤ 0.1 · 3 / 5
-    assert not discoveries(p_values, 0.01).any()
+    batch = np.array([0.01, 0.2, 0.03, 0.02, 0.9])
+    assert discoveries(batch, 0.1).tolist() == [True, False, True, True, False]  # 0.03 ≤ 0.1 · 3 / 5
+    assert not discoveries(batch, 0.01).any()
     assert discoveries(np.full(3, 0.4), 0.5).all() and discoveries(np.zeros(0), 0.5).shape == (0,)
     rng = np.random.default_rng(0)
     shares = []
     for _ in range(300):
         held_out = np.sort(rng.normal(0, 1, 500))
         scores = np.concatenate([rng.normal(0, 1, 80), rng.normal(4, 1, 20)])
-        called = discoveries(conformal_p_values(scores, held_out), 0.1)
+        called = discoveries(p_values(scores, held_out), 0.1)
         shares.append(called[:80].sum() / max(1, called.sum()))
     assert np.mean(shares) < 0.1

@@ -18,6 +18,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 import alocc
+from alocc.calibration import Calibration
 from alocc.cli import console
 from alocc.data.mnist import load_mnist
 from alocc.errors import StoppedError
@@ -74,7 +75,7 @@ def test_run_folder_holds_what_it_should(trained):
     assert not any(".tmp" in name for name in files)
     with (trained / "history.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert {row["phase"] for row in rows} == {"reconstruction", "discrimination"}
+    assert {row["phase"] for row in rows} == {"reconstruction", "discrimination", "places"}
     assert any(row["auroc"] for row in rows)
 
 
@@ -363,9 +364,10 @@ def test_check_has_a_verdict_with_reasons(parts, trained):
 
 def test_a_useless_detector_exits_with_3(parts, trained, tmp_path):
     detector = alocc.Detector.load(trained)
-    scales = {part: -scale for part, scale in detector.fusion.scales.items()}
-    turned = replace(detector, fusion=replace(detector.fusion, scales=scales))
-    replace(turned, held_out_scores=np.sort(-detector.held_out_scores)).save(tmp_path / "turned.safetensors")
+    for scale in detector.scorer.fusion.scales.values():
+        scale.deviation.neg_()  # every part's z, and so the score, with the other sign
+    turned = replace(detector, calibration=Calibration.of(-detector.held_out_scores, detector.alpha))
+    turned.save(tmp_path / "turned.safetensors")
     done = run("check", tmp_path / "turned.safetensors", parts / "bad", "--no-second-seed", "--json", code=3)
     assert json.loads(done.stdout)["verdict"] == "useless" and "health: useless" in done.stderr
 

@@ -80,9 +80,9 @@ def test_a_random_state_gives_the_seeds_of_several_fits():
     assert again.fit(IMAGES).detector_.config.seed == seeds[0]
 
 
-@pytest.mark.parametrize("seed", ["1", 1.5, -1, np.random.default_rng(0)])
+@pytest.mark.parametrize("seed", ["1", 1.5, -1, True, np.random.default_rng(0)])
 def test_what_is_no_seed_is_a_value_error(seed):
-    with pytest.raises(ValueError, match=r"cannot be used to seed|seed.* greater than or equal to 0"):
+    with pytest.raises(ValueError, match=r"cannot be used to seed|seed.* greater than or equal to 0|seed must be a whole number, got True"):
         smallest(random_state=seed).fit(IMAGES)
 
 
@@ -115,9 +115,10 @@ def test_a_section_and_one_of_its_keys_go_together_in_any_order(turn):
 
 
 def test_none_switches_a_phase_off():
-    off = {"training.discrimination": None, "scoring": {"spectrum": 1.0}}
+    off = {"training": {"discrimination": None, "places": None}, "scoring": {"spectrum": 1.0}, "maps": {"mse": 1.0}}
     config = small(off, iterations=2).fit(IMAGES).detector_.config
-    assert config.training.discrimination is None and config.training.reconstruction.iterations == 2
+    assert config.training.discrimination is None and config.training.places is None
+    assert config.training.reconstruction.iterations == 2
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,10 @@ def test_none_switches_a_phase_off():
             "settings: training.batch_size is in training, which was set to",
         ),
         ({"images.size": np.array([16.5, 16])}, r"settings: images\.size"),
-        ({"training.discrimination": None}, r"settings: scoring\.d_pair needs a trained D"),
+        ({"training.discrimination": None}, r"settings: training: training\.places\.iterations must be given"),
+        ({"training": {"discrimination": None, "places": None}}, "part d needs a trained D"),
+        ({"scoring": {"d_pair": 1.0}}, 'scoring: there is no part "d_pair"'),
+        ({"networks.discriminator_input": "single"}, r"settings: networks\.discriminator_input"),
         ({1: 2}, "settings: there is no key 1"),
     ],
 )

@@ -1,5 +1,6 @@
 """The verdict on a detector: rules by hand, measures on real detectors."""
 
+import copy
 import json
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 import alocc
+from alocc.calibration import Calibration
 from alocc.config import preset, with_settings
 from alocc.data.images import prepare_batch
 from alocc.errors import DataError
@@ -154,8 +156,10 @@ def test_a_part_of_what_it_was_trained_on_is_told_from_all_of_it():
 
 
 def test_a_detector_turned_round_is_useless(detector):
-    fusion = replace(detector.fusion, scales={part: -scale for part, scale in detector.fusion.scales.items()})
-    turned = replace(detector, fusion=fusion, held_out_scores=np.sort(-detector.held_out_scores))
+    scorer = copy.deepcopy(detector.scorer)
+    for scale in scorer.fusion.scales.values():
+        scale.deviation.neg_()  # every part's z, and so the score, with the other sign
+    turned = replace(detector, scorer=scorer, calibration=Calibration.of(-detector.held_out_scores, detector.alpha))
     assert check(turned, tensor(discs(100, seed=1), detector), fresh=True).verdict == "useless"
 
 

@@ -6,16 +6,20 @@ import numpy as np
 import pytest
 import torch
 
+from alocc.calibration import Calibration
 from alocc.config import preset, with_settings
+from alocc.data.frame import Frame
 from alocc.data.images import ImageFormat
 from alocc.data.mnist import load_mnist
-from alocc.detector import Detector, Fold, image_hashes
+from alocc.detector import Detector, image_hashes
 from alocc.errors import DataError
 from alocc.evaluation.labelled import evaluate, load_labelled, watch_on
 from alocc.evaluation.metrics import auroc, evaluate_scores
 from alocc.networks.architecture import build_networks
+from alocc.parts.part import Normals
+from alocc.scorer import Scorer
 from alocc.seeding import generator
-from alocc.training.run import fit_statistics
+from alocc.training.calibrating import fit_part
 
 FORMAT = ImageFormat(16, 16, 1)
 COUNTS = {"good": 6, "scratch": 3, "dent": 2}
@@ -39,11 +43,15 @@ def shades(labelled, *, anomalous):
 def detector_of(name, *settings):
     """Networks as they were born, calibrated on noise: enough to score with."""
     config = with_settings(preset(name), ["networks.width=4", *settings])
-    networks = build_networks(config.networks, 1, FORMAT.size, generator(0, "weights"))
     images = torch.rand((40, 1, 16, 16), generator=generator(0, "images"))
-    statistics = fit_statistics(config, FORMAT, images)
-    fold = Fold(networks, statistics, images)
-    return Detector.calibrate(config, FORMAT, [fold], statistics, None, image_hashes(images), {})
+    scorer = Scorer(config, Frame.of(config.images, FORMAT))
+    scorer.add_networks(*build_networks(config.networks, 1, FORMAT.size, generator(0, "weights")))
+    for part in scorer.parts.values():
+        fit_part(part, Normals(images))
+    evidence = scorer.eval().over(images, scorer.image_evidence)
+    scorer.fusion.fit(evidence)
+    calibration, no_maps = Calibration.of(scorer.fusion(evidence)), np.full(1, np.inf)
+    return Detector(config, scorer, calibration, no_maps, image_hashes(images), {})
 
 
 @pytest.fixture(scope="module", params=["robust", "article"])
@@ -173,5 +181,6 @@ def test_watch_reads_class_1_both_ways(detector, digits):
 
 
 def test_watch_without_a_discriminator_has_the_detectors_own_figures_only(digits):
-    detector = detector_of("robust", "scoring={mse = 1.0}", "training.discrimination=none")
+    phases = ("training.discrimination=none", "training.places=none")
+    detector = detector_of("robust", "scoring={mse = 1.0}", "maps={mse = 1.0}", *phases)
     assert set(watch_on(digits)(detector)) == {"accuracy", "f1", "auroc"}

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from alocc.model.calibration import conformal_p_values
 from scipy.stats import ks_2samp, kstwo
 
 import alocc
+from alocc.calibration import Calibration
 from alocc.config import preset, with_settings
 from alocc.data.images import prepare_batch
 from alocc.errors import ConfigError, DataError
@@ -76,7 +76,7 @@ class Fixed:
 
 def scores_of(values, detector):
     values = np.asarray(values, dtype=float)
-    p_value = conformal_p_values(values, detector.held_out_scores)
+    p_value = Calibration.of(detector.held_out_scores).p_values(values)
     return Scores(values, p_value, p_value <= detector.alpha, {}, None, detector.alpha)
 
 

@@ -5,8 +5,11 @@ import pytest
 import torch
 
 import alocc
-from alocc.config import preset, with_settings
-from alocc.parts.cells import GRID, Localizer, _to_grid, at_full_size, map_parts
+from alocc.config import preset, with_settings, with_values
+from alocc.data.resizing import ImageFormat
+from alocc.parts.cells import Cells
+from alocc.parts.part import GRID, Normals, at_full_size, values_to_grid
+from alocc.parts.places import Places
 from alocc.seeding import generator
 from alocc.synthesis.pasting import pasted
 
@@ -71,45 +74,56 @@ def test_a_saved_detector_draws_the_same_maps(detector, tmp_path):
     assert again.map_threshold == detector.map_threshold
 
 
-def test_parts_follow_the_score():
-    assert map_parts(has_statistics=False, has_d=True, has_places=False) == ("reconstruction", "d")
-    assert map_parts(has_statistics=True, has_d=False, has_places=True) == ("reconstruction", "statistics", "places")
-
-
-def test_fusion_by_hand():
-    localizer = Localizer(1, (20, 20), ("statistics", "d"))
-    grid = torch.ones(1, GRID, GRID)
-    fused = localizer.fused({"statistics": 2 * grid, "d": -1 * grid})
-    torch.testing.assert_close(fused, ((2 * 4 - 1) / 3) ** 0.5 * grid)
-    torch.testing.assert_close(localizer.fused({"statistics": 0 * grid, "d": -3 * grid}), -((9 / 3) ** 0.5) * grid)
-    assert at_full_size(fused, (20, 31)).shape == (1, 20, 31)
+def test_the_map_has_the_configs_parts_and_weights(detector):
+    assert detector.scorer.map_fusion.weights == detector.config.maps
 
 
 @pytest.mark.parametrize(("channels", "size"), [(1, (16, 16)), (3, (17, 33)), (1, (64, 48))])
 def test_any_size(channels, size):
     images = torch.rand((30, channels, *size), generator=torch.Generator().manual_seed(0))
-    localizer = Localizer(channels, size, ("statistics",)).fit(images)
-    assert localizer.describe(images[:3]).shape[2:] == (GRID, GRID)
-    described = localizer.describe(images).mean(0)
-    assert (localizer.mean - described).abs().max() < 0.5
+    cells = Cells(ImageFormat(*size, channels), preset("robust"))
+    cells.fit(Normals(images))
+    described = cells.describe(images)
+    assert described.shape[1:3] == (GRID, GRID)
+    # a place's own mean, and the mean over all places as if of ten images more
+    expected = (30 * described.mean(0) + 10 * described.mean((0, 1, 2))) / 40
+    torch.testing.assert_close(cells.gaussian.mean, expected, rtol=1e-4, atol=1e-4)
+
+
+def trained_places(images, iterations, seed=0):
+    """The network of places, trained in its phase; all else in the training is as short as it can be."""
+    values = {
+        "seed": seed,
+        "networks": {"width": 4},
+        "training": {
+            "batch_size": 16,
+            "reconstruction": {"iterations": 1},
+            "discrimination": None,
+            "places": {"iterations": iterations},
+        },
+        "scoring": {"texture": 1.0},
+        "maps": {"places": 1.0},
+        "calibration": {"folds": 0, "weights": "fixed"},
+    }
+    config = with_values(preset("robust"), values, source="test")
+    return alocc.train(images, config=config).scorer.parts["places"].network
 
 
 @pytest.mark.parametrize("size", [(32, 32), (60, 48)])
 def test_places_learn_where_something_was_pasted(size):
-    images = torch.from_numpy(weave(60, side=60))[:, None, : size[0], : size[1]]
-    localizer = Localizer(1, size, ("places",)).fit(images, iterations=60)
-    x, where = pasted(images[:40].float() / 255, generator(7, "test"))
+    images = weave(60, side=60)[:, : size[0], : size[1]]
+    network = trained_places(images, 60)
+    x, is_pasted = pasted(torch.from_numpy(images[:40])[:, None].float() / 255, generator(7, "test"))
     with torch.inference_mode():
-        logits = at_full_size(localizer.places(x), size)
-    assert logits[where[:, 0]].mean() > logits[~where[:, 0]].mean() + 1
-    assert not localizer.places.training
+        logits = at_full_size(network(x), size)
+    assert logits[is_pasted].mean() > logits[~is_pasted].mean() + 1
+    assert not network.training
 
 
 def test_places_are_decided_by_their_seed():
-    images = torch.from_numpy(weave(20))[:, None]
-    first, second, other = (Localizer(1, (32, 32), ("places",)).fit(images, 3, seed).state_dict() for seed in (0, 0, 1))
+    first, second, other = (trained_places(weave(20), 3, seed).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert not torch.equal(first["places.layers.0.weight"], other["places.layers.0.weight"])
+    assert not torch.equal(first["layers.0.weight"], other["layers.0.weight"])
 
 
 def test_what_is_pasted_is_where_it_says():
@@ -123,8 +137,9 @@ def test_what_is_pasted_is_where_it_says():
     assert change[where].mean() > 10 * change[~where].mean()
 
 
-def test_learning_places_leaves_the_global_stream_alone(robust, tmp_path):
+def test_making_places_leaves_the_global_stream_alone(robust, tmp_path):
     before = torch.get_rng_state()
+    Places(ImageFormat(32, 32, 1), robust.config).network.initialise(generator(0, "places"))
     robust.save(tmp_path / "d.safetensors")
     alocc.Detector.load(tmp_path / "d.safetensors")
     assert torch.equal(torch.get_rng_state(), before)
@@ -133,7 +148,7 @@ def test_learning_places_leaves_the_global_stream_alone(robust, tmp_path):
 def test_a_finer_grid_of_logits_is_averaged_not_sampled():
     logits = torch.zeros((1, 128, 128))
     logits[0, 60:63, 60:63] = 64.0  # nine of the 64 places behind one place of the grid
-    assert float(_to_grid(logits)[0, 7, 7]) == pytest.approx(9.0)
+    assert float(values_to_grid(logits)[0, 7, 7]) == pytest.approx(9.0)
 
 
 def test_the_maps_threshold_is_as_rare_as_alpha_on_fresh_images_of_few():

@@ -1,59 +1,107 @@
-import numpy as np
+"""What the parts that ask networks say, by their definitions."""
+
 import pytest
 import torch
-from alocc.model.scoring import FLOOR, score_parts, ssim, transformed
 
-from alocc.config import NetworksConfig
-from alocc.networks.architecture import Networks, build_networks
+from alocc.config import NetworksConfig, preset, with_settings
+from alocc.data.resizing import ImageFormat
+from alocc.networks.architecture import build_networks
+from alocc.parts import PARTS
+from alocc.parts.discriminator import D as DPart
+from alocc.parts.discriminator import p_real
+from alocc.parts.part import GRID, View, values_to_grid
+from alocc.parts.reconstruction import Mse
 from alocc.seeding import generator
 
-
-def test_ssim_of_an_image_with_itself_is_1_and_symmetric():
-    x, y = torch.rand(4, 3, 20, 24), torch.rand(4, 3, 20, 24)
-    torch.testing.assert_close(ssim(x, x, 11), torch.ones(4))
-    torch.testing.assert_close(ssim(x, y, 11), ssim(y, x, 11))
-    assert (ssim(x, y, 11) < 0.3).all()
+FORMAT, CONFIG = ImageFormat(16, 16, 1), preset("robust")
 
 
-def test_ssim_of_constant_images_by_hand():
-    a, b = torch.full((1, 1, 16, 16), 0.2), torch.full((1, 1, 16, 16), 0.6)
-    c1 = 0.01**2  # variances are 0, so only the luminance term is left
-    expected = (2 * 0.2 * 0.6 + c1) / (0.2**2 + 0.6**2 + c1)
-    assert float(ssim(a, b, 7)) == pytest.approx(expected, rel=1e-3)
+def networks_of(judged, seed=0):
+    config = NetworksConfig(width=4, discriminator_input=judged)
+    R, D = build_networks(config, 1, (16, 16), generator(seed, "weights"))
+    return R.eval(), D.eval()
 
 
-def test_ssim_in_one_window_is_the_formula():
-    rng = np.random.default_rng(0)
-    x, y = rng.random((7, 7)), rng.random((7, 7))
-    g = np.exp(-((np.arange(7) - 3) ** 2) / (2 * 1.5**2))
-    w = np.outer(g, g) / np.outer(g, g).sum()
-    mx, my = (w * x).sum(), (w * y).sum()
-    vx, vy, cov = (w * x * x).sum() - mx**2, (w * y * y).sum() - my**2, (w * x * y).sum() - mx * my
-    expected = (2 * mx * my + 1e-4) * (2 * cov + 9e-4) / ((mx**2 + my**2 + 1e-4) * (vx + vy + 9e-4))
-    images = [torch.from_numpy(image)[None, None] for image in (x, y)]
-    assert float(ssim(*images, window=7)) == pytest.approx(expected, abs=1e-9)
+def images(n=5):
+    return torch.rand((n, 1, 16, 16), generator=torch.Generator().manual_seed(0))
 
 
-def test_window_shrinks_to_small_images():
-    x = torch.rand(2, 1, 6, 5)
-    torch.testing.assert_close(ssim(x, x, 11), torch.ones(2))
-
-
-def test_parts_are_what_their_names_say():
-    R, D = build_networks(NetworksConfig(width=4), 1, (16, 16), generator(0, "weights"))
-    R.eval(), D.eval()
-    x = torch.rand(5, 1, 16, 16)
+@pytest.mark.parametrize("judged", ["reconstruction", "image", "pair"])
+def test_d_is_the_negative_logit_of_what_d_judges(judged):
+    R, D = networks_of(judged)
+    x = images()
     with torch.inference_mode():
-        parts = score_parts([Networks(R, D)], None, x, x, ["d_image", "d_reconstruction", "mse", "ssim", "features"])
-        torch.testing.assert_close(parts["d_image"], -D(x))
-        torch.testing.assert_close(parts["d_reconstruction"], -D(R(x)))
-        torch.testing.assert_close(parts["mse"], ((x - R(x)) ** 2).flatten(1).mean(1))
-        torch.testing.assert_close(parts["ssim"], 1 - ssim(x, R(x), 11))
-        a, b = R.encoder(x).flatten(1), R.encoder(R(x)).flatten(1)
-        torch.testing.assert_close(parts["features"], 1 - (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1)))
+        found = DPart(FORMAT, CONFIG).of([D])(View(x, x, [R]))
+        seen = {"reconstruction": R(x), "image": x, "pair": torch.cat([x, R(x)], 1)}[judged]
+        torch.testing.assert_close(found.image, -D(seen))
+        torch.testing.assert_close(found.grid, -values_to_grid(D.logit_map(seen)))
+        torch.testing.assert_close(p_real(found.image), torch.sigmoid(D(seen)))
 
 
-def test_errors_are_compared_by_their_logarithm_and_logits_as_they_are():
-    values = torch.tensor([0.0, 1.0])
-    assert transformed("mse", values).tolist() == pytest.approx([np.log(FLOOR), np.log(1 + FLOOR)], rel=1e-5, abs=1e-6)
-    assert transformed("d_pair", values).tolist() == [0.0, 1.0]
+def test_mse_is_the_squared_difference_of_image_and_reconstruction():
+    R, _ = networks_of("pair")
+    x = images()
+    with torch.inference_mode():
+        found = Mse(FORMAT, CONFIG)(View(x, x, [R]))
+        torch.testing.assert_close(found.image, ((x - R(x)) ** 2).flatten(1).mean(1))
+        assert found.grid.shape == (5, GRID, GRID)
+        around = ((x - R(x)) ** 2)[:, 0, 6:9, 3:6].mean((1, 2))  # 16 pixels a side: a place is a pixel
+        torch.testing.assert_close(found.grid[:, 7, 4], around)
+
+
+def test_r_is_given_the_noisy_image_and_the_error_is_from_the_clean_one():
+    R, D = networks_of("pair")
+    x = images()
+    x_noisy = (x + 0.3).clamp(0, 1)
+    with torch.inference_mode():
+        view = View(x, x_noisy, [R])
+        torch.testing.assert_close(Mse(FORMAT, CONFIG)(view).image, ((x - R(x_noisy)) ** 2).flatten(1).mean(1))
+        torch.testing.assert_close(
+            DPart(FORMAT, CONFIG).of([D])(view).image, -D(torch.cat([x, R(x_noisy)], 1)))  # fmt: skip
+
+
+def test_of_several_networks_it_is_the_mean_each_d_with_its_own_r():
+    (R, D), (R2, D2) = networks_of("pair"), networks_of("pair", seed=1)
+    x = images()
+    with torch.inference_mode():
+        both, one, other = View(x, x, [R, R2]), View(x, x, [R]), View(x, x, [R2])
+        d = DPart(FORMAT, CONFIG)
+        singly = [d.of([D])(one), d.of([D2])(other)]
+        found = d.of([D, D2])(both)
+        torch.testing.assert_close(found.image, (singly[0].image + singly[1].image) / 2)
+        torch.testing.assert_close(found.grid, (singly[0].grid + singly[1].grid) / 2)
+        mse = Mse(FORMAT, CONFIG)
+        torch.testing.assert_close(mse(both).image, (mse(one).image + mse(other).image) / 2)
+
+
+def test_r_runs_once_for_all_parts_and_only_if_one_asks():
+    asked = []
+
+    class Counting(torch.nn.Module):
+        def forward(self, x):
+            asked.append(len(x))
+            return x
+
+    x, (_, D) = images(), networks_of("pair")
+    view = View(x, x, [Counting()])
+    assert not asked
+    with torch.inference_mode():
+        Mse(FORMAT, CONFIG)(view)
+        DPart(FORMAT, CONFIG).of([D])(view)
+    assert asked == [5]
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_gives_what_it_says_that_it_gives(name):
+    R, D = networks_of("pair")
+    config = with_settings(CONFIG, ["networks.width=4"])
+    part = PARTS[name](FORMAT, config)
+    if name == "d":
+        part.of([D])
+    x = images()
+    with torch.inference_mode():
+        found = part.eval()(View(x, x, [R]))
+    assert (found.image is not None) == part.of_images
+    assert (found.grid is not None) == part.of_places
+    assert found.image is None or found.image.shape == (5,)
+    assert found.grid is None or found.grid.shape == (5, GRID, GRID)

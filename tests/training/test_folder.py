@@ -200,8 +200,8 @@ def test_every_state_that_a_kill_leaves_goes_on_to_the_same_detector(alocc, good
     assert len(left) > 6 and sum((state / "model.safetensors").exists() for state in left) == 1  # before health.json
     for state in left:
         out = shutil.copytree(state, tmp_path / state.name)
-        for command in ("info", "report"):  # what is there is complete
-            alocc(command, out, code=0 if (out / "model.safetensors").exists() else 2)
+        for words in (["info", out], ["report", out, good]):  # what is there is complete
+            alocc(*words, code=0 if (out / "model.safetensors").exists() else 2)
         train(alocc, good, out)
         assert names(out) - {"report.html"} == RUN_FILES
         assert (out / "model.safetensors").read_bytes() == expected, state.name

@@ -6,14 +6,17 @@ import torch
 
 import alocc
 from alocc.config import preset, with_settings
+from alocc.data.splits import split_normals
 from alocc.errors import NonFiniteLossError, StoppedError
 from alocc.networks.architecture import build_networks
 from alocc.seeding import generator
 from alocc.storage import load_tensors
+from alocc.synthesis.deformation import jitter
+from alocc.synthesis.negatives import NEGATIVES, make_negatives
 from alocc.training.batches import Batches
 from alocc.training.history import History, history_csv
 from alocc.training.loop import Hooks
-from alocc.training.phases import one_cycle, phases_of
+from alocc.training.phases import one_cycle
 from alocc.training.run import train
 
 SMALL = ["networks.width=4", "training.batch_size=16"]
@@ -22,6 +25,19 @@ IMAGES = np.random.default_rng(0).integers(0, 200, (60, 16, 16), dtype=np.uint8)
 
 def config(name, *settings):
     return with_settings(preset(name), [*SMALL, *settings])
+
+
+def tensor(images):
+    return torch.from_numpy(images)[:, None] / 255
+
+
+def history(folder):
+    return list(csv.DictReader((folder / "history.csv").read_text().splitlines()))
+
+
+def same(one, other):
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(value, again) for value, again in pairs)
 
 
 def test_every_epoch_has_every_image_once_and_every_batch_is_full():
@@ -93,23 +109,30 @@ def test_watching_changes_no_bit(tmp_path):
         return {"auroc": 0.5}
 
     train(IMAGES, config=config("robust"), iterations=12, out=tmp_path / "a")
-    train(IMAGES, config=config("robust"), iterations=12, out=tmp_path / "b", open_watch=lambda images: watch)
+    train(IMAGES, config=config("robust"), iterations=12, out=tmp_path / "b", hooks=Hooks(open_watch=lambda _: watch))
     assert len(looks) > 3 and len(set(looks)) > 3
     a, b = ((tmp_path / run / "model.safetensors").read_bytes() for run in "ab")
     assert a == b
 
 
-def test_every_phase_changes_what_it_trains_and_nothing_else(tmp_path):
-    states = []
-    hooks = Hooks(stop_requested=lambda: states.append(1) and False)
-    detector = train(IMAGES, config=config("robust"), iterations=10, hooks=hooks)
-    without_d = train(
-        IMAGES, config=config("robust", "training.discrimination=none", "scoring={mse=1.0}"), iterations=10
+def test_every_phase_changes_what_it_trains_and_nothing_else():
+    plans = []
+    detector = train(
+        IMAGES, config=config("robust"), iterations=10, hooks=Hooks(started=lambda plan, again: plans.append(plan))
     )
-    for (R, D), (R_alone, D_alone) in zip(detector.networks, without_d.networks, strict=True):
-        assert all(map(torch.equal, R.state_dict().values(), R_alone.state_dict().values()))
-        assert not torch.equal(D.head.weight, D_alone.head.weight)
-    assert [phase.name for phase in phases_of(detector.config)] == ["reconstruction", "discrimination"]
+    assert [[phase.name for phase in phases] for phases in plans[0].phases] == [
+        ["reconstruction", "discrimination", "places"], ["reconstruction", "discrimination"],
+    ]  # fmt: skip
+    off = ["training.discrimination=none", "training.places=none", "scoring={mse=1.0}", "maps={mse=1.0}"]
+    without_d = train(IMAGES, config=config("robust", *off), iterations=10)
+    Ds = detector.scorer.parts["d"].networks
+    assert len(Ds) == len(detector.scorer.R) == len(without_d.scorer.R) == 2
+    for fold, (R, D, R_alone) in enumerate(zip(detector.scorer.R, Ds, without_d.scorer.R, strict=True)):
+        start = generator(0, f"fold{fold + 1}/weights" if fold else "weights")
+        R_start, D_start = build_networks(detector.config.networks, 1, (16, 16), start)
+        assert same(R, R_alone)  # D's phase moves no weight and no running mean of R
+        assert not any(map(torch.equal, R.parameters(), R_start.parameters()))
+        assert not torch.equal(D.head.weight, D_start.head.weight)
 
 
 def test_training_leaves_the_global_stream_alone():
@@ -128,30 +151,74 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_state_kept(tmp_path)
     assert not (tmp_path / "r" / "model.safetensors").exists()
 
 
-def test_the_papers_rule_stops_training(tmp_path):
-    detector = train(IMAGES, config=config("paper", "training.adversarial.stop_mse=0.9"), iterations=400)
+def test_the_papers_rule_stops_training_once_its_error_is_below_and_not_before(tmp_path):
+    """Asked at each row, here every ten iterations; R's error is taken by hand from trainings of as many."""
+
+    def mse_after(iterations):
+        R = train(IMAGES, config=config("paper", "training.adversarial.stop_mse=none"), iterations=iterations).scorer.R
+        held_out = split_normals(len(IMAGES), preset("paper").calibration, 0).held_out
+        x = tensor(IMAGES)[held_out]
+        assert len(x) == 20
+        with torch.no_grad():
+            return float((x - R[0](x)).square().mean())
+
+    first, second, third = (mse_after(n) for n in (10, 20, 30))
+    assert third < second < first
+    stop_mse = f"training.adversarial.stop_mse={(second + third) / 2}"
+    detector = train(IMAGES, config=config("paper", stop_mse), iterations=400, out=tmp_path / "r")
+    assert [row["iteration"] for row in history(tmp_path / "r")][-1] == "30"
     assert detector.config.training.adversarial.iterations == 400
-    train(IMAGES, config=config("paper", "training.adversarial.stop_mse=0.9"), iterations=400, out=tmp_path / "r")
-    last = (tmp_path / "r" / "history.csv").read_text().splitlines()[-1]
-    assert last.startswith("adversarial,10,")
+
+
+def test_the_papers_rule_looks_at_held_out_images_alone(tmp_path):
+    """R soon redraws plain grey, and never noise."""
+    calibration = preset("paper").calibration
+    held_out = split_normals(60, calibration, 0).held_out.numpy()
+    rng, last = np.random.default_rng(0), {}
+    for which in ("fit", "held_out"):
+        noisy = np.isin(np.arange(60), held_out) == (which == "held_out")
+        images = np.full((60, 16, 16), 128, np.uint8)
+        images[noisy] = rng.integers(0, 256, (noisy.sum(), 16, 16))
+        train(images, config=config("paper", "training.adversarial.stop_mse=0.05"), iterations=60, out=tmp_path / which)
+        last[which] = history(tmp_path / which)[-1]["iteration"]
+    assert int(last["fit"]) < 60 and last["held_out"] == "60"
 
 
 def test_ognet_keeps_r_as_it_was_and_trains_d_against_it(tmp_path):
-    detector = train(IMAGES, config=config("ognet"), iterations=20, out=tmp_path / "whole")
-    assert [phase.name for phase in phases_of(detector.config)] == ["adversarial", "old_is_gold"]
+    plans = []
+    detector = train(
+        IMAGES, config=config("ognet"), iterations=20, out=tmp_path / "whole",
+        hooks=Hooks(started=lambda plan, again: plans.append(plan)),
+    )  # fmt: skip
+    assert [phase.name for phase in plans[0].phases[0]] == ["adversarial", "old_is_gold"]
     assert detector.config.training.old_is_gold.old_after == 1
     tensors, _ = load_tensors(tmp_path / "whole" / "checkpoints" / "last.safetensors")
-    young = train(IMAGES, config=config("ognet"), iterations=20, hooks=Hooks(stop_requested=None))
-    old, new = tensors["R_old.decoder.to_image.weight"], tensors["R.decoder.to_image.weight"]
-    assert not torch.equal(old, new) and torch.equal(new, young.networks[0].R.decoder.to_image.weight.detach())
-    start, _ = build_networks(detector.config.networks, 1, detector.image_format.size, generator(0, "weights"))
-    assert not torch.equal(old, start.decoder.to_image.weight)
+    young, grown = (train(IMAGES, config=config("ognet", "training.old_is_gold=none"), iterations=n) for n in (1, 20))
+    for name, value in young.scorer.R[0].state_dict().items():
+        assert torch.equal(tensors[f"R_old.{name}"], value), name
+    assert not same(young.scorer.R[0], grown.scorer.R[0])
+    assert same(detector.scorer.R[0], grown.scorer.R[0])  # only D learns in the second phase
+    assert not same(detector.scorer.parts["d"], grown.scorer.parts["d"])
 
 
-def test_polarity_is_looked_at_while_d_trains_and_kept():
-    detector = train(IMAGES, config=config("robust"), iterations=20)
-    assert len(detector.training["polarity"]) == 8
-    assert all(0 <= value <= 1 for value in detector.training["polarity"])
+def test_polarity_is_looked_at_while_d_trains_and_kept(tmp_path):
+    """The last look, with the networks as they ended, by hand."""
+    detector = train(IMAGES, config=config("robust", "calibration.folds=0"), iterations=20, out=tmp_path / "r")
+    polarity = detector.training["polarity"]
+    assert len(polarity) == len(set(polarity)) == 8
+    assert [float(row["polarity"]) for row in history(tmp_path / "r") if row["polarity"]] == polarity
+
+    dropped = (*detector.training["negatives"], *detector.training.get("looks_normal", ()))
+    assert set(dropped) == set(detector.config.training.discrimination.kinds)
+    stream = generator(0, "polarity")
+    x = tensor(IMAGES)[split_normals(len(IMAGES), detector.config.calibration, 0).held_out]
+    normal = jitter(x, stream)
+    unseen = [kind for kind in NEGATIVES if kind not in dropped]
+    pseudo = make_negatives(x[torch.randperm(len(x), generator=stream)], unseen, stream)
+    R, D = detector.scorer.R[0], detector.scorer.parts["d"].networks[0]
+    with torch.no_grad():
+        of_normal, of_pseudo = (-D(torch.cat([images, R(images)], 1)) for images in (normal, pseudo))
+    assert polarity[-1] == pytest.approx(float((of_pseudo[:, None] > of_normal).double().mean()), abs=1e-4)
 
 
 def test_batches_hold_about_as_many_pixels_whatever_the_size():
@@ -182,8 +249,9 @@ def test_suspects_do_not_train_where_the_user_says_that_there_are_some():
 def test_the_adversarial_term_goes_with_pairs(tmp_path):
     adversarial = "training.adversarial={iterations=4, mse_weight=0.2, adam={learning_rate=2e-4}}"
     train(IMAGES, config=config("robust", adversarial), iterations=6, out=tmp_path / "run")
-    phases = [line.split(",")[0] for line in (tmp_path / "run" / "history.csv").read_text().splitlines()[1:]]
-    assert list(dict.fromkeys(phases)) == ["reconstruction", "adversarial", "discrimination"]
+    phases = list(dict.fromkeys((row["fold"], row["phase"]) for row in history(tmp_path / "run")))
+    networks = ["reconstruction", "adversarial", "discrimination"]
+    assert phases == [("1", name) for name in (*networks, "places")] + [("2", name) for name in networks]
 
 
 def test_folds_go_on_where_they_were_stopped(tmp_path):
@@ -200,30 +268,47 @@ def test_folds_go_on_where_they_were_stopped(tmp_path):
     whole = train(IMAGES, config=config("robust"), iterations=12, out=tmp_path / "whole", hooks=stop_at(None))
     planned = {moment.planned for moment in told}
     assert len(planned) == 1 and [moment.iteration for moment in told] == list(range(1, planned.pop() + 1))
-    assert {moment.phase for moment in told} == {"reconstruction", "discrimination", "maps"}
+    assert list(dict.fromkeys(moment.phase for moment in told)) == ["reconstruction", "discrimination", "places"]
+    # six of R and five of D in each fold, and ten of places with the first
+    assert [moment.phase for moment in told].index("places") == 11 and len(told) == 32
 
-    n_networks = sum(moment.phase != "maps" for moment in told)
-    for n_more in (n_networks // 2 + 3, n_networks // 2 - 1):  # in the second fold; in the maps
-        with pytest.raises(StoppedError, match=r"in fold 2 of 2|where images are unusual"):
+    for n_more, fold in ((15, 1), (9, 2)):  # in the places; in the second fold
+        with pytest.raises(StoppedError, match=f"of 32 iterations, in fold {fold} of 2"):
             train(IMAGES, config=config("robust"), iterations=12, out=tmp_path / "parts", hooks=stop_at(n_more))
     again = train(IMAGES, config=config("robust"), iterations=12, out=tmp_path / "parts", hooks=stop_at(None))
-    assert resumed == [n_networks // 2 + 3, n_networks]
+    assert resumed == [15, 24]
+    assert [moment.iteration for moment in told[32:]] == list(range(1, 33))  # nothing twice, nothing left out
     np.testing.assert_array_equal(again.held_out_scores, whole.held_out_scores)
     assert (tmp_path / "parts/model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
-    rows = list(csv.DictReader((tmp_path / "whole" / "history.csv").read_text().splitlines()))
-    assert (rows[0]["fold"], rows[-1]["fold"], rows[-1]["iteration"]) == ("1", "2", str(n_networks))
+    rows = history(tmp_path / "whole")
+    assert (rows[0]["fold"], rows[-1]["fold"], rows[-1]["iteration"]) == ("1", "2", "32")
 
 
 def test_folds_may_stop_at_different_iterations(tmp_path):
-    settings = ["calibration.folds=2", "training.adversarial.stop_mse=0.2"]
-    detector = train(IMAGES, config=config("paper", *settings), iterations=40, out=tmp_path / "r")
-    assert len(detector.networks) == 2
+    """At ten iterations one fold's error is below the limit and the other's is not."""
+    plain = config("paper", "calibration.folds=2", "training.adversarial.stop_mse=none")
+    split = split_normals(len(IMAGES), plain.calibration, 0)
+    networks = train(IMAGES, config=plain, iterations=20).scorer.R
+    with torch.no_grad():
+        x = [tensor(IMAGES)[fold.held_out] for fold in split.folds]
+        mse = [float((x[k] - networks[k](x[k])).square().mean()) for k in (0, 1)]
+    limit = f"training.adversarial.stop_mse={sum(mse) / 2}"
+    detector = train(IMAGES, config=with_settings(plain, [limit]), iterations=80, out=tmp_path / "r")
+    rows = history(tmp_path / "r")
+    in_fold = [sum(row["fold"] == fold for row in rows) for fold in "12"]  # rows are ten iterations apart
+    better = mse.index(min(mse))
+    assert in_fold[better] == 1 and in_fold[1 - better] > 1
+    assert rows[-1]["iteration"] == str(10 * sum(in_fold))
+    assert len(detector.scorer.R) == 2 and len(detector.held_out_scores) == len(IMAGES)
+    assert same(detector.scorer.R[better], networks[better]) and not same(
+        detector.scorer.R[1 - better], networks[1 - better]
+    )
 
 
 def test_looks_at_one_fold_take_the_alpha_that_it_supports():
     looks = []
     train(
         IMAGES, config=config("robust"), iterations=6, alpha=1 / (len(IMAGES) + 1),
-        open_watch=lambda _: lambda detector: looks.append(detector.threshold) or {"auroc": 0.5},
+        hooks=Hooks(open_watch=lambda _: lambda detector: looks.append(detector.threshold) or {"auroc": 0.5}),
     )  # fmt: skip
     assert looks and all(np.isfinite(threshold) for threshold in looks)
