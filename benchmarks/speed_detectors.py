@@ -178,6 +178,7 @@ def runtime(file: Path) -> Score | str:
 
 def plain(detector: Detector) -> Score:
     """The same definition in PyTorch as anybody would write it: one forward pass of the whole batch."""
+
     def score(images: Images) -> NDArray[np.floating]:
         with torch.inference_mode():
             anomaly_score, _ = detector.scorer(torch.from_numpy(images)[:, None])

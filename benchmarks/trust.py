@@ -139,7 +139,7 @@ def ablation_table(folder: Path) -> str:
             continue
         labels = [run["cell"]["label"] for run in runs]
         score = [run["figures"]["auroc"] for run in runs]
-        d = [next((v for part, v in run["figures"]["parts"].items() if part == "d"), None) for run in runs]
+        d = [run["figures"]["parts"].get("d") for run in runs]
         shown = [
             f"{value:.4f}" + (f" ({own:.4f})" if own is not None else "") for value, own in zip(score, d, strict=True)
         ]
@@ -171,9 +171,10 @@ def d_evaluations(run: Cell) -> tuple[list[float], list[float]]:
     evaluations = [one["d"] for one in run["figures"]["watch"]]
     training = run["cell"]["config"]["training"]
     r, d = training["reconstruction"]["iterations"], training["discrimination"]["iterations"]
-    every = max(1, (r + d) // 8)
-    at = [i for i in range(1, r + d + 1) if i % every == 0 or i in (r, r + d)]
-    own = [((i - r) / d, value) for i, value in zip(at, evaluations, strict=True) if i > r]
+    whole = r + d + (training["places"]["iterations"] or d)  # as many as D's own, where images are small
+    every = max(1, whole // 8)
+    at = [i for i in range(1, whole + 1) if i % every == 0 or i in (r, r + d, whole)]
+    own = [((i - r) / d, value) for i, value in zip(at, evaluations, strict=True) if r < i <= r + d]
     return [share for share, _ in own], [value for _, value in own]
 
 

@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alocc.config import (
+    PHASES,
     PRESETS,
     Config,
     NegativeKind,
-    StatisticsPart,
+    TrainingConfig,
     dump_config,
     load_config,
     preset,
@@ -20,14 +21,21 @@ from alocc.config import (
     with_values,
 )
 from alocc.errors import ConfigError
-from alocc.parts.descriptions import PARTS
+from alocc.parts import check_parts
 from alocc.synthesis.negatives import NEGATIVES
+from alocc.training.phases import TRAINED
 
 ARTICLES_ADAM = "{learning_rate = 2e-4, betas = [0.5, 0.9]}"
 CONFIGS = {
     **PRESETS,
     "phase switched off": with_settings(
-        PRESETS["robust"], ["scoring={ssim_half = 1.0, mse = 0.5}", "training.discrimination=none"]
+        PRESETS["robust"],
+        [
+            "scoring={texture = 1.0, mse = 0.5}",
+            "maps={cells = 2.0}",
+            "training.discrimination=none",
+            "training.places=none",
+        ],
     ),
     "phase switched on": with_settings(
         PRESETS["article"], [f"training.reconstruction={{iterations = 7, adam = {ARTICLES_ADAM}}}"]
@@ -98,7 +106,8 @@ def test_article_preset_is_the_articles():
     assert article.training.batch_size == 128
     assert (phase.iterations, phase.discriminator_updates, phase.mse_weight) == (100_000, 1, 0.2)
     assert (phase.adam.learning_rate, phase.adam.betas, phase.adam.weight_decay) == (2e-4, (0.5, 0.9), 1e-5)
-    assert article.weights == {"d_reconstruction": 1.0}
+    assert article.corruption.at_scoring and article.networks.discriminator_input == "reconstruction"
+    assert article.scoring == {"d": 1.0}
     assert article.training.reconstruction is None and article.training.discrimination is None
 
 
@@ -122,9 +131,9 @@ def test_later_settings_win_and_presets_stay_as_they_are():
         PRESETS["robust"].seed = 1
 
 
-def test_parts_of_a_score_are_replaced_as_one():
-    config = with_settings(preset("robust"), ["scoring={mse = 1.0}"])
-    assert config.weights == {"mse": 1.0}
+def test_parts_of_a_score_and_of_a_map_are_replaced_as_one():
+    config = with_settings(preset("robust"), ["scoring={mse = 1.0}", "maps.cells=3.0"])
+    assert config.scoring == {"mse": 1.0} and config.maps == {"cells": 3.0}
 
 
 @pytest.mark.parametrize(
@@ -176,9 +185,11 @@ def test_all_problems_are_told_at_once(write):
         ("training.batch_size=many", ["training.batch_size", "integer", "'many'"]),
         ("images.channels=2", ["images.channels", "1 or 3", "2"]),
         ("corruption.sigma=nan", ["corruption.sigma", "nan"]),
-        ("scoring.ssmi=1.0", ["scoring.ssmi", "'ssim'"]),
+        ("networks.discriminator_input=single", ["networks.discriminator_input", "'image' or 'pair'", "'single'"]),
         ("scoring={}", ["scoring", "at least 1"]),
         ("scoring.mse=0.0", ["scoring.mse", "greater than 0"]),
+        ("maps={}", ["maps", "at least 1"]),
+        ("maps.cells=-1.0", ["maps.cells", "greater than 0"]),
         ("seed.x=1", ["seed", "integer"]),
         ("training=none", ["training"]),
     ],
@@ -204,21 +215,45 @@ def test_phase_that_is_switched_on_by_half_says_what_is_missing():
     ("name", "setting", "told"),
     [
         ("robust", "training.reconstruction=none", "R is never trained; set training.reconstruction or"),
-        ("robust", "training.discrimination=none", "scoring.d_pair needs a trained D"),
+        ("robust", "training.discrimination=none", "training.places.iterations must be given"),
         ("robust", f"training.discrimination.kinds={list(NEGATIVES)}", "leave at least one out"),
         ("ognet", "training.old_is_gold.old_after=2000", "at least old_after iterations"),
-        ("robust", "networks.discriminator_input=single", "scoring.d_pair does not go with"),
-        ("article", "networks.discriminator_input=pair", "scoring.d_reconstruction does not go with"),
-        ("article", "scoring={d_pair = 1.0}", "scoring.d_pair does not go with"),
-        (
-            "ognet",
-            "networks.discriminator_input=pair",
-            "scoring.d_reconstruction does not go with",
-        ),
+        ("ognet", "networks.discriminator_input=pair", "training.old_is_gold does not go with"),
+        ("robust", "calibration.folds=1", "folds must be 0 (never) or at least 2"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(name, setting, told):
     assert told in complaint(preset(name), setting)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["scoring={txture = 1.0}"], 'scoring: there is no part "txture"; did you mean "texture"? parts are: d, mse'),
+        (["maps={cels = 1.0}"], 'maps: there is no part "cels"; did you mean "cells"? parts are: d, mse'),
+        (["scoring={cells = 1.0}"], "scoring: part cells has no say there; it goes into maps alone"),
+        (["maps={neighbours = 1.0}"], "maps: part neighbours has no say there; it goes into scoring alone"),
+        (["training.discrimination=none", "training.places.iterations=5"], "part d needs a trained D"),
+        (["training.places=none"], "part places needs the phase training.places"),
+    ],
+)
+def test_a_part_that_nothing_can_make_is_refused(settings, told):
+    with pytest.raises(ConfigError) as raised:
+        check_parts(with_settings(preset("robust"), settings))
+    assert told in str(raised.value)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_parts_of_every_preset_can_be_made(config):
+    check_parts(config)
+
+
+@pytest.mark.parametrize("name", ["article", "paper"])
+@pytest.mark.parametrize("seen", ["pair", "image", "reconstruction"])
+def test_any_preset_without_old_is_gold_takes_any_input_of_d(name, seen):
+    config = with_settings(preset(name), [f"networks.discriminator_input={seen}"])
+    check_parts(config)
+    assert config.networks.discriminator_input == seen and config.scoring == {"d": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -248,6 +283,14 @@ def test_iterations_stretch_all_phases_in_proportion(iterations, reconstruction,
     assert training.reconstruction.adam == PRESETS["robust"].training.reconstruction.adam
 
 
+def test_iterations_stretch_the_places_and_the_old_r_too():
+    config = with_settings(preset("robust"), ["training.places.iterations=800"])
+    assert with_iterations(config, 50).training.places.iterations == 80
+    assert with_iterations(preset("robust"), 50).training.places.iterations is None  # follows D's own phase later
+    ognet = with_iterations(preset("ognet"), 100).training
+    assert (ognet.adversarial.iterations, ognet.old_is_gold.old_after, ognet.old_is_gold.iterations) == (100, 5, 8)
+
+
 def test_iterations_of_a_single_phase_are_its_own():
     training = with_iterations(preset("article"), 10).training
     assert training.adversarial.iterations == 10
@@ -269,4 +312,5 @@ def test_every_field_of_a_dumped_config_is_read_back(write):
 
 def test_names_in_the_config_are_those_of_the_code():
     assert set(get_args(NegativeKind)) == set(NEGATIVES)
-    assert set(get_args(StatisticsPart)) == set(PARTS)
+    assert tuple(TRAINED) == PHASES
+    assert tuple(name for name in TrainingConfig.model_fields if name in PHASES) == PHASES

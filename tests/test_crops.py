@@ -1,4 +1,4 @@
-"""Large images, cut into tiles: a small fault stays visible, and all numbers are of whole images."""
+"""Large images, cut into crops: a small fault stays visible, and all numbers are of whole images."""
 
 import numpy as np
 import pytest
@@ -7,12 +7,15 @@ from PIL import Image
 
 import alocc
 from alocc.config import preset, with_settings
-from alocc.data.frame import cut
-from alocc.detector import trial_images
+from alocc.data.frame import Frame
+from alocc.data.images import ImageFormat
 from alocc.errors import ConfigError
 from alocc.evaluation.health import measure
 from alocc.evaluation.metrics import auroc
+from alocc.parts.validation import MOST_IMAGES
 from alocc.report import build_report
+from alocc.training.calibrating import trial_images
+from alocc.training.plan import Plan, TrainingImages
 
 SETTINGS = ["networks.width=4", "training.batch_size=16", "images.tile=32"]
 
@@ -37,17 +40,21 @@ def detector():
     return alocc.train(weave(40, 0), config=with_settings(preset("robust"), SETTINGS), iterations=20)
 
 
-def test_images_keep_their_size_and_networks_see_tiles(detector):
-    assert str(detector.image_format) == "96×112 grey" and detector.n_tiles == 20
-    assert detector.networks[0].R.sizes[0] == (32, 32)
-    assert len(detector.held_out_scores) == 13 == detector.training["n_held_out"]  # images, not tiles
+def test_images_keep_their_size_and_networks_see_crops(detector):
+    assert str(detector.image_format) == "96×112 grey" and detector.scorer.frame.n_crops == 20
+    assert detector.scorer.R[0].sizes[0] == (32, 32)
+    assert len(detector.held_out_scores) == 13 == detector.training["n_held_out"]  # images, not crops
 
 
-def test_an_image_is_as_anomalous_as_its_worst_tile(detector):
+def test_an_image_is_as_anomalous_as_its_worst_crop(detector):
     images = stained(5, 1)
-    by_tile = detector.of_tiles().score(cut(torch.from_numpy(images[:, None]), 32)).anomaly_score.reshape(5, 20)
+    crops = detector.scorer.frame.cut(torch.from_numpy(images[:, None]))
+    of_crops = detector.of_crops.score(crops)
+    by_crop = of_crops.anomaly_score.reshape(5, 20)
     scores = detector.score(images)
-    np.testing.assert_array_equal(scores.anomaly_score, by_tile.max(1))
+    np.testing.assert_array_equal(scores.anomaly_score, by_crop.max(1))
+    for name, part in scores.parts.items():  # they explain the score: all are of that one crop
+        np.testing.assert_array_equal(part, of_crops.parts[name].reshape(5, 20)[np.arange(5), by_crop.argmax(1)])
     np.testing.assert_array_equal(scores.anomaly_score[[3]], detector.score(images[[3]]).anomaly_score)
     assert all(part.shape == (5,) for part in scores.parts.values())
 
@@ -63,7 +70,17 @@ def test_a_small_stain_is_found_and_where(detector):
     assert (maps.max((1, 2)) > detector.map_threshold).mean() > 0.9
 
 
-def test_a_tiled_detector_is_one_file_like_any_other(detector, tmp_path):
+def test_a_map_is_that_of_all_crops_joined(detector):
+    images, frame = stained(2, 6), detector.scorer.frame
+    of_crops = detector.of_crops.anomaly_map(frame.cut(torch.from_numpy(images[:, None])))
+    joined = frame.join(torch.from_numpy(of_crops)[:, None])[:, 0]
+    np.testing.assert_array_equal(detector.anomaly_map(images), joined.numpy())
+    mapped = detector.score(images, maps=True)
+    np.testing.assert_array_equal(mapped.anomaly_map, joined.numpy())
+    np.testing.assert_array_equal(mapped.anomaly_score, detector.score(images).anomaly_score)
+
+
+def test_a_detector_of_crops_is_one_file_like_any_other(detector, tmp_path):
     detector.save(tmp_path / "d.safetensors")
     loaded = alocc.Detector.load(tmp_path / "d.safetensors")
     images = stained(3, 4)
@@ -73,7 +90,7 @@ def test_a_tiled_detector_is_one_file_like_any_other(detector, tmp_path):
     assert x_noisy.shape == x_hat.shape == (3, 1, 96, 112)
 
 
-def test_health_is_of_tiles(detector):
+def test_health_is_of_crops(detector):
     measures = measure(detector, torch.from_numpy(weave(40, 5)[:, None]), fresh=True)
     assert measures.n_fresh == 40 and measures.same_as_held_out > 0.001
     assert measures.probes["noise"] > 0.9
@@ -87,19 +104,21 @@ def test_health_is_of_tiles(detector):
         (["images.tile=32", "training.contamination=0.1"], "does not go with images.tile"),
     ],
 )
-def test_what_tiles_cannot_do_is_said(settings, message):
+def test_what_crops_cannot_do_is_said(settings, message):
     with pytest.raises(ConfigError, match=message):
         with_settings(preset("robust"), settings)
 
 
-def test_trial_tiles_come_from_anywhere():
-    images = torch.arange(441).view(1, 1, 21, 21).repeat_interleave(48, 2).repeat_interleave(48, 3)[..., :1024, :1024]
+def test_trial_crops_come_from_anywhere():
+    images = torch.arange(441).view(1, 1, 21, 21).repeat_interleave(48, 2).repeat_interleave(48, 3)
     config = with_settings(preset("robust"), ["images.tile=64"])
-    chosen = trial_images(config, images.expand(200, -1, -1, -1), torch.Generator().manual_seed(0))
-    assert len(chosen) == 200 and len(set(chosen[:, 0, 30, 30].tolist())) > 100
+    frame = Frame.of(config.images, ImageFormat(1008, 1008, 1))
+    plan = Plan(config, TrainingImages(normals=None, frame=frame, split=None, summary={}), phases=())
+    chosen = trial_images(plan, images.expand(250, -1, -1, -1))
+    assert len(chosen) == MOST_IMAGES == 200 and len(set(chosen[:, 0, 30, 30].tolist())) > 100
 
 
-def test_the_report_of_tiles_is_small(tmp_path):
+def test_the_report_of_crops_is_small(tmp_path):
     images = weave(40, 0, (200, 240))
     alocc.train(images, config=with_settings(preset("robust"), SETTINGS), iterations=2, out=tmp_path / "run")
     for i, image in enumerate(images[:4]):

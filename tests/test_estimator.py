@@ -82,7 +82,10 @@ def test_a_random_state_gives_the_seeds_of_several_fits():
 
 @pytest.mark.parametrize("seed", ["1", 1.5, -1, True, np.random.default_rng(0)])
 def test_what_is_no_seed_is_a_value_error(seed):
-    with pytest.raises(ValueError, match=r"cannot be used to seed|seed.* greater than or equal to 0|seed must be a whole number, got True"):
+    with pytest.raises(
+        ValueError,
+        match=r"cannot be used to seed|seed.* greater than or equal to 0|seed must be a whole number, got True",
+    ):
         smallest(random_state=seed).fit(IMAGES)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import platform
 from collections.abc import Mapping
 from contextlib import suppress
@@ -22,7 +23,7 @@ from alocc.data.frame import Frame
 from alocc.data.images import ImageFormat, prepare_batch
 from alocc.data.resizing import as_images
 from alocc.errors import ArtefactError, DataError
-from alocc.networks.architecture import build_networks
+from alocc.networks.architecture import ENCODERS, build_networks, feature_sizes
 from alocc.parts import check_parts
 from alocc.parts.discriminator import p_real
 from alocc.parts.part import View
@@ -298,8 +299,9 @@ class Detector:
         if not 0 < n_networks <= MAX_NETWORKS:
             raise ValueError(f"n_networks {n_networks}")
         state = {name.removeprefix("scorer."): value for name, value in tensors.items() if name.startswith("scorer.")}
-        _check_state(config, state)
-        scorer = Scorer(config, Frame.of(config.images, image_format))
+        frame = Frame.of(config.images, image_format)
+        _check_state(config, frame, state)
+        scorer = Scorer(config, frame)
         for _ in range(n_networks):
             crop = scorer.frame.crop_format
             scorer.add_networks(*build_networks(config.networks, crop.channels, crop.size, generator(0, "weights")))
@@ -314,7 +316,7 @@ class Detector:
         return cls(config, scorer.eval(), calibration, maxima, seen, dict(metadata["training"]))
 
 
-def _check_state(config: Config, state: Mapping[str, Tensor]) -> None:
+def _check_state(config: Config, frame: Frame, state: Mapping[str, Tensor]) -> None:
     """Refuse what would cost memory to find out, or would score without a word: networks of another size, NaN."""
     first = state["R.0.encoder.blocks.0.0.weight"]
     if len(first) != config.networks.width:
@@ -322,6 +324,10 @@ def _check_state(config: Config, state: Mapping[str, Tensor]) -> None:
     latent = state.get("R.0.bottleneck.to_latent.weight")
     if (0 if latent is None else len(latent)) != config.networks.latent_dim:
         raise ValueError(f"a bottleneck other than networks.latent_dim {config.networks.latent_dim}")
+    specs = ENCODERS[config.networks.architecture]
+    deepest = math.prod(feature_sizes(specs, frame.crop_format.size)[-1])
+    if latent is not None and latent.shape[1] != specs[-1].width_multiple * config.networks.width * deepest:
+        raise ValueError(f"a bottleneck for images of another size than {frame.crop_format}")
     for name, value in state.items():
         if value.is_floating_point() and not value.isfinite().all():
             raise ValueError(f"{name} is not finite")

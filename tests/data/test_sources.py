@@ -218,9 +218,21 @@ def test_array_and_folder_of_its_images_are_loaded_alike(save_image, tmp_path):
     assert torch.equal(from_folder.images, open_source(array, "train").load(to).images)
 
 
-@pytest.mark.parametrize("shape", [(), (5,), (5, 8), (5, 0, 8), (5, 8, 8, 2)], ids=str)
-def test_array_of_another_shape_is_a_data_error(shape):
-    with pytest.raises(DataError, match=r"shape"):
+@pytest.mark.parametrize(
+    ("shape", "told"),
+    [
+        ((), r"\(\) is no array of images; images are \(n, H, W\)"),
+        ((5,), r"\(5,\) is no array of images"),
+        ((5, 8), r"\(5, 8\) looks like one image; give image\[None\]"),
+        ((5, 8, 3), r"\(5, 8, 3\) looks like one image"),
+        ((5, 0, 8), r"\(5, 0, 8\) is no array of images"),
+        ((5, 8, 8, 2), r"\(5, 8, 8, 2\) is no array of images"),
+        ((5, 3, 8, 8), r"\(5, 3, 8, 8\) is no array of images.*; channels come last"),
+    ],
+    ids=str,
+)
+def test_array_of_another_shape_is_a_data_error(shape, told):
+    with pytest.raises(DataError, match=told):
         source = open_source(np.zeros(shape), "train")
         source.load(source.infer_format(OPEN))
 

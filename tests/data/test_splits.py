@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alocc.calibration import images_needed, smallest_alpha
 from alocc.config import CalibrationConfig
-from alocc.data.splits import images_needed, smallest_alpha, split_normals
+from alocc.data.splits import split_normals
 from alocc.errors import ConfigError, DataError
 
 DEFAULT = CalibrationConfig()
@@ -17,7 +18,7 @@ DEFAULT = CalibrationConfig()
 @settings(max_examples=50)
 @given(st.integers(10, 3000), st.floats(0.01, 0.5), st.integers(0, 2**40))
 def test_both_parts_are_sorted_disjoint_and_together_everything(n_images, held_out, seed):
-    fit, calibration = split_normals(n_images, CalibrationConfig(held_out=held_out), seed).parts[0]
+    fit, calibration = split_normals(n_images, CalibrationConfig(held_out=held_out), seed).folds[0]
     for part in (fit, calibration):
         assert len(part) > 0
         assert (part.diff() > 0).all()
@@ -58,9 +59,9 @@ def test_a_tenth_is_held_out_or_what_alpha_needs_up_to_a_third(n_images, expecte
 @given(st.integers(10, 1990), st.integers(2, 5), st.integers(0, 2**40))
 def test_with_folds_every_image_is_held_out_once_from_networks_that_did_not_train_on_it(n_images, folds, seed):
     split = split_normals(n_images, CalibrationConfig(folds=folds), seed)
-    assert len(split.parts) == folds and split.crosses
+    assert len(split.folds) == folds and split.crosses
     assert split.held_out.sort().values.tolist() == split.fit.tolist() == list(range(n_images))
-    for fit, held_out in split.parts:
+    for fit, held_out in split.folds:
         assert torch.cat([fit, held_out]).sort().values.tolist() == list(range(n_images))
         assert abs(len(held_out) - n_images / folds) < 1
 
@@ -74,12 +75,17 @@ def test_folds_are_for_few_images():
         split_normals(98, CalibrationConfig(folds=2, alpha=0.01), 0)
 
 
+def test_there_are_no_folds_where_there_may_be_none():
+    split = split_normals(100, CalibrationConfig(folds=2), 0, may_cross=False)
+    assert not split.crosses and (len(split.fit), len(split.held_out)) == (67, 33)
+
+
 def test_images_left_out_do_not_train_but_stay_held_out():
     split = split_normals(50, CalibrationConfig(folds=2), 0)
     fewer = split.without(torch.tensor([3, 7]))
     assert fewer.held_out.tolist() == split.held_out.tolist()
     assert set(split.fit.tolist()) - set(fewer.fit.tolist()) == {3, 7}
-    assert all(not {3, 7} & set(part.fit.tolist()) for part in fewer.parts)
+    assert all(not {3, 7} & set(fold.fit.tolist()) for fold in fewer.folds)
 
 
 def test_alpha_that_was_asked_for_holds_out_more():

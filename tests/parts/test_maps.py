@@ -151,6 +151,7 @@ def test_a_finer_grid_of_logits_is_averaged_not_sampled():
     assert float(values_to_grid(logits)[0, 7, 7]) == pytest.approx(9.0)
 
 
+@pytest.mark.slow
 def test_the_maps_threshold_is_as_rare_as_alpha_on_fresh_images_of_few():
     """Calibrated on images that it learned from, it would be exceeded two or three times as often."""
     images = weave(340, seed=5)

@@ -1,6 +1,7 @@
 """A part is a class and a line in the registry: all else follows, from the config to an exported file."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 import alocc
 from alocc.cli import main
 from alocc.config import dump_config, load_config, preset, with_values
-from alocc.errors import ConfigError
+from alocc.errors import ArtefactError, ConfigError
 from alocc.export import export
 from alocc.export.parity import TOLERANCE, difference
 from alocc.parts import PARTS, check_parts
@@ -37,10 +38,10 @@ class Toy(Part):
 
 
 def images_of(n, seed, size=(16, 16)):
-    """Soft blobs of different brightness, near the middle, uint8."""
+    """Soft blobs of different brightness, near the middle, as large as the image is, uint8."""
     rng = np.random.default_rng(seed)
-    y, x = np.mgrid[: size[0], : size[1]]
-    centre = rng.uniform(-2, 2, (n, 2)) + np.array(size) / 2
+    y, x = (axis * 16 / side for axis, side in zip(np.mgrid[: size[0], : size[1]], size, strict=True))
+    centre = rng.uniform(-2, 2, (n, 2)) + 8
     distance = (y - centre[:, :1, None]) ** 2 + (x - centre[:, 1:, None]) ** 2
     return (rng.uniform(120, 250, (n, 1, 1)) * np.exp(-distance / 20)).astype(np.uint8)
 
@@ -133,7 +134,10 @@ def test_it_is_exported(detector, tmp_path):
 
 def test_info_tells_its_weight(detector, tmp_path, monkeypatch, capsys):
     detector.save(tmp_path / "d.safetensors")
-    assert main(["info", str(tmp_path / "d.safetensors"), "--json"]) == 0
+    monkeypatch.setattr(sys, "argv", ["alocc", "info", str(tmp_path / "d.safetensors"), "--json"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
     facts = json.loads(capsys.readouterr().out)
     assert facts["score"]["toy"] == f"× {detector.scorer.fusion.weights['toy']:g}"
     assert facts["config"]["maps"] == {"toy": 1.0, "mse": 1.0}
@@ -148,7 +152,7 @@ def test_a_config_file_names_it(tmp_path):
 def test_a_detector_with_a_part_that_is_not_there_is_refused(detector, tmp_path, monkeypatch):
     detector.save(tmp_path / "d.safetensors")
     monkeypatch.delitem(PARTS, "toy")
-    with pytest.raises(ConfigError, match='scoring: there is no part "toy"'):
+    with pytest.raises(ArtefactError, match='scoring: there is no part "toy"'):
         alocc.Detector.load(tmp_path / "d.safetensors")
 
 

@@ -13,7 +13,7 @@ from alocc.data.images import ImageFormat
 from alocc.errors import ArtefactError, DataError
 from alocc.report import build_report, page_data, pictures
 from alocc.report.build import _with_gaps
-from alocc.report.pictures import by_interest, make_sheets, tile_size
+from alocc.report.pictures import by_interest, make_sheets, picture_size
 from alocc.report.results import score_images
 
 
@@ -154,8 +154,8 @@ def test_of_too_many_images_the_most_anomalous_are_listed(looked_at, monkeypatch
     ("size", "wanted"),
     [((28, 28), (56, 56)), ((20, 18), (36, 40)), ((64, 64), (64, 64)), ((96, 48), (32, 64)), ((2, 300), (64, 1))],
 )
-def test_tiles_are_whole_multiples_or_at_most_64_pixels(size, wanted):
-    assert tile_size(ImageFormat(*size, 1)) == wanted
+def test_pictures_are_whole_multiples_or_at_most_64_pixels(size, wanted):
+    assert picture_size(ImageFormat(*size, 1)) == wanted
 
 
 def test_a_class_that_does_not_exist_is_refused(trained, parts):

@@ -155,7 +155,9 @@ def whole(tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("n", [7, 12, 15, 21, 22, 27])  # within R's phase; at its end; early and late in D's; at its end; in places'
+@pytest.mark.parametrize(
+    "n", [7, 12, 15, 21, 22, 27]
+)  # within R's phase; at its end; early and late in D's; at its end; in places'
 def test_weights_after_a_stop_are_those_of_a_training_without_one(whole, tmp_path, n):
     with pytest.raises(StoppedError, match=f"after {n} of 32"):
         train(IMAGES, config=ONE_FOLD, iterations=12, out=tmp_path, hooks=stopped_after(n))
@@ -169,7 +171,9 @@ def test_weights_after_a_stop_are_those_of_a_training_without_one(whole, tmp_pat
     assert (tmp_path / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("n", [5, 10, 13, 22, 27])  # before and at a row, between rows, at the end of a phase, in the last
+@pytest.mark.parametrize(
+    "n", [5, 10, 13, 22, 27]
+)  # before and at a row, between rows, at the end of a phase, in the last
 def test_history_after_a_stop_is_that_of_a_training_without_one(whole, tmp_path, n):
     with pytest.raises(StoppedError):
         train(IMAGES, config=ONE_FOLD, iterations=12, out=tmp_path, hooks=stopped_after(n))

@@ -76,7 +76,7 @@ def inspect(
     skipped: list[Skipped] = []
     flat: list[str] = []
     thumbnails: list[Tensor] = []
-    tiles: list[Tensor] = []
+    pictures: list[Tensor] = []
     every = max(1, len(source) // SHEET_IMAGES)
     for batch in source.batches(image_format):
         check_strict(strict, batch.skipped)
@@ -86,8 +86,8 @@ def inspect(
         x = to_unit_range(batch.images)
         flat += [name for name, deviation in zip(batch.names, x.flatten(1).std(1), strict=True) if deviation < FLAT]
         thumbnails.append(_thumbnails(x))
-        tiles += [x[i] for i in range(len(x)) if (len(names) + i) % every == 0 and len(tiles) < SHEET_IMAGES]
-        del tiles[SHEET_IMAGES:]  # a batch may bring more than are missing
+        pictures += [x[i] for i in range(len(x)) if (len(names) + i) % every == 0 and len(pictures) < SHEET_IMAGES]
+        del pictures[SHEET_IMAGES:]  # a batch may bring more than are missing
         names += batch.names
         classes.update(batch.classes.tolist())
         if progress:
@@ -99,7 +99,7 @@ def inspect(
         len(names), image_format, dict(classes), dict(sizes.most_common()), dict(types), duplicates, flat, skipped, ()
     )
     warnings = _warnings(found, round(float(np.median([max(header[:2]) for header in headers]))))
-    sheet = _contact_sheet(tiles) if tiles else None
+    sheet = _contact_sheet(pictures) if pictures else None
     return Inspection(**{**found.__dict__, "warnings": warnings}), sheet
 
 
@@ -148,11 +148,11 @@ def _duplicates(names: Sequence[str], thumbnails: Tensor, left_out: set[str]) ->
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _contact_sheet(tiles: Sequence[Tensor]) -> Image.Image:
-    rows = -(-len(tiles) // SHEET_COLUMNS)
+def _contact_sheet(pictures: Sequence[Tensor]) -> Image.Image:
+    rows = -(-len(pictures) // SHEET_COLUMNS)
     sheet = Image.new("RGB", (SHEET_COLUMNS * (SHEET_SIDE + 4), rows * (SHEET_SIDE + 4)), "white")
-    for i, tile in enumerate(tiles):
-        pixels = (tile.expand(3, -1, -1).permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+    for i, picture in enumerate(pictures):
+        pixels = (picture.expand(3, -1, -1).permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
         place = (i % SHEET_COLUMNS * (SHEET_SIDE + 4), i // SHEET_COLUMNS * (SHEET_SIDE + 4))
         sheet.paste(ImageOps.pad(Image.fromarray(pixels), (SHEET_SIDE, SHEET_SIDE), color="white"), place)
     return sheet

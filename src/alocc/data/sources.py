@@ -515,12 +515,12 @@ def _format(wanted: ImagesConfig, headers: Sequence[Header], any_colour: Callabl
     return ImageFormat(height, width, channels)
 
 
-def _typical_size(headers: Sequence[Header], tile: int | None) -> tuple[int, int]:
+def _typical_size(headers: Sequence[Header], crop: int | None) -> tuple[int, int]:
     """The median size, shrunk so that the longer side is at most 64, or enlarged to at least 16 for the shorter.
 
-    Where images are cut into tiles, 1,024 and the side of a tile take the place of 64 and 16.
+    Where images are cut, 1,024 and the side of a crop take the place of 64 and 16.
     """
-    longest, shortest = (MAX_TILED_SIDE, tile) if tile else (DEFAULT_MAX_SIDE, MIN_SIDE)
+    longest, shortest = (MAX_TILED_SIDE, crop) if crop else (DEFAULT_MAX_SIDE, MIN_SIDE)
     height = float(np.median([header.height for header in headers]))
     width = float(np.median([header.width for header in headers]))
     scale = min(1.0, longest / max(height, width))

@@ -27,7 +27,7 @@ from alocc.evaluation.metrics import roc
 from alocc.evaluation.notes import noted_data
 from alocc.report import figures
 from alocc.report.page_data import histogram, page_data
-from alocc.report.pictures import address, make_sheets, strip, tile_size, triples
+from alocc.report.pictures import address, make_sheets, picture_size, strip, triples
 from alocc.report.results import Results, printable, printable_reasons, score_images
 from alocc.storage import write_text
 from alocc.training.folder import RunFolder
@@ -208,7 +208,7 @@ def _roc(results: Results | None) -> Markup | None:
 
 def _grid(detector: Detector, images: ImageSet) -> list[dict[str, str]]:
     """The article's picture: input, noisy input and reconstruction, for every class."""
-    rows, size = [], tile_size(detector.image_format)
+    rows, size = [], picture_size(detector.image_format)
     for name in sorted(set(images.classes.tolist()))[:GRID_CLASSES]:
         chosen = images[np.flatnonzero(images.classes == name)[:GRID_COLUMNS]].images
         x_noisy, x_hat = detector.reconstruct(chosen)
@@ -220,13 +220,13 @@ def _grid(detector: Detector, images: ImageSet) -> list[dict[str, str]]:
 def _galleries(detector: Detector, results: Results) -> list[dict[str, Any]]:
     order = results.by_score
     return [
-        {"title": "Most anomalous", "tiles": _tiles(detector, results, order[:GALLERY])},
-        {"title": "Most normal", "tiles": _tiles(detector, results, order[::-1][:GALLERY])},
+        {"title": "Most anomalous", "images": _gallery_images(detector, results, order[:GALLERY])},
+        {"title": "Most normal", "images": _gallery_images(detector, results, order[::-1][:GALLERY])},
     ]
 
 
-def _tiles(detector: Detector, results: Results, indices: NDArray[np.int64]) -> list[dict[str, Any]]:
-    drawn = triples(detector, results, indices, tile_size(detector.image_format))
+def _gallery_images(detector: Detector, results: Results, indices: NDArray[np.int64]) -> list[dict[str, Any]]:
+    drawn = triples(detector, results, indices, picture_size(detector.image_format))
     return [
         {
             "pictures": list(zip(("input", "reconstruction", "anomaly map"), map(address, three), strict=True)),

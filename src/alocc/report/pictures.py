@@ -39,7 +39,7 @@ class Sheets:
     """Indices of the images that have pictures, in the order of the sheets."""
 
 
-def tile_size(image_format: ImageFormat) -> tuple[int, int]:
+def picture_size(image_format: ImageFormat) -> tuple[int, int]:
     """Width and height of one picture: small images a whole number of times larger, large ones at most 64 pixels."""
     longer = max(image_format.size)
     scale = max(1, 56 // longer) if longer <= 64 else 64 / longer
@@ -48,7 +48,7 @@ def tile_size(image_format: ImageFormat) -> tuple[int, int]:
 
 def make_sheets(detector: Detector, results: Results, budget: int = BUDGET) -> Sheets:
     """Draw as many images as the budget allows, the interesting ones first: see :func:`by_interest`."""
-    width, height = tile_size(detector.image_format)
+    width, height = picture_size(detector.image_format)
     order = by_interest(results, detector.threshold)
     sheets: list[str] = []
     chosen: list[int] = []
@@ -97,8 +97,9 @@ def triples(
 
 def strip(images: NDArray[np.float32], size: tuple[int, int]) -> str:
     """Images side by side, (n, C, H, W) in [0, 1], as the address of one PNG; a transparent line is after each."""
-    tiles = [np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)]) for pixels in map(rgb, images)]
-    return address(np.hstack([np.pad(_resized(tile, size), ((0, 0), (0, 1), (0, 0))) for tile in tiles]), "png")
+    pictures = [np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)]) for pixels in map(rgb, images)]
+    padded = [np.pad(_resized(picture, size), ((0, 0), (0, 1), (0, 0))) for picture in pictures]
+    return address(np.hstack(padded), "png")
 
 
 def address(pixels: Pixels, kind: str = "webp") -> str:
@@ -113,8 +114,8 @@ def encoded(pixels: Pixels, kind: str = "webp") -> bytes:
     return data.getvalue()
 
 
-def _sheet(tiles: list[tuple[Pixels, Pixels, Pixels]]) -> Pixels:
-    wide = [np.concatenate(triple, axis=1) for triple in tiles]
+def _sheet(drawn: list[tuple[Pixels, Pixels, Pixels]]) -> Pixels:
+    wide = [np.concatenate(triple, axis=1) for triple in drawn]
     rows = [wide[at : at + COLUMNS] for at in range(0, len(wide), COLUMNS)]
     blank = np.full_like(rows[0][0], 255)
     rows[-1] += [blank] * (len(rows[0]) - len(rows[-1]))

@@ -61,7 +61,7 @@ def score_images(
             used.
     """
     source = open_source(data, "test")
-    check_classes([*(normal or ()), *(anomalous or ())], source.class_names, data)
+    check_classes([*(normal or ()), *(anomalous or ())] or None, source.class_names, data)
     everything = source.load(detector.image_format)
     sides = [list(normal or detector.training["normal_classes"]), list(anomalous or ())]
     sides[1] = sides[1] or sorted(set(everything.classes.tolist()) - {"", *sides[0]})

@@ -34,7 +34,7 @@ __all__ = ["BATCH", "EXPORT_VERSION", "KIND", "SUFFIXES", "Runtime"]
 KIND = "exported detector"
 EXPORT_VERSION = 1
 BATCH = 64
-"""Images, or tiles, that are judged together."""
+"""Images, or crops, that are judged together."""
 MAX_SIDE = 32_000
 """Pixels of a side up to which the graph's resizing is exact."""
 
