@@ -124,7 +124,7 @@ def test_idx_sizes_are_not_believed(tmp_path, shape):
 @pytest.mark.parametrize(
     ("array", "reason"),
     [
-        (np.zeros((48, 64, 3), np.uint8), r"\(48, 64, 3\) looks like one image; give image\[None\]"),
+        (np.zeros((48, 64, 3), np.uint8), r"shape \(48, 64, 3\) looks like one image; give image\[None\]"),
         (np.zeros((48, 64), np.uint8), "looks like one image"),
         (np.zeros((48, 64, 1), np.float32), "looks like one image"),
         (np.zeros((5, 3, 48, 64), np.uint8), "channels come last"),
