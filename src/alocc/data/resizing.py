@@ -99,7 +99,7 @@ def check_images(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         DataError: with what to do.
     """
     if len(shape) == 2 or (len(shape) == 3 and 0 < shape[2] <= 4 < shape[1]):
-        raise DataError(f"an array of shape {shape} looks like one image; give image[None], one image of many")
+        raise DataError(f"an array of shape {shape} looks like one image; give image[None], an array of one")
     if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)) or 0 in shape[1:]:
         hint = "; channels come last" if len(shape) == 4 and shape[1] in (1, 3) else ""
         raise DataError(
