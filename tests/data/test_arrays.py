@@ -124,15 +124,15 @@ def test_idx_sizes_are_not_believed(tmp_path, shape):
 @pytest.mark.parametrize(
     ("array", "reason"),
     [
-        (np.zeros((48, 64, 3), np.uint8), r"\(48, 64, 3\) looks like one image; give image\[None\]"),
+        (np.zeros((48, 64, 3), np.uint8), r"shape \(48, 64, 3\) looks like one image; give image\[None\]"),
         (np.zeros((48, 64), np.uint8), "looks like one image"),
         (np.zeros((48, 64, 1), np.float32), "looks like one image"),
         (np.zeros((5, 3, 48, 64), np.uint8), "channels come last"),
         (np.zeros((5, 48, 64), np.uint16), "expected uint8 images or floats in .0, 1., got uint16"),
         (np.zeros((5, 48, 64), bool), "got bool"),
         (np.zeros((0, 48, 64), np.uint8), r"holds no images: its array is \(0, 48, 64\)"),
-        (np.zeros((5, 0, 64), np.uint8), "is no array of images"),
-        (np.zeros((), np.uint8), "is no array of images"),
+        (np.zeros((5, 0, 64), np.uint8), "holds no images"),
+        (np.zeros((), np.uint8), "holds no images"),
     ],
 )
 def test_what_is_no_array_of_images_is_refused_when_the_file_is_opened(tmp_path, kind, array, reason):

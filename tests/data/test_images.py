@@ -280,13 +280,13 @@ def test_other_types_are_refused_by_name(dtype):
 
 @pytest.mark.parametrize("shape", [(4, 4, 2), (4, 4, 4), (1, 4, 4, 3), (0, 4), (4, 0, 3)])
 def test_an_image_of_another_shape_is_refused(shape):
-    with pytest.raises(DataError, match=r"is no array of images; images are \(n, H, W\)"):
+    with pytest.raises(DataError, match=r"holds no images; images are \(n, H, W\)"):
         prepare(np.zeros(shape, np.uint8), ImageFormat(4, 4, 1))
 
 
 @pytest.mark.parametrize("shape", [(), (7,), (2, 8, 8, 2), (2, 8, 8, 4), (2, 8, 0), (2, 0, 8, 3), (1, 2, 8, 8, 3)])
 def test_arrays_of_another_shape_are_refused(shape):
-    with pytest.raises(DataError, match=r"is no array of images; images are \(n, H, W\)"):
+    with pytest.raises(DataError, match=r"holds no images; images are \(n, H, W\)"):
         as_images(np.zeros(shape, np.uint8))
 
 

@@ -61,5 +61,5 @@ def test_an_image_does_not_depend_on_its_batch():
 
 
 def test_what_holds_no_images_is_refused():
-    with pytest.raises(DataError, match="is no array of images"):
+    with pytest.raises(DataError, match="holds no images"):
         brought_to(np.zeros((2, 3, 4, 2), np.uint8), ImageFormat(4, 4, 1))

@@ -72,7 +72,7 @@ def read_header(content: Content, name: str | None = None, page: int = 0) -> Hea
     Raises:
         DataError: if the file cannot be opened as an image, or is one that :func:`read_image` refuses for its size.
     """
-    with _opened(content, name, page) as image:
+    with _open_image(content, name, page) as image:
         width, height = image.size
         turned = _mentions_orientation(image) and _orientation(image) in SIDEWAYS
         if image.format == "TIFF":  # its own tag is in the size already, XMP is not
@@ -89,8 +89,8 @@ def read_image(content: Content, name: str | None = None, page: int = 0) -> NDAr
         DataError: if the file is not an image, damaged, animated, more than 50 times longer than wide, or has more than
             ``MAX_PIXELS`` pixels.
     """
-    with _opened(content, name, page) as image:
-        return _decoded(image)
+    with _open_image(content, name, page) as image:
+        return _decode(image)
 
 
 def read_brought_to(content: Content, name: str | None, page: int, to: ImageFormat) -> NDArray[np.uint8]:
@@ -99,11 +99,11 @@ def read_brought_to(content: Content, name: str | None, page: int, to: ImageForm
     Raises:
         DataError: as :func:`read_image`.
     """
-    with _opened(content, name, page) as image:
+    with _open_image(content, name, page) as image:
 
         def prepared() -> NDArray[np.uint8]:
             with closing(image):  # its memory is free again before the next one begins
-                pixels: NDArray[np.uint8] = brought_to(_decoded(image)[None], to)[0]
+                pixels: NDArray[np.uint8] = brought_to(_decode(image)[None], to)[0]
                 return pixels
 
         if image.width * image.height <= LARGE:
@@ -122,11 +122,11 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     """
     if (n := count_pages(path)) > 1:
         raise DataError(f"{path} has {n} pages; a mask is one image")
-    with _opened(path, None, 0) as image:
+    with _open_image(path, None, 0) as image:
         if ";16" in str(image.tile) and not image.mode.startswith("I"):  # Pillow drops their lower 8 bits
             raise ValueError("a mask of 16 bits in several channels; save it as grey, or with 8 bits")
         image.load()
-        return _upright(_marked(image), image)
+        return _turn_upright(_find_marks(image), image)
 
 
 def count_pages(content: Content) -> int:
@@ -139,12 +139,12 @@ def count_pages(content: Content) -> int:
 
 
 @contextmanager
-def _opened(content: Content, name: str | None, page: int) -> Iterator[ImageFile]:
+def _open_image(content: Content, name: str | None, page: int) -> Iterator[ImageFile]:
     """One image of a file for as long as it is read; whatever goes wrong becomes a DataError with its name."""
     called = name or str(content)
     try:
         # as a file: Pillow maps files that it opens by name into memory, and mixes up the sides of turned TIFFs there
-        with _readable(content) as file, _identified(file) as image:
+        with _readable(content) as file, _identify(file) as image:
             if image.format == "TIFF":
                 pages = _image_pages(file)
                 image.seek(pages[page] if page < len(pages) else page)
@@ -169,7 +169,7 @@ def _readable(content: Content) -> BinaryIO:
     return open(content, "rb")  # noqa: PTH123  (nor here)
 
 
-def _identified(file: BinaryIO) -> ImageFile:
+def _identify(file: BinaryIO) -> ImageFile:
     """Pillow's image of a file; of one that begins like an image and is none, the error that Pillow keeps to itself."""
     try:
         return Image.open(file, formats=FORMATS)
@@ -270,19 +270,19 @@ def _orientation(image: ImageFile) -> object:
         return None
 
 
-def _upright(pixels: NDArray[Any], image: ImageFile) -> NDArray[Any]:
+def _turn_upright(pixels: NDArray[Any], image: ImageFile) -> NDArray[Any]:
     """Pixels of an image that is loaded: Pillow turns a TIFF while it loads it, and takes its orientation away."""
     turn = UPRIGHT.get(_orientation(image))
     return turn(pixels) if turn else pixels
 
 
-def _decoded(image: ImageFile) -> NDArray[np.uint8]:
+def _decode(image: ImageFile) -> NDArray[np.uint8]:
     if image.format == "TIFF":
         _check_range(_tags(image))
     elif image.format != "MPO" and (frames := getattr(image, "n_frames", 1)) > 1:  # MPO: a photograph and its preview
         raise ValueError(f"an animation of {frames} frames; save the frames that matter as images of their own")
     image.load()
-    return _upright(_as_uint8(image), image)
+    return _turn_upright(_as_uint8(image), image)
 
 
 def _as_uint8(image: Image.Image) -> NDArray[np.uint8]:
@@ -305,7 +305,7 @@ def _of_16_bits(image: Image.Image) -> NDArray[np.uint16]:
     return np.subtract(65535, pixels) if tags and tags.get(Tag.PhotometricInterpretation, 0) == 0 else pixels
 
 
-def _marked(image: Image.Image) -> NDArray[np.bool_]:
+def _find_marks(image: Image.Image) -> NDArray[np.bool_]:
     if image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16"):
         return np.not_equal(_of_16_bits(image) if image.mode.startswith("I;16") else np.asarray(image), 0)
     rgba = np.asarray((image.convert("LA") if image.mode == "La" else image).convert("RGBA"))

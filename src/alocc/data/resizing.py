@@ -71,10 +71,10 @@ def brought_to(images: NDArray[np.generic], to: ImageFormat) -> NDArray[np.uint8
     """
     images = images[..., None] if images.ndim == 3 else images
     check_images(images.shape, images.dtype)
-    pixels: NDArray[np.uint8] = _rounded(images) if images.dtype != np.uint8 else images  # type: ignore[assignment]
+    pixels: NDArray[np.uint8] = _to_uint8(images) if images.dtype != np.uint8 else images  # type: ignore[assignment]
     if pixels.shape[1:] == (*to.size, to.channels):
         return pixels
-    resized = [_resized(image, to) for image in pixels]
+    resized = [_resize(image, to) for image in pixels]
     return np.stack(resized) if resized else np.empty((0, *to.size, to.channels), np.uint8)
 
 
@@ -99,15 +99,17 @@ def check_images(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         DataError: with what to do.
     """
     if len(shape) == 2 or (len(shape) == 3 and 0 < shape[2] <= 4 < shape[1]):
-        raise DataError(f"{shape} looks like one image; give image[None], with the number of images first")
+        raise DataError(f"an array of shape {shape} looks like one image; give image[None], an array of one")
     if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)) or 0 in shape[1:]:
         hint = "; channels come last" if len(shape) == 4 and shape[1] in (1, 3) else ""
-        raise DataError(f"{shape} is no array of images; images are (n, H, W), (n, H, W, 1) or (n, H, W, 3){hint}")
+        raise DataError(
+            f"an array of shape {shape} holds no images; images are (n, H, W), (n, H, W, 1) or (n, H, W, 3){hint}"
+        )
     if dtype != np.uint8 and not np.issubdtype(dtype, np.floating):
         raise DataError(f"expected uint8 images or floats in [0, 1], got {dtype}")
 
 
-def _rounded(images: NDArray[Any]) -> NDArray[np.uint8]:
+def _to_uint8(images: NDArray[Any]) -> NDArray[np.uint8]:
     """Floats in [0, 1] as uint8."""
     if images.size and not (images.min() >= 0 and images.max() <= 1):  # false for NaN too
         raise DataError(
@@ -117,17 +119,17 @@ def _rounded(images: NDArray[Any]) -> NDArray[np.uint8]:
     return np.rint(images.astype(np.float32, copy=False) * 255).astype(np.uint8)
 
 
-def _resized(image: NDArray[np.uint8], to: ImageFormat) -> NDArray[np.uint8]:
+def _resize(image: NDArray[np.uint8], to: ImageFormat) -> NDArray[np.uint8]:
     """One image (H, W, C) → (height, width, channels), strip by strip along its rows, so that memory stays bounded."""
     height, width, channels = image.shape
     strips = np.array_split(image, min(height, -(-height * width // STRIP)))
-    narrow = [_along(_recoloured(strip, min(channels, to.channels)).transpose(2, 0, 1), to.width) for strip in strips]
+    narrow = [_along(_recolour(strip, min(channels, to.channels)).transpose(2, 0, 1), to.width) for strip in strips]
     across = np.concatenate(narrow, 1).transpose(0, 2, 1)  # (C, width, H)
     resized = _along(across, to.height).transpose(2, 1, 0)  # (height, width, C)
     return np.repeat(resized, to.channels, 2) if resized.shape[2] < to.channels else np.ascontiguousarray(resized)
 
 
-def _recoloured(image: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
+def _recolour(image: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
     """Colour → grey where grey is wanted."""
     if image.shape[2] == channels:
         return image

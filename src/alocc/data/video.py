@@ -29,15 +29,16 @@ def frames(path: Path, stride: int = 1) -> Iterator[tuple[float, NDArray[np.uint
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             interval, time, lasts = 1 / float(stream.average_rate or 25), 0.0, 0.0
-            for number, frame in enumerate(_decoded(container, stream)):
+            for number, frame in enumerate(_decode(container, stream)):
                 if frame is None:
                     raise DataError(f"{path} is damaged after {time_stamp(time)}")
                 time = number * interval if frame.pts is None else float(frame.pts * stream.time_base)
                 if number % stride == 0:
                     grey = frame.format.name.startswith("gray")
-                    yield time, _upright(frame.to_ndarray(format="gray" if grey else "rgb24"), frame)
+                    yield time, _turn_upright(frame.to_ndarray(format="gray" if grey else "rgb24"), frame)
                 lasts = float(frame.duration * stream.time_base) if frame.duration else interval
-            length = _length(av, container, stream)
+            known = float(stream.duration * stream.time_base) if stream.duration else 0.0
+            length = known or (container.duration or 0) / av.time_base  # 0 where a file does not say
             # where there is sound, it may go on for a moment behind the last frame
             if length - time - lasts > (1 if container.streams.audio else 2 * interval):
                 raise DataError(f"{path} ends at {time_stamp(time)}, and should last {time_stamp(length)}")
@@ -45,7 +46,7 @@ def frames(path: Path, stride: int = 1) -> Iterator[tuple[float, NDArray[np.uint
         raise DataError(f"{path} cannot be read as a video ({error.strerror or error})") from None
 
 
-def _decoded(container: Any, stream: Any) -> Iterator[Any]:
+def _decode(container: Any, stream: Any) -> Iterator[Any]:
     """Frames, and None behind the last one before damage."""
     for packet in container.demux(stream):
         for frame in stream.decode(None if packet.is_corrupt else packet):  # None: what the decoder still holds
@@ -56,14 +57,7 @@ def _decoded(container: Any, stream: Any) -> Iterator[Any]:
             yield None
 
 
-def _length(av: Any, container: Any, stream: Any) -> float:
-    """Seconds that a video says it lasts; 0 if it does not say."""
-    if stream.duration:
-        return float(stream.duration * stream.time_base)
-    return float((container.duration or 0) / av.time_base)
-
-
-def _upright(image: NDArray[np.uint8], frame: Any) -> NDArray[np.uint8]:
+def _turn_upright(image: NDArray[np.uint8], frame: Any) -> NDArray[np.uint8]:
     """A frame as its display matrix turns and mirrors it: column, row → a · column + c · row, b · column + d · row."""
     matrix = frame.side_data.get("DISPLAYMATRIX")
     a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist() if matrix else (1, 0, 0, 0, 1)
