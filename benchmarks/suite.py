@@ -11,24 +11,23 @@ from pathlib import Path
 
 from image_sets import SUITE, load_task
 
-from alocc.benchmark.protocols import DEFAULT_METHODS, auroc_table, make_cells, method_configs
+from alocc.benchmark.protocols import auroc_table, make_cells, method_configs
 from alocc.benchmark.running import run_cells
 from alocc.cli.console import cell_progress, print_error, print_note, print_table
-from alocc.config import with_settings
 from alocc.errors import AloccError
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
-    parser.add_argument("--methods", nargs="+", default=DEFAULT_METHODS, help="presets and baselines")
+    parser.add_argument("--methods", nargs="+", help="presets and baselines; default: robust and five baselines")
     parser.add_argument("--sets", nargs="+", help="default: all")
     parser.add_argument("--seeds", type=int, default=1, help="how many: 0, 1, …")
     parser.add_argument("--watch", action="store_true", help="keep the AUROC of D through training")
     parser.add_argument("--processes", type=int, default=1, help="runs at a time; they share the cores")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one key of our configs")
     arguments = parser.parse_args()
-    configs = method_configs(arguments.methods, lambda config: with_settings(config, arguments.set))
+    configs = method_configs(arguments.methods, arguments.set)
     cells = make_cells("suite", "suite", configs, arguments.seeds, arguments.sets, list(SUITE), watch=arguments.watch)
     with cell_progress(len(cells)) as progress:
         results = run_cells(cells, arguments.out, arguments.processes, progress, load_task)

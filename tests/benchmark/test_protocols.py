@@ -23,7 +23,7 @@ def tiny(config):
 
 
 def suite_cells(methods, seeds=1, **options):
-    return make_cells("suite", "suite", method_configs(methods, tiny), seeds, ["washers"], list(SUITE), **options)
+    return make_cells("suite", "suite", method_configs(methods, TINY), seeds, ["washers"], list(SUITE), **options)
 
 
 def result(method, label, seed, auroc):
@@ -197,4 +197,4 @@ def test_outliers_table_has_every_threshold(parts):
 )
 def test_unknown_names_are_refused(parts, methods, labels, words):
     with pytest.raises(ConfigError, match=words):
-        make_cells("one-vs-rest", str(parts), method_configs(methods, tiny), 1, labels)
+        make_cells("one-vs-rest", str(parts), method_configs(methods, TINY), 1, labels)

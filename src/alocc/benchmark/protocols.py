@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 from alocc.benchmark.baselines import BASELINES, CLASSICAL, check_installed
 from alocc.benchmark.cells import Cell, class_names
 from alocc.benchmark.running import Result
-from alocc.config import PRESETS, Config, preset
+from alocc.config import PRESETS, Config, preset, with_settings
 from alocc.errors import ConfigError
 from alocc.storage import write_text
 
@@ -55,16 +55,16 @@ class Table:
         write_text(folder / "table.json", json.dumps(self.as_json(), indent=1))
 
 
-def method_configs(methods: Sequence[str], change: Callable[[Config], Config]) -> dict[str, Config | None]:
-    """Method → its config, with ``change`` applied, or none for a baseline.
+def method_configs(methods: Sequence[str] | None, settings: Sequence[str]) -> dict[str, Config | None]:
+    """Method → its config, settings ("key=value") on top, or none for a baseline; without methods, the default ones.
 
     Raises:
         ConfigError: if there is no such method, or its library is not installed.
     """
     configs: dict[str, Config | None] = {}
-    for name in methods:
+    for name in methods or DEFAULT_METHODS:
         if name in PRESETS:
-            configs[name] = change(preset(name))
+            configs[name] = with_settings(preset(name), settings)
         elif name in BASELINES:
             check_installed(name)
             configs[name] = None

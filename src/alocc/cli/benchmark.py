@@ -13,6 +13,7 @@ from alocc.cli.options import ClassListCommand, Data, Json, class_names
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from alocc.benchmark.cells import Cell
     from alocc.benchmark.protocols import Table
     from alocc.benchmark.running import Result
 
@@ -59,13 +60,13 @@ def one_vs_rest(
 
     Built-in data has its own test split; of a folder with a sub-folder for each class, a fifth of the images tests.
     """
-    from alocc.benchmark.protocols import auroc_table
+    from alocc.benchmark.protocols import auroc_table, make_cells, method_configs
 
-    _run(
-        "one-vs-rest", data, out, class_names(methods), class_names(classes), seeds, processes, set_ or [], json,
-        lambda results: auroc_table(results, f"AUROC, one class of {data} against the rest"),
-        normals=normals, contamination=contamination, watch=watch,
-    )  # fmt: skip
+    configs = method_configs(class_names(methods), set_ or [])
+    options: dict[str, Any] = {"normals": normals, "contamination": contamination, "watch": watch}
+    cells = make_cells("one-vs-rest", data, configs, seeds, class_names(classes), **options)
+    title = f"AUROC, one class of {data} against the rest"
+    _run(cells, out, processes, json, lambda results: auroc_table(results, title))
 
 
 @benchmark.command("outliers", cls=ClassListCommand)
@@ -84,36 +85,20 @@ def outliers(
     60 % of the class train, 20 % are a validation fold and 20 % test. The table has the papers' threshold, the best on
     the validation fold with its labels, and our own ones, from normal images alone.
     """
-    from alocc.benchmark.protocols import outliers_table
+    from alocc.benchmark.protocols import make_cells, method_configs, outliers_table
 
-    _run(
-        "outliers", data, out, class_names(methods), class_names(classes), seeds, processes, set_ or [], json,
-        lambda results: outliers_table(results, f"F1 of the inliers, {data}"),
-    )  # fmt: skip
+    configs = method_configs(class_names(methods), set_ or [])
+    cells = make_cells("outliers", data, configs, seeds, class_names(classes))
+    _run(cells, out, processes, json, lambda results: outliers_table(results, f"F1 of the inliers, {data}"))
 
 
 def _run(
-    protocol: str,
-    data: str,
-    out: Path,
-    methods: list[str] | None,
-    labels: list[str] | None,
-    seeds: int,
-    processes: int,
-    settings: list[str],
-    as_json: bool,
-    table_of: Callable[[Sequence[Result]], Table],
-    **options: Any,
+    cells: Sequence[Cell], out: Path, processes: int, as_json: bool, table_of: Callable[[Sequence[Result]], Table]
 ) -> None:
-    from alocc.benchmark.protocols import DEFAULT_METHODS, make_cells, method_configs
     from alocc.benchmark.running import run_cells
-    from alocc.config import with_settings
 
-    configs = method_configs(methods or DEFAULT_METHODS, lambda config: with_settings(config, settings))
-    cells = make_cells(protocol, data, configs, seeds, labels, **options)
     with console.cell_progress(len(cells)) as progress:
-        results = run_cells(cells, out, processes, progress)
-    table = table_of(results)
+        table = table_of(run_cells(cells, out, processes, progress))
     table.write(out)
     if as_json:
         console.print_json(table.as_json())

@@ -25,11 +25,9 @@ def noted_data(noted: object, run: str | Path) -> str:
     """
     if noted in BUILT_IN:
         return str(noted)
+    hint = "give DATA on the command line (to alocc check: fresh normal images, and --no-second-seed)"
     if noted == "arrays":
-        raise DataError(
-            f"{run} was trained on arrays, which are not kept; give DATA (to alocc check: fresh normal images, and "
-            "--no-second-seed)"
-        )
+        raise DataError(f"{run} was trained on arrays, which are not kept; {hint}")
     roots = [Path.cwd().resolve(), Path(run).resolve().parent]
     for root in roots:
         if root != root.parent and (found := _below(root, str(noted))):
@@ -37,7 +35,7 @@ def noted_data(noted: object, run: str | Path) -> str:
     tried = " or ".join(dict.fromkeys(map(str, roots)))
     raise DataError(
         f'{run} names "{noted}" as its images, and there are no such images below {tried}; what a run folder names is '
-        "looked for nowhere else, and tables and addresses are not followed: give DATA on the command line"
+        f"looked for nowhere else, and tables and addresses are not followed: {hint}"
     )
 
 

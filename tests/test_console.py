@@ -1,0 +1,47 @@
+"""What a terminal shows: text as it is, tables, and progress over names of any kind."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from alocc.benchmark.cells import Cell
+from alocc.benchmark.running import Result
+from alocc.cli import console
+
+
+@pytest.fixture
+def printed(monkeypatch):
+    """Everything that is printed, 100 columns wide."""
+    text = io.StringIO()
+    for name in ("out", "err"):
+        monkeypatch.setattr(console, name, Console(file=text, width=100, highlight=False, force_terminal=False))
+    return text
+
+
+@pytest.mark.parametrize("name", ["part[old].png", "lot[/a]", "[bold]x", "[red", "a\\[b]"])
+def test_brackets_are_no_markup(printed, name):
+    console.print_note(name)
+    console.print_error(name)
+    console.print_table([(name, name)], name)
+    console.print_table([(name, "n"), (name, "1")], header=True)
+    console.print_warnings([name])
+    assert printed.getvalue().count(name) == 8
+    with console.cell_progress(1) as progress:
+        progress(Result(Cell("one-vs-rest", "x", name, "pca", 0), {"auroc": 0.5}), False)
+    assert printed.getvalue().endswith(f"1/1  {name}, pca, seed 0: AUROC 0.5000\n")
+
+
+def test_codes_of_a_terminal_are_shown_not_sent(printed):
+    console.print_note("a\x1b[2Jb\x07c\u202ed\udcff é部")
+    assert printed.getvalue() == "a\\x1b[2Jb\\x07c\\u202ed\\udcff é部\n"
+
+
+def test_columns_of_figures_stand_to_the_right_and_headings_have_a_row(printed):
+    console.print_table(
+        [("figure", "value", "95 %"), ("first",), ("AUROC", "0.9", "0.1 – 0.95"), ("F1", "10.25", "")], header=True
+    )
+    lines = printed.getvalue().splitlines()
+    assert [line.strip("│┃ ") for line in lines if "first" in line] == ["first"]
+    aligned = [line for line in lines if "AUROC" in line or "F1" in line]
+    assert aligned[0].index("0.9 ") + 3 == aligned[1].index("10.25") + 5  # the last digits are below one another
