@@ -131,7 +131,7 @@ def test_a_thousand_mutated_files_are_each_scored_or_named(run_folder, most_mb, 
     files = [Path(row["path"].partition("#page=")[0]).name for row in rows]
     assert set(files) == names  # pages that a damaged TIFF claims to have are rows of their own
     n_scored, n_skipped = (sum(bool(row[column]) for row in rows) for column in ("anomaly_score", "error"))
-    assert n_scored + n_skipped == len(rows) and len(rows) < N_MUTATED + 20
+    assert n_scored + n_skipped == len(rows) and len(rows) < N_MUTATED + 60
     assert n_scored > 50 and n_skipped > 200
     assert all(np.isfinite(float(row["anomaly_score"])) for row in rows if not row["error"])
     assert all(Path(row["path"]).name in row["error"] for row in rows if row["error"])

@@ -81,7 +81,7 @@ def folder(tmp_path):
 
 def test_entries_are_read_in_order_whatever_cannot_be_used(folder, monkeypatch):
     monkeypatch.setattr(reading, "BATCH", 8)
-    entries, _ = folder_entries(folder)
+    entries, _ = folder_entries(folder, "test")
     batches = list(read_batches(entries, FORMAT, [Skipped("gone", "gone!")]))
     assert [len(one.images) for one in batches] == [0, 7, 8, 6]
     assert [[item.name[-6:] for item in one.skipped] for one in batches] == [["gone"], ["05.png"], [], ["22.png"]]
@@ -101,7 +101,7 @@ def test_one_batch_is_read_ahead_and_no_more(folder, monkeypatch):
         return real(content, name, page, to)
 
     monkeypatch.setattr(reading, "read_brought_to", counted)
-    entries, _ = folder_entries(folder)
+    entries, _ = folder_entries(folder, "test")
     batches = read_batches(entries, FORMAT)
     next(batches)
     assert 8 <= len(read) <= 16

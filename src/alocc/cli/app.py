@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -417,12 +418,12 @@ def export(
     Images go in as whole numbers (uint8) of any size; anomaly_score, p_value and is_anomaly come out. No file is left
     unless its scores are the detector's. --int8 makes another detector, with a threshold of its own.
     """
-    from alocc.cli.running import export_in_terminal
+    from alocc.cli.running import export_in_terminal, load_normals
 
-    written, skipped = export_in_terminal(
-        model, format_, out, layout=layout, size=size, int8=int8, data=data,
-        normal=class_names(normal, data, "train"), strict=strict,
-    )  # fmt: skip
+    load = None
+    if data:
+        load = partial(load_normals, data=data, normal=class_names(normal, data, "train"), strict=strict)
+    written, skipped = export_in_terminal(model, format_, out, layout=layout, size=size, int8=int8, load=load)
     console.print_skipped(skipped)
     if json:
         console.print_json(console.export_facts(written))

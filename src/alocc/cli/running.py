@@ -170,21 +170,19 @@ def export_in_terminal(
     layout: Layout,
     size: Size,
     int8: bool,
-    data: str | None,
-    normal: list[str] | None,
-    strict: bool,
+    load: Callable[[Detector], ImageSet] | None,
 ) -> tuple[Exported, Sequence[Skipped]]:
-    """Write an exported file, by default into the run folder; with it, images of ``data`` that could not be used."""
+    """Write an exported file, by default into the run folder; with it, images of ``load`` that could not be used."""
     from alocc.detector import Detector, artefact_path
     from alocc.export import check_target, export
     from alocc.scoring.open import SUFFIX_OF, digest
 
     suffix = SUFFIX_OF[format_]
-    if int8 and not data:
+    if int8 and not load:
         raise ConfigError(
             "--int8 needs --data: normal images that training never saw, for the ranges and the threshold"
         )
-    if data and not int8:
+    if load and not int8:
         raise ConfigError("--data is for --int8; leave it out, or give both")
     if out and out.suffix != suffix:
         raise ConfigError(f"--out {out}: a file for --format {format_} must end in {suffix}")
@@ -192,7 +190,7 @@ def export_in_terminal(
     check_target(path)
     made_from = digest(artefact_path(model))
     detector = Detector.load(model)
-    fresh = load_normals(detector, data, normal, strict) if data else None
+    fresh = load(detector) if load else None
     images = fresh.images if fresh else None
     written = export(detector, path, layout=layout, size=size, fresh=images, made_from=made_from)
     return written, fresh.skipped if fresh else ()

@@ -81,14 +81,7 @@ def train_networks(
     """
     phases, before = plan.phases[fold], plan.length_before(fold)
     own_length = plan.length_before(fold + 1) - before
-    if checkpoint and checkpoint.exists():
-        state.restore(checkpoint)
-    elif checkpoint:
-        state.save(checkpoint)
-    done = sum(phase.iterations for phase in phases[: state.phase]) + state.iteration
-    is_last = fold + 1 == len(plan.phases)
-    if done and hooks.resumed and (done < own_length or is_last):  # else the next fold says where it goes on
-        hooks.resumed(before + done)
+    _resume(plan, fold, state, hooks, checkpoint)
     row_every, watch_every = max(10, min(100, own_length // 50)), hooks.watch_every or max(1, own_length // EVALUATIONS)
     started, saved = time.perf_counter() - state.seconds, state.seconds
 
@@ -125,6 +118,19 @@ def train_networks(
             if stopping:
                 where = f", in fold {fold + 1} of {len(plan.phases)}" if len(plan.phases) > 1 else ""
                 raise StoppedError(f"stopped after {before + done} of {plan.length} iterations{where}")
+
+
+def _resume(plan: Plan, fold: int, state: TrainingState, hooks: Hooks, checkpoint: Path | None) -> None:
+    """Go on from the checkpoint, or write the first one."""
+    if checkpoint and checkpoint.exists():
+        state.restore(checkpoint)
+    elif checkpoint:
+        state.save(checkpoint)
+    done = plan.length_before(fold) + sum(phase.iterations for phase in plan.phases[fold][: state.phase])
+    has_begun = state.phase or state.iteration
+    is_finished = state.phase == len(plan.phases[fold]) and fold + 1 < len(plan.phases)
+    if has_begun and hooks.resumed and not is_finished:  # else the next fold says where it goes on
+        hooks.resumed(done + state.iteration)
 
 
 def _finite(losses: Losses, phase: Phase, state: TrainingState, checkpoint: Path | None) -> dict[str, float]:
