@@ -221,13 +221,13 @@ def test_array_and_folder_of_its_images_are_loaded_alike(save_image, tmp_path):
 @pytest.mark.parametrize(
     ("shape", "told"),
     [
-        ((), r"\(\) is no array of images; images are \(n, H, W\)"),
-        ((5,), r"\(5,\) is no array of images"),
+        ((), r"\(\) holds no images; images are \(n, H, W\)"),
+        ((5,), r"\(5,\) holds no images"),
         ((5, 8), r"\(5, 8\) looks like one image; give image\[None\]"),
         ((5, 8, 3), r"\(5, 8, 3\) looks like one image"),
-        ((5, 0, 8), r"\(5, 0, 8\) is no array of images"),
-        ((5, 8, 8, 2), r"\(5, 8, 8, 2\) is no array of images"),
-        ((5, 3, 8, 8), r"\(5, 3, 8, 8\) is no array of images.*; channels come last"),
+        ((5, 0, 8), r"\(5, 0, 8\) holds no images"),
+        ((5, 8, 8, 2), r"\(5, 8, 8, 2\) holds no images"),
+        ((5, 3, 8, 8), r"\(5, 3, 8, 8\) holds no images.*; channels come last"),
     ],
     ids=str,
 )

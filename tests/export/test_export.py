@@ -183,7 +183,7 @@ def test_what_the_runtime_does_not_take_is_said(cases):
     assert len(runtime.score(np.empty((0, 16, 16), np.uint8))) == 0
     with pytest.raises(DataError, match="uint8 images, got float64"):
         runtime.score(np.zeros((2, 16, 16)))
-    with pytest.raises(DataError, match="no array of images"):
+    with pytest.raises(DataError, match="holds no images"):
         runtime.score(np.zeros((2, 16, 16, 2), np.uint8))
 
 

@@ -355,12 +355,12 @@ def test_a_seed_is_a_whole_number(seed):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ([], "no array of images"),
-        (["a.png", "b.png"], "no array of images|expected uint8 images"),
+        ([], "holds no images"),
+        (["a.png", "b.png"], "holds no images|expected uint8 images"),
         ([IMAGES[0], IMAGES[1, :8]], "images of different sizes"),
         (torch.zeros((40, 1, 16, 16), dtype=torch.uint8), "channels come last"),
         (torch.zeros((40, 3, 16, 16)), "channels come last"),
-        (None, "no array of images"),
+        (None, "holds no images"),
     ],
 )
 def test_what_is_no_array_of_images_is_refused(data, message):
