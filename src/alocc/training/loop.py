@@ -84,7 +84,6 @@ def train_networks(
     _resume(plan, fold, state, hooks, checkpoint)
     row_every, watch_every = max(10, min(100, own_length // 50)), hooks.watch_every or max(1, own_length // EVALUATIONS)
     started, saved = time.perf_counter() - state.seconds, state.seconds
-
     for phase in phases[state.phase :]:
         begun = begin(phase, plan.config, state, images, fabric)
         done_before = sum(earlier.iterations for earlier in phases[: state.phase])
@@ -102,22 +101,26 @@ def train_networks(
 
             row_due = done % row_every == 0
             finished = state.iteration == phase.iterations or (row_due and begun.may_stop())
-            due = {"watch": done % watch_every == 0 or finished,
-                   "polarity": "D" in phase.trained and state.iteration % polarity_every == 0}  # fmt: skip
+            polarity_due = "D" in phase.trained and state.iteration % polarity_every == 0
+            due = {"watch": done % watch_every == 0 or finished, "polarity": polarity_due}
             measured = [measure for name, measure in measures.items() if due[name]]
             if row_due or measured or finished:
                 state.history.write_row(phase.name, done, state.seconds, _measured(state, measured))
             if finished:
                 state.phase, state.iteration = state.phase + 1, 0
 
-            stopping = hooks.stop_requested is not None and hooks.stop_requested()
+            stopping = bool(hooks.stop_requested and hooks.stop_requested())
             save_due = state.seconds - saved > CHECKPOINT_SECONDS or finished or stopping
             if checkpoint and save_due and state.is_finite():
                 state.save(checkpoint)
                 saved = state.seconds
             if stopping:
-                where = f", in fold {fold + 1} of {len(plan.phases)}" if len(plan.phases) > 1 else ""
-                raise StoppedError(f"stopped after {before + done} of {plan.length} iterations{where}")
+                raise _stopped(plan, fold, before + done)
+
+
+def _stopped(plan: Plan, fold: int, done: int) -> StoppedError:
+    where = f", in fold {fold + 1} of {len(plan.phases)}" if len(plan.phases) > 1 else ""
+    return StoppedError(f"stopped after {done} of {plan.length} iterations{where}")
 
 
 def _resume(plan: Plan, fold: int, state: TrainingState, hooks: Hooks, checkpoint: Path | None) -> None:
