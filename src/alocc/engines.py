@@ -1,5 +1,5 @@
-"""Where this was before: :mod:`alocc.scoring.open`."""
+"""Where this was before: :mod:`alocc.scoring.stream`."""
 
-from alocc.scoring.open import Engine
+from alocc.scoring.stream import Engine
 
 __all__ = ["Engine"]
