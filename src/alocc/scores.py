@@ -1,4 +1,4 @@
-"""What is said of images. NumPy alone."""
+"""The scores, p-values and verdicts that a detector gives images. NumPy alone."""
 
 from __future__ import annotations
 

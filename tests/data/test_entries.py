@@ -595,7 +595,7 @@ def test_links_are_followed_but_not_in_circles(parts):
 def test_many_images_lie_in_a_file_and_are_the_same(parts, monkeypatch):
     usual = open_source(parts, "test").load(GREY)
     monkeypatch.setattr(sources, "MOST_IN_MEMORY", 500)
-    monkeypatch.setattr(sources, "BATCH", 1)
+    monkeypatch.setattr(sources.reading, "BATCH", 1)
     in_file = open_source(parts, "test").load(GREY)
     assert usual.images.equal(in_file.images) and list(in_file.names) == list(usual.names)
 
@@ -612,7 +612,7 @@ def test_images_go_into_a_file_from_the_first_byte_too_many_on(monkeypatch):
 
 
 def test_the_order_is_kept_over_batches(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "BATCH", 7)
+    monkeypatch.setattr(sources.reading, "BATCH", 7)
     pack(tmp_path / "all.zip", {f"{i:03}.png": encoded(i) for i in range(40)})
     source = open_source(tmp_path / "all.zip", "test")
     assert [len(part) for part in source.batches(GREY)] == [7] * 5 + [5]

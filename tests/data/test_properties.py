@@ -142,12 +142,12 @@ def test_batches_are_the_whole_and_nothing_is_lost(can_be_read, size):
     with tempfile.TemporaryDirectory() as folder:
         for i, good in enumerate(can_be_read):
             (Path(folder) / f"{i:02}.png").write_bytes(encoded(i) if good else b"")
-        before, sources.BATCH = sources.BATCH, size
+        before, sources.reading.BATCH = sources.reading.BATCH, size
         try:
             source = open_source(folder, "test")
             batches, whole = list(source.batches(GREY)), source.load(GREY)
         finally:
-            sources.BATCH = before
+            sources.reading.BATCH = before
     assert torch.equal(torch.cat([part.images for part in batches if len(part)]), whole.images)
     assert [name for part in batches for name in part.names] == list(whole.names)
     assert whole.images[:, 0, 0, 0].tolist() == [i for i, good in enumerate(can_be_read) if good]

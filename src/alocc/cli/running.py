@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from alocc.detector import Detector
     from alocc.export import Exported, Size
     from alocc.export.scorer import Layout
-    from alocc.scoring.open import Engine, EngineName
-    from alocc.scoring.stream import Rows
+    from alocc.scoring.open import EngineName
+    from alocc.scoring.stream import Engine, Rows
     from alocc.training.plan import Device, Plan, Settings
 
 WATCH_LIMIT = 250

@@ -25,8 +25,7 @@ import os
 import tempfile
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alocc.config import ImagesConfig
-from alocc.data import arrays, remote, video
+from alocc.data import arrays, reading, remote, video
 from alocc.data.entries import Entry, Skipped, find_entries, has_suffix
 from alocc.data.images import (
     DEFAULT_MAX_SIDE,
@@ -49,10 +48,10 @@ from alocc.data.images import (
     prepare_batch,
     read_header,
     read_image,
-    read_prepared,
 )
 from alocc.data.mnist import CLASSES as MNIST_CLASSES
 from alocc.data.mnist import Split, load_mnist
+from alocc.data.reading import check_strict, none_usable
 from alocc.data.resizing import as_images
 from alocc.errors import DataError
 
@@ -62,10 +61,6 @@ __all__ = ["Data", "ImageSet", "Skipped", "Source", "check_classes", "check_stri
 BUILT_IN = ("mnist",)
 MIN_SIDE = 16
 MAX_TILED_SIDE = 1024
-BATCH = 256
-"""Images that are decoded, and then wait, together; a second batch is decoded meanwhile."""
-MOST_IN_BATCH = 32 << 20
-"""Bytes of a batch, about."""
 LOOKED_AT = 1_000
 """Images, evenly spread, whose headers decide the format, and that are looked at for colour."""
 MOST_IN_MEMORY = 2 << 30
@@ -160,21 +155,10 @@ class Source(ABC):
             parts.append(replace(part, images=part.images[:0].clone()))  # the pixels are in the buffer, once
         skipped = tuple(itertools.chain.from_iterable(part.skipped for part in parts))
         if not kept.n:
-            first = f"; the first: {skipped[0].reason}" if skipped else ""
-            raise DataError(f"none of the {len(skipped)} images can be used{first}")
+            raise none_usable(skipped)
         names = list(itertools.chain.from_iterable(part.names for part in parts))
         masks = list(itertools.chain.from_iterable(part.masks for part in parts))
         return ImageSet(kept.images(), names, np.concatenate([part.classes for part in parts]), skipped, masks)
-
-
-def check_strict(strict: bool, skipped: Sequence[Skipped]) -> None:
-    """Refuse images that cannot be used where the user asked for that.
-
-    Raises:
-        DataError: with the first one's reason.
-    """
-    if strict and skipped:
-        raise DataError(f"{skipped[0].reason}; leave --strict out to go on without such images")
 
 
 def open_source(data: Data, split: Split, classes: Collection[str] | None = None, stride: int = 1) -> Source:
@@ -302,7 +286,7 @@ class ArraySource(Source):
         return ArraySource(self.images[kept], self.classes[kept], [self.names[i] for i in kept.tolist()], self.where)
 
     def headers(self) -> list[Header]:
-        parts = (self.images[start : start + BATCH] for start in range(0, len(self), BATCH))
+        parts = (self.images[start : start + reading.BATCH] for start in range(0, len(self), reading.BATCH))
         colour = self.images.ndim == 4 and not all(is_grey(image) for part in parts for image in part)
         return [Header(self.images.shape[1], self.images.shape[2], grey=not colour)] * len(self)
 
@@ -311,7 +295,7 @@ class ArraySource(Source):
         return _format(wanted, [header], lambda: not header.grey)
 
     def batches(self, to: ImageFormat) -> Iterator[ImageSet]:
-        size = _batch_size(to)
+        size = reading.batch_size(to)
         for start in range(0, len(self), size):
             part = slice(start, start + size)
             yield ImageSet(prepare_batch(self.images[part], to), self.names[part], self.classes[part])
@@ -345,25 +329,12 @@ class EntrySource(Source):
         return _format(wanted, headers, lambda: any(map(_has_colour, looked_at)))
 
     def batches(self, to: ImageFormat) -> Iterator[ImageSet]:
-        def read(entry: Entry) -> Tensor | Skipped:
-            try:
-                return read_prepared(entry.content, entry.name, entry.page, to)
-            except DataError as error:
-                return Skipped(entry.name, str(error))
-
-        if self.unusable:
-            yield ImageSet(torch.empty((0, to.channels, *to.size)), [], np.array([], np.str_), self.unusable)
         has_masks = any(entry.mask for entry in self.entries)
-        with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
-            for entries, results in _ahead(pool, read, self.entries, _batch_size(to)):
-                good = [
-                    (entry, image) for entry, image in zip(entries, results, strict=True) if isinstance(image, Tensor)
-                ]
-                bad = tuple(result for result in results if isinstance(result, Skipped))
-                images = torch.stack([image for _, image in good]) if good else torch.empty((0, to.channels, *to.size))
-                classes = np.array([entry.class_name for entry, _ in good], dtype=np.str_)
-                masks = [entry.mask for entry, _ in good] if has_masks else ()
-                yield ImageSet(images, [entry.name for entry, _ in good], classes, bad, masks)
+        for batch in reading.read_batches(self.entries, to, self.unusable):
+            images = torch.from_numpy(np.ascontiguousarray(batch.images.transpose(0, 3, 1, 2)))
+            classes = np.array([entry.class_name for entry in batch.entries], dtype=np.str_)
+            masks = [entry.mask for entry in batch.entries] if has_masks else ()
+            yield ImageSet(images, batch.names, classes, tuple(batch.skipped), masks)
 
     def _some(self) -> list[Entry]:
         n = len(self.entries)
@@ -394,7 +365,7 @@ class VideoSource(Source):
         while not damage:
             images, names = [], []
             try:
-                for seconds, frame in itertools.islice(frames, _batch_size(to)):
+                for seconds, frame in itertools.islice(frames, reading.batch_size(to)):
                     images.append(prepare(frame, to))
                     names.append(f"{self.where}#t={video.time_stamp(seconds)}")
             except DataError as error:
@@ -449,37 +420,6 @@ class _Buffer:
         with self.file as file:  # closed, the pages stay as long as they are mapped
             file.flush()
             return torch.from_numpy(np.memmap(file, kind, "r+", shape=(self.n, *self.shape)))
-
-
-def _batch_size(to: ImageFormat) -> int:
-    """``BATCH`` images, or fewer large ones."""
-    return min(BATCH, max(8, MOST_IN_BATCH // (to.channels * to.height * to.width)))
-
-
-def _ahead(
-    pool: ThreadPoolExecutor, read: Callable[[Entry], Tensor | Skipped], entries: Sequence[Entry], size: int
-) -> Iterator[tuple[Sequence[Entry], list[Tensor | Skipped]]]:
-    """Batches in order, the next one under way while the caller works on the last."""
-    under_way: list[tuple[Sequence[Entry], list[Future[Tensor | Skipped]]]] = []
-    try:
-        for start in range(0, len(entries), size):
-            batch = entries[start : start + size]
-            under_way.append((batch, [pool.submit(read, entry) for entry in batch]))
-            if len(under_way) > 1:
-                yield _finished(under_way.pop(0))
-        while under_way:
-            yield _finished(under_way.pop(0))
-    finally:
-        for _, futures in under_way:
-            for future in futures:
-                future.cancel()
-
-
-def _finished(
-    batch: tuple[Sequence[Entry], Iterable[Future[Tensor | Skipped]]],
-) -> tuple[Sequence[Entry], list[Tensor | Skipped]]:
-    entries, futures = batch
-    return entries, [future.result() for future in futures]
 
 
 def _stacked(images: Sequence[Tensor], to: ImageFormat) -> Tensor:

@@ -16,7 +16,7 @@ from alocc.errors import DataError
 from alocc.evaluation.metrics import RESAMPLES, Evaluation, at_threshold, auroc, evaluate_scores
 from alocc.evaluation.pixels import load_masks, pixel_figures
 from alocc.scores import Scores
-from alocc.scoring.open import Engine
+from alocc.scoring.stream import Engine
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from alocc.errors import DataError
 from alocc.scores import Scores
-from alocc.scoring.open import Engine
+from alocc.scoring.stream import Engine
 
 FloatArray = NDArray[np.float64]
 ALARM = 0.001

@@ -61,6 +61,7 @@ class Runtime:
         self.image_format = ImageFormat(**self.metadata["image_format"])
         self.held_out_scores: FloatArray = np.array(self.metadata["held_out_scores"], np.float64)
         self.alpha = float(self.metadata["alpha"])
+        self.training: Mapping[str, Any] = self.metadata["training"]
         most = max(1, BATCH // self.metadata["n_tiles"])
         self._batch = min(most, self._session.only_batch or most)
         size = (2, 2) if self.metadata["size"] == "any" else self.image_format.size

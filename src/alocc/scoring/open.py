@@ -6,54 +6,25 @@ All give the same numbers, to the tolerance that an export is checked with (:mod
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alocc.calibration import FloatArray
-from alocc.data.resizing import ImageFormat
 from alocc.detector import Detector, artefact_path, image_hashes
 from alocc.errors import ArtefactError, ConfigError, InputError
 from alocc.runtime import SUFFIXES, Runtime
 from alocc.scores import Progress, Scores
+from alocc.scoring.stream import Engine
+
+__all__ = ["Engine", "EngineName", "ExportedDetector", "digest", "is_exported", "open_exported"]
 
 EngineName = Literal["torch", "onnx", "openvino"]
 SUFFIX_OF = {"onnx": ".onnx", "openvino": ".xml"}
-
-
-class Engine(Protocol):
-    """What can score images of a source: a :class:`~alocc.detector.Detector`, or an :class:`ExportedDetector`."""
-
-    @property
-    def image_format(self) -> ImageFormat:
-        """What images are brought to before they are scored."""
-
-    @property
-    def alpha(self) -> float:
-        """False-positive rate that ``is_anomaly`` keeps."""
-
-    @property
-    def threshold(self) -> float:
-        """An image is an anomaly if and only if its anomaly score is above this."""
-
-    @property
-    def training(self) -> Mapping[str, Any]:
-        """What it was trained on."""
-
-    @property
-    def held_out_scores(self) -> FloatArray:
-        """Anomaly scores of the held-out normal images, sorted ascending."""
-
-    def score(self, images: Tensor, progress: Progress | None = None) -> Scores:
-        """Score images (n, C, H, W) in the detector's format."""
-
-    def was_seen(self, images: Tensor) -> NDArray[np.bool_]:
-        """Which images it was trained or calibrated on, as far as that is known."""
 
 
 class ExportedDetector(Runtime):
@@ -61,12 +32,6 @@ class ExportedDetector(Runtime):
 
     seen: NDArray[np.int64] | None = None
     """Hashes of the images that it was trained or calibrated on; a file alone does not know them."""
-
-    @property
-    def training(self) -> Mapping[str, Any]:
-        """What it was trained on."""
-        notes: Mapping[str, Any] = self.metadata["training"]
-        return notes
 
     def score(self, images: NDArray[np.generic] | Tensor, progress: Progress | None = None) -> Scores:
         """Score a tensor (n, C, H, W), uint8, in the detector's format, or an array, as :class:`Runtime` does."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from alocc.calibration import FloatArray
 from alocc.data.entries import Skipped
 from alocc.data.reading import check_strict, none_usable
+from alocc.data.resizing import ImageFormat
 from alocc.scores import Progress, Scores
 
 
@@ -30,14 +32,34 @@ class Batch(Protocol):
         """Those that could not be used."""
 
 
-class Scorer(Protocol):
-    """A detector, or an exported file."""
+class Engine(Protocol):
+    """What scores: a :class:`~alocc.detector.Detector` or an exported file."""
+
+    @property
+    def image_format(self) -> ImageFormat:
+        """What images are brought to before they are scored."""
+
+    @property
+    def alpha(self) -> float:
+        """False-positive rate that ``is_anomaly`` keeps."""
+
+    @property
+    def threshold(self) -> float:
+        """An image is an anomaly if and only if its anomaly score is above this."""
+
+    @property
+    def training(self) -> Mapping[str, Any]:
+        """What it was trained on."""
+
+    @property
+    def held_out_scores(self) -> FloatArray:
+        """Anomaly scores of the held-out normal images, sorted ascending."""
 
     def score(self, images: Any, progress: Progress | None = None) -> Scores:
-        """Scores of n images."""
+        """Score n images in the detector's format."""
 
     def was_seen(self, images: Any) -> NDArray[np.bool_]:
-        """Which of them it was trained or calibrated on, as far as that is known."""
+        """Which images it was trained or calibrated on, as far as that is known."""
 
 
 BatchT = TypeVar("BatchT", bound=Batch)
@@ -65,7 +87,7 @@ class Rows(NamedTuple):
 
 
 def score_batches(
-    scorer: Scorer,
+    scorer: Engine,
     batches: Iterable[BatchT],
     *,
     strict: bool = False,
