@@ -5,6 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
+from alocc import progress
 from alocc.benchmark.cells import Cell
 from alocc.benchmark.running import Result
 from alocc.cli import console
@@ -14,8 +15,8 @@ from alocc.cli import console
 def printed(monkeypatch):
     """Everything that is printed, 100 columns wide."""
     text = io.StringIO()
-    for name in ("out", "err"):
-        monkeypatch.setattr(console, name, Console(file=text, width=100, highlight=False, force_terminal=False))
+    for module, name in ((console, "out"), (console, "err"), (progress, "err")):
+        monkeypatch.setattr(module, name, Console(file=text, width=100, highlight=False, force_terminal=False))
     return text
 
 
@@ -27,8 +28,8 @@ def test_brackets_are_no_markup(printed, name):
     console.print_table([(name, "n"), (name, "1")], header=True)
     console.print_warnings([name])
     assert printed.getvalue().count(name) == 8
-    with console.cell_progress(1) as progress:
-        progress(Result(Cell("one-vs-rest", "x", name, "pca", 0), {"auroc": 0.5}), False)
+    with console.cell_progress(1) as show:
+        show(Result(Cell("one-vs-rest", "x", name, "pca", 0), {"auroc": 0.5}), False)
     assert printed.getvalue().endswith(f"1/1  {name}, pca, seed 0: AUROC 0.5000\n")
 
 

@@ -42,7 +42,7 @@ class Moment(Protocol):
 
 def plain(message: str, style: str = "") -> Text:
     """Text as it is: brackets in file names are no markup, and what is not printable is escaped."""
-    return Text("".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in message), style)
+    return Text("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message), style)
 
 
 def print_note(message: str) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import signal
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -35,16 +33,6 @@ __all__ = ["err", "image_progress", "plain", "print_note", "training_progress"]
 out = Console(highlight=False)
 SKIPPED_SHOWN = 10
 SIZES_SHOWN = 5
-
-
-def standard_output() -> TextIO:
-    """Where a table goes, line by line; names in it do nothing on a terminal."""
-    return cast("TextIO", _Verbatim()) if sys.stdout.isatty() else sys.stdout
-
-
-class _Verbatim(io.TextIOBase):
-    def write(self, line: str) -> int:
-        return sys.stdout.write(plain(line[:-1]).plain + line[-1:])
 
 
 def print_error(message: str) -> None:

@@ -7,7 +7,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from alocc.data.entries import find_entries
+from alocc.data.entries import find_entries, visible
 from alocc.data.reading import read_batches
 from alocc.errors import AloccError, ConfigError, DataError, InputError
 from alocc.runtime import Runtime
@@ -23,7 +23,7 @@ def main() -> None:
         with standard_streams():
             _run(_arguments())
     except AloccError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -59,7 +59,7 @@ def _run(given: argparse.Namespace) -> None:
     batches = read_batches(entries, runtime.image_format, unusable)
     totals = write_table(score_batches(runtime, batches), given.out)
     for item in totals.skipped:
-        print(f"skipped: {item.reason}", file=sys.stderr)
+        print(f"skipped: {visible(item.reason)}", file=sys.stderr)
     written = f"; {given.out} written" if given.out else ""
     print(
         f"{totals.n_anomalies:,} of {totals.n_images:,} images are anomalies at alpha {runtime.alpha:g}{written}",

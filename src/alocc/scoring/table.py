@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
 
-from alocc.data.entries import Skipped
+from alocc.data.entries import Skipped, visible
 from alocc.errors import ArtefactError, ConfigError
 from alocc.scoring.stream import Rows
 from alocc.storage import replacing
@@ -85,7 +85,8 @@ def write_table(parts: Iterable[Rows], path: Path | None) -> Totals:
     if path is None:
         with tempfile.SpooledTemporaryFile(IN_MEMORY, "w+", encoding="utf-8", newline="") as file:
             try:
-                _write_csv(file, totals.rows(parts))
+                rows = totals.rows(parts)
+                _write_csv(file, map(_visible, rows) if sys.stdout.isatty() else rows)
             except OSError as error:
                 raise ArtefactError(f"no room for temporary files ({error.strerror or error}); give --out") from None
             file.seek(0)
@@ -95,6 +96,11 @@ def write_table(parts: Iterable[Rows], path: Path | None) -> Totals:
     with replacing(path) as temporary:
         WRITERS[path.suffix](temporary, totals.rows(parts))
     return totals
+
+
+def _visible(row: Row) -> Row:
+    """What a terminal shows of a row, and does not obey."""
+    return {name: visible(value) if isinstance(value, str) else value for name, value in row.items()}
 
 
 def _csv(path: Path, rows: Iterator[Row]) -> None:
