@@ -44,6 +44,28 @@ def commands_in_documents():
                     yield line.partition("#")[0].strip()
 
 
+def test_the_architecture_has_a_line_for_every_module():
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`[^|]+) \|", text.partition("## File by file\n")[2].partition("\n## ")[0], re.MULTILINE)
+    named = set()
+    for row in rows:  # `data/arrays.py` · `video.py`: a name without its folder is in the folder of the first
+        first, *others = re.findall(r"`([^`]+)`", row)
+        folder = Path(first).parent
+        named |= {first, *((folder / other).as_posix() for other in others)}
+    sources = ROOT / "src/alocc"
+    modules = {path.relative_to(sources).as_posix() for path in sources.rglob("*.py")}
+    described = {name for name in modules if not name.endswith(("__init__.py", "__main__.py"))}
+    assert described <= named
+    assert {name for name in named if not (sources / name).exists()} == set()
+
+
+def test_changes_go_into_files_that_exist():
+    rows = re.findall(r"^\| \d+ \|.*$", (ROOT / "docs/where-changes-go.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(rows) == 15
+    named = [name for row in rows for name in re.findall(r"`([\w/]+(?:\.py|/))`", row)]
+    assert [name for name in named if not (ROOT / "src/alocc" / name).exists()] == []
+
+
 def test_commands_in_documents_exist_with_their_options():
     commands = sorted(set(commands_in_documents()))
     assert commands
