@@ -256,7 +256,7 @@ def assert_unchanged(detector, before):
 def test_moving_a_detector_leaves_the_callers_where_it_is(detector, fresh):
     before, scores = weights_of(detector), detector.score(fresh[:9])
     moved = detector.to("meta")  # a device that every machine has
-    assert {value.device.type for value in moved.scorer.state_dict().values()} == {"meta"}
+    assert {value.device.type for value in moved.scorer.parts.state_dict().values()} == {"meta"}
     assert_unchanged(detector, before)
     same_place = detector.to("cpu")
     with torch.no_grad():
@@ -414,3 +414,8 @@ def test_a_file_that_is_written_again_unchanged_is_not_refused(saved, tmp_path):
         alocc.Detector.load(path).score(images_of(3, 1)).anomaly_score,
         alocc.Detector.load(saved).score(images_of(3, 1)).anomaly_score,
     )
+
+
+def test_alpha_of_zero_is_refused_not_taken_for_none(detector, fresh):
+    with pytest.raises(ConfigError, match="alpha"):
+        detector.recalibrated(torch.from_numpy(fresh[:30])[:, None], alpha=0.0)

@@ -83,7 +83,7 @@ class Calibration:
 
 def default_alpha(n: int, wanted: float | None = None) -> float:
     """The alpha that is wanted, or .01; or the smallest that n held-out images support, if that is larger."""
-    return max(wanted or DEFAULT_ALPHA, smallest_alpha(n))
+    return max(DEFAULT_ALPHA if wanted is None else wanted, smallest_alpha(n))
 
 
 def smallest_alpha(n: int) -> float:
@@ -98,4 +98,4 @@ def smallest_alpha_text(n: int) -> str:
 
 def images_needed(alpha: float | None) -> int:
     """Smallest number of held-out images n with 1 / (n + 1) ≤ alpha, or .01 if none is asked for."""
-    return math.ceil(1 / (alpha or DEFAULT_ALPHA) - 1e-9) - 1
+    return math.ceil(1 / (DEFAULT_ALPHA if alpha is None else alpha) - 1e-9) - 1

@@ -30,7 +30,7 @@ PHASES = ("reconstruction", "adversarial", "old_is_gold", "discrimination", "pla
 class _Model(pydantic.BaseModel):
     """Frozen, and no key that nothing reads."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @pydantic.model_validator(mode="before")
     @classmethod

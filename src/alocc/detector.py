@@ -35,7 +35,6 @@ from alocc.storage import load_tensors, save_tensors
 __all__ = ["Detector", "Scores"]
 
 FORMAT_VERSION = 6
-ANOMALY_SCORE, ANOMALY_MAP = "anomaly_score", "anomaly_map"
 MOST_MAPPED = 1_000
 """Held-out images, evenly spread, that calibrate the map, at most."""
 MAX_SIDE = 4096
@@ -116,11 +115,14 @@ class Detector:
         if not len(x):
             raise DataError("no normal images to calibrate with")
         scores = self.score(x).anomaly_score
-        peaks = self.scorer.over(self.scorer.frame.thinned(x, MOST_MAPPED), self.scorer.map_peak)["peak"]
+        frame, scorer = self.scorer.frame, self.scorer
+        peaks = scorer.map_fusion(scorer.over(frame.thinned(x, MOST_MAPPED), scorer.grid_evidence)).flatten(1).amax(1)
         return replace(
             self,
-            calibration=Calibration.of(scores, alpha or default_alpha(len(x), self.config.calibration.alpha)),
-            map_maxima=self.scorer.frame.worst(peaks).double().numpy(),
+            calibration=Calibration.of(
+                scores, default_alpha(len(x), self.config.calibration.alpha) if alpha is None else alpha
+            ),
+            map_maxima=frame.worst(peaks).double().numpy(),
             seen=np.union1d(self.seen, image_hashes(x)),
             training={**self.training, "n_held_out": len(x), "recalibrated_on": data},
             held_out_in_order=None,
@@ -145,25 +147,24 @@ class Detector:
         scorer, frame = self.scorer, self.scorer.frame
 
         def compute(view: View) -> dict[str, Tensor]:
-            evidence = scorer.image_evidence(view)
-            return {**evidence, ANOMALY_SCORE: scorer.fusion(evidence)} | (
-                {ANOMALY_MAP: scorer.anomaly_map(view)} if maps else {}
-            )
+            return scorer.image_evidence(view) | (scorer.grid_evidence(view) if maps else {})
 
         none = torch.empty(0, dtype=torch.float64)
-        found = {name: [none] for name in (*scorer.fusion.scales, ANOMALY_SCORE)}
-        grids = [torch.empty((0, *frame.image_format.size))]
+        found = {name: [none] for name in scorer.fusion.scales}
+        scores, full_maps = [none], [torch.empty((0, *frame.image_format.size))]
         for chunk in frame.chunks(self._accepted(images)):
-            of_crops = scorer.over(chunk, compute)
+            evidence = scorer.over(chunk, compute)
             if maps:
-                grids.append(frame.join(of_crops.pop(ANOMALY_MAP))[:, 0])
-            worst = frame.worst_crop(of_crops[ANOMALY_SCORE])  # an image is as anomalous as its worst crop
-            for name, values in of_crops.items():
-                found[name].append(values[worst].double())
+                full_maps.append(frame.join(scorer.anomaly_map(evidence))[:, 0])
+            of_crops = scorer.fusion(evidence)
+            worst = frame.worst_crop(of_crops)  # an image is as anomalous as its worst crop
+            scores.append(of_crops[worst])
+            for name, values in found.items():
+                values.append(evidence[name][worst].double())
             if progress:
                 progress(len(chunk))
         parts = {name: torch.cat(values) for name, values in found.items()}
-        anomaly_score = parts.pop(ANOMALY_SCORE).numpy()
+        anomaly_score = torch.cat(scores).numpy()
         p_value = self.calibration.p_values(anomaly_score)
         return Scores(
             anomaly_score,
@@ -172,7 +173,7 @@ class Detector:
             {name: part.numpy() for name, part in parts.items()},
             p_real(parts["d"]).numpy() if "d" in parts else None,
             self.alpha,
-            torch.cat(grids).numpy() if maps else None,
+            torch.cat(full_maps).numpy() if maps else None,
         )
 
     def anomaly_map(
@@ -191,8 +192,8 @@ class Detector:
         """
         maps, frame = [torch.empty((0, *self.image_format.size))], self.scorer.frame
         for chunk in frame.chunks(self._accepted(images)):
-            found = self.scorer.over(chunk, lambda view: {ANOMALY_MAP: self.scorer.anomaly_map(view)})
-            maps.append(frame.join(found[ANOMALY_MAP])[:, 0])
+            evidence = self.scorer.over(chunk, self.scorer.grid_evidence)
+            maps.append(frame.join(self.scorer.anomaly_map(evidence))[:, 0])
             if progress:
                 progress(len(chunk))
         return torch.cat(maps).numpy()
@@ -244,7 +245,7 @@ class Detector:
 
     def to(self, device: str | torch.device) -> Detector:
         """The same detector, computing on another device; scores come back as arrays all the same."""
-        return replace(self, scorer=copy.deepcopy(self.scorer).to(device))
+        return replace(self, scorer=copy.deepcopy(self.scorer).compute_on(device))
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file: weights, and everything else as JSON. It is the same file for the same detector.
@@ -329,6 +330,8 @@ def _check_state(config: Config, frame: Frame, state: Mapping[str, Tensor]) -> N
     if latent is not None and latent.shape[1] != specs[-1].width_multiple * config.networks.width * deepest:
         raise ValueError(f"a bottleneck for images of another size than {frame.crop_format}")
     for name, value in state.items():
+        if not value.numel():
+            raise ValueError(f"{name} is empty")
         if value.is_floating_point() and not value.isfinite().all():
             raise ValueError(f"{name} is not finite")
 

@@ -6,7 +6,7 @@ What is saved, moved, exported and scored with is this module.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from alocc.data.frame import Frame
 from alocc.data.images import to_unit_range
 from alocc.networks.architecture import Discriminator, Reconstructor
 from alocc.parts import build_parts
-from alocc.parts.fusion import Fusion
+from alocc.parts.fusion import OF_GRID, Fusion
 from alocc.parts.part import View, at_full_size
 from alocc.scores import Progress
 from alocc.seeding import generator
@@ -56,26 +56,29 @@ class Scorer(nn.Module):
         x = to_unit_range(crops)
         return View(x, x if self.noise is None else (x + self.noise).clamp(0, 1), self.R)
 
-    def image_evidence(self, view: View) -> dict[str, Tensor]:
-        """What each part of the score says of each crop, (N,)."""
-        return {name: self.parts[name](view).image for name in self.fusion.scales}
+    def image_evidence(self, view: View, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """What each part of the score, or those with these names, say of each crop, (N,)."""
+        return {name: self.parts[name](view).image for name in (self.fusion.scales if names is None else names)}
 
     def grid_evidence(self, view: View) -> dict[str, Tensor]:
-        """What each part of the map says of each place of each crop, (N, 16, 16)."""
-        return {name: self.parts[name](view).grid for name in self.map_fusion.scales}
+        """What each part of the map says of each place of each crop, (N, 16, 16), as "part.grid"."""
+        return {f"{name}{OF_GRID}": self.parts[name](view).grid for name in self.map_fusion.scales}
 
     def forward(self, crops: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Anomaly score of each crop, (N,), and the evidence behind it."""
         evidence = self.image_evidence(self.view(crops))
         return self.fusion(evidence), evidence
 
-    def anomaly_map(self, view: View) -> Tensor:
-        """Where crops are unusual, (N, 1, h, w)."""
-        return at_full_size(self.map_fusion(self.grid_evidence(view)), self.frame.crop_format.size)
+    def anomaly_map(self, evidence: Mapping[str, Tensor]) -> Tensor:
+        """Where crops are unusual, (N, 1, h, w), by :meth:`grid_evidence`."""
+        return at_full_size(self.map_fusion(evidence), self.frame.crop_format.size)
 
-    def map_peak(self, view: View) -> dict[str, Tensor]:
-        """The highest value of each crop's map, (N,)."""
-        return {"peak": self.map_fusion(self.grid_evidence(view)).flatten(1).amax(1)}
+    def compute_on(self, device: torch.device | str) -> Scorer:
+        """Move what computes evidence; it is fused on the CPU, in float64, by the same arithmetic everywhere."""
+        self.R.to(device)
+        self.parts.to(device)
+        self.noise = None if self.noise is None else self.noise.to(device)
+        return self
 
     def of_crops(self) -> Scorer:
         """The same computation, for which each crop is an image of its own."""
@@ -86,7 +89,7 @@ class Scorer(nn.Module):
     def over(
         self, images: Tensor, compute: Callable[[View], Mapping[str, Tensor]], progress: Progress | None = None
     ) -> dict[str, Tensor]:
-        """What ``compute`` makes of all crops of images of any number, on the CPU; nothing of no images.
+        """What ``compute`` makes of all crops of images of any number, brought to the CPU; nothing of no images.
 
         Batches are filled up to one fixed size, so that the same arithmetic meets a crop whatever it is scored with:
         numerical libraries pick another order of summation for another batch size.

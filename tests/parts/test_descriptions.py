@@ -97,7 +97,7 @@ def test_many_images_are_thinned_out_evenly_with_their_sources():
     images = torch.arange(10.0)
     assert torch.equal(thinned(images, 12), images)
     assert thinned(images, 4).tolist() == [0.0, 2.0, 5.0, 7.0]
-    some = Normals.some(torch.arange(20_000), torch.arange(20_000) + 7)
+    some = Normals(torch.arange(20_000), torch.arange(20_000) + 7).some()
     assert len(some) == 10_000
     assert torch.equal(some.source, some.images + 7)
 

@@ -104,9 +104,9 @@ def test_errors_are_compared_by_their_logarithm_and_logits_as_they_are():
 
 def test_a_map_is_the_same_arithmetic_at_each_place():
     fusion, grid = fusion_of({"d": 2.0, "e": 1.0}, of_places=True), torch.ones(1, GRID, GRID)
-    fused = fusion({"d": 2 * grid, "e": -1 * grid})
+    fused = fusion({"d.grid": 2 * grid, "e.grid": -1 * grid})
     torch.testing.assert_close(fused, ((2 * 4 - 1) / 3) ** 0.5 * grid)
-    torch.testing.assert_close(fusion({"d": 0 * grid, "e": -3 * grid}), -((9 / 3) ** 0.5) * grid)
+    torch.testing.assert_close(fusion({"d.grid": 0 * grid, "e.grid": -3 * grid}), -((9 / 3) ** 0.5) * grid)
     assert at_full_size(fused, (20, 31)).shape == (1, 1, 20, 31)
 
 
@@ -126,7 +126,7 @@ def test_a_places_own_scale_counts_as_much_as_its_images():
 def test_one_scale_for_all_places_where_the_part_says_so():
     fusion = fusion_of({"places": 1.0}, of_places=True)
     values = torch.rand((5, GRID, GRID), generator=torch.Generator().manual_seed(0))
-    fusion.fit({"places": values})
+    fusion.fit({"places.grid": values})
     scale = fusion.scales["places"]
     torch.testing.assert_close(scale.mean, values.mean().expand(GRID, GRID))
     torch.testing.assert_close(scale.deviation, (values.std(correction=0) + 1e-3).expand(GRID, GRID))

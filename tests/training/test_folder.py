@@ -14,7 +14,7 @@ from alocc.cli import main
 from alocc.storage import save_tensors
 
 TINY = ["--preset", "article", "--iterations", 3, "--set", "networks.width=4", "--set", "training.batch_size=8"]
-RUN_FILES = {"checkpoints", "config.toml", "health.json", "history.csv", "model.safetensors", "run.json"}
+RUN_FILES = {"config.toml", "health.json", "history.csv", "model.safetensors", "run.json"}
 SNAPSHOTS = """
 import shutil, sys
 from pathlib import Path
@@ -81,6 +81,13 @@ def finished(states, tmp_path):
     return Path(shutil.copytree(states / "end", tmp_path / "finished"))
 
 
+@pytest.fixture
+def unfinished(states, tmp_path):
+    """A run that was killed when its detector was to be renamed: with its checkpoint."""
+    last = max(state for state in states.iterdir() if not (state / "model.safetensors").exists())
+    return Path(shutil.copytree(last, tmp_path / "unfinished"))
+
+
 def names(folder):
     return {path.name for path in folder.iterdir()}
 
@@ -95,7 +102,6 @@ def train(alocc, good, out, *more, code=0):
 
 def test_files_of_a_run_are_these(finished):
     assert names(finished) == RUN_FILES
-    assert names(finished / "checkpoints") == {"last.safetensors"}
 
 
 def test_overwriting_removes_the_files_of_a_run_and_nothing_else(alocc, good, finished):
@@ -154,27 +160,27 @@ def test_a_file_in_the_folders_place_is_refused(alocc, good, tmp_path):
     assert (tmp_path / "run").read_text() == "mine"
 
 
-def test_links_are_not_followed(alocc, good, tmp_path, finished):
+def test_links_are_not_followed(alocc, good, tmp_path, unfinished):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    (finished / "checkpoints").rename(elsewhere / "checkpoints")
-    (finished / "checkpoints").symlink_to(elsewhere / "checkpoints", target_is_directory=True)
+    (unfinished / "checkpoints").rename(elsewhere / "checkpoints")
+    (unfinished / "checkpoints").symlink_to(elsewhere / "checkpoints", target_is_directory=True)
     (elsewhere / "report.html").write_text("mine")
-    (finished / "report.html").symlink_to(elsewhere / "report.html")
+    (unfinished / "report.html").symlink_to(elsewhere / "report.html")
     before = content(elsewhere)
-    train(alocc, good, finished, "--seed", 1, "--overwrite")
+    train(alocc, good, unfinished, "--seed", 1, "--overwrite")
     assert content(elsewhere) == before
-    assert not (finished / "checkpoints").is_symlink() and not (finished / "report.html").exists()
+    assert not (unfinished / "checkpoints").is_symlink() and not (unfinished / "report.html").exists()
 
 
 @pytest.mark.parametrize("linked", ["config.toml", "checkpoints"])
-def test_a_linked_mark_is_none(alocc, good, tmp_path, finished, linked):
+def test_a_linked_mark_is_none(alocc, good, tmp_path, unfinished, linked):
     out = tmp_path / "out"
     out.mkdir()
-    (out / linked).symlink_to(finished / linked)
-    before = content(finished)
+    (out / linked).symlink_to(unfinished / linked)
+    before = content(unfinished)
     assert f"holds other files ({linked}) and no run" in train(alocc, good, out, "--overwrite", code=2)
-    assert content(finished) == before and (out / linked).is_symlink()
+    assert content(unfinished) == before and (out / linked).is_symlink()
 
 
 @pytest.mark.parametrize("place", ["", "checkpoints"])
@@ -184,7 +190,7 @@ def test_drafts_of_a_killed_training_are_removed(alocc, good, tmp_path, place, d
     (tmp_path / "run" / place).mkdir(parents=True)
     (tmp_path / "run" / place / draft).write_text("half a fi")
     train(alocc, good, tmp_path / "run", *more)
-    assert names(tmp_path / "run") == RUN_FILES and names(tmp_path / "run" / "checkpoints") == {"last.safetensors"}
+    assert names(tmp_path / "run") == RUN_FILES
 
 
 def test_drafts_of_others_stay(alocc, good, tmp_path):
@@ -207,7 +213,7 @@ def test_every_state_that_a_kill_leaves_goes_on_to_the_same_detector(alocc, good
         assert (out / "model.safetensors").read_bytes() == expected, state.name
 
 
-@pytest.mark.parametrize("gone", [["run.json"], ["run.json", "history.csv"], ["checkpoints"], ["model.safetensors"]])
+@pytest.mark.parametrize("gone", [["run.json"], ["run.json", "history.csv"], ["model.safetensors"]])
 def test_a_run_without_some_of_its_files_is_trained_again(alocc, good, states, finished, gone):
     for name in gone:
         (shutil.rmtree if (finished / name).is_dir() else Path.unlink)(finished / name)
@@ -220,8 +226,8 @@ def test_a_run_without_some_of_its_files_is_trained_again(alocc, good, states, f
 
 
 @pytest.mark.parametrize("more", [[], ["--overwrite"], ["--seed", 1]])
-def test_checkpoints_without_a_config_are_no_obstacle(alocc, good, tmp_path, finished, more):
-    shutil.copytree(finished / "checkpoints", tmp_path / "run" / "checkpoints")
+def test_checkpoints_without_a_config_are_no_obstacle(alocc, good, tmp_path, unfinished, more):
+    shutil.copytree(unfinished / "checkpoints", tmp_path / "run" / "checkpoints")
     train(alocc, good, tmp_path / "run", *more)
     assert names(tmp_path / "run") == RUN_FILES
 
@@ -235,10 +241,32 @@ def test_an_overwriting_that_is_killed_can_be_repeated(alocc, good, finished):
     assert names(finished) == RUN_FILES
 
 
-def test_a_damaged_checkpoint_is_named(alocc, good, finished):
-    (finished / "model.safetensors").unlink()
-    save_tensors(finished / "checkpoints" / "last.safetensors", {}, {"kind": "checkpoint"})
-    before = content(finished)
-    assert "last.safetensors" in train(alocc, good, finished, code=2)
-    assert content(finished) == before
-    train(alocc, good, finished, "--overwrite")
+def test_a_damaged_checkpoint_is_named(alocc, good, unfinished):
+    save_tensors(unfinished / "checkpoints" / "last.safetensors", {}, {"kind": "checkpoint"})
+    next(unfinished.glob(".model.safetensors.*.tmp")).unlink()
+    before = content(unfinished)
+    assert "last.safetensors" in train(alocc, good, unfinished, code=2)
+    assert content(unfinished) == before
+    train(alocc, good, unfinished, "--overwrite")
+
+
+def test_a_finished_run_that_runs_again_can_be_stopped_and_goes_on(alocc, good, finished):
+    code = """
+import sys
+from alocc.training.loop import Hooks
+from alocc.training.run import train
+from alocc.config import preset, with_settings
+from alocc.errors import StoppedError
+config = with_settings(preset("article"), ["networks.width=4", "training.batch_size=8"])
+asked = iter([False, True])
+seen = []
+for hooks in (Hooks(stop_requested=lambda: next(asked)), Hooks(resumed=seen.append)):
+    try:
+        train(sys.argv[1], config=config, iterations=3, out=sys.argv[2], hooks=hooks)
+    except StoppedError:
+        pass
+assert seen == [2], seen
+"""
+    before = (finished / "model.safetensors").read_bytes()
+    subprocess.run([sys.executable, "-c", code, good, finished], check=True)
+    assert (finished / "model.safetensors").read_bytes() == before

@@ -7,13 +7,14 @@ import torch
 import alocc
 from alocc.config import preset, with_settings
 from alocc.data.splits import split_normals
-from alocc.errors import NonFiniteLossError, StoppedError
+from alocc.errors import DataError, NonFiniteLossError, StoppedError
 from alocc.networks.architecture import build_networks
 from alocc.seeding import generator
 from alocc.storage import load_tensors
 from alocc.synthesis.deformation import jitter
 from alocc.synthesis.negatives import NEGATIVES, make_negatives
 from alocc.training.batches import Batches
+from alocc.training.calibrating import Kinds
 from alocc.training.history import History, history_csv
 from alocc.training.loop import Hooks
 from alocc.training.phases import one_cycle
@@ -197,7 +198,13 @@ def test_ognet_keeps_r_as_it_was_and_trains_d_against_it(tmp_path):
     )  # fmt: skip
     assert [phase.name for phase in plans[0].phases[0]] == ["adversarial", "old_is_gold"]
     assert detector.config.training.old_is_gold.old_after == 1
-    tensors, _ = load_tensors(tmp_path / "whole" / "checkpoints" / "last.safetensors")
+    steps = iter(range(1, 1 + plans[0].length))
+    with pytest.raises(StoppedError):  # after the last step, with a checkpoint
+        train(
+            IMAGES, config=config("ognet"), iterations=20, out=tmp_path / "stopped",
+            hooks=Hooks(stop_requested=lambda: next(steps) == plans[0].length),
+        )  # fmt: skip
+    tensors, _ = load_tensors(tmp_path / "stopped" / "checkpoints" / "last.safetensors")
     young, grown = (train(IMAGES, config=config("ognet", "training.old_is_gold=none"), iterations=n) for n in (1, 20))
     for name, value in young.scorer.R[0].state_dict().items():
         assert torch.equal(tensors[f"R_old.{name}"], value), name
@@ -315,3 +322,44 @@ def test_looks_at_one_fold_take_the_alpha_that_it_supports():
         hooks=Hooks(open_watch=lambda _: lambda detector: looks.append(detector.threshold) or {"auroc": 0.5}),
     )  # fmt: skip
     assert looks and all(np.isfinite(threshold) for threshold in looks)
+
+
+def test_a_watched_fold_is_measured_by_parts_fitted_to_its_own_images(monkeypatch):
+    fitted = []
+    monkeypatch.setattr(
+        "alocc.training.run.fit_part", lambda part, normals: fitted.append((type(part).__name__, len(normals)))
+    )
+    monkeypatch.setattr("alocc.training.run.choose_kinds", lambda *given: Kinds((), ()))
+    settings = ["scoring={texture=1}", "maps={mse=1}", "calibration.folds=2", "calibration.weights=fixed"]
+    hooks = Hooks(open_watch=lambda plan: lambda detector: {"figure": 1.0})
+    train(IMAGES, config=config("robust", *settings), iterations=4, hooks=hooks)
+    assert fitted == [30, 30, 30, 30, 60]  # texture and mse of each fold, and of both texture alone
+
+
+def test_young_r_is_kept_in_each_fold(tmp_path):
+    settings = ["calibration.folds=2", "training.old_is_gold.old_after=10", "training.old_is_gold.iterations=2"]
+    plan = Plan.settle(
+        config("ognet", *settings), load_training_images(IMAGES, None, config("ognet", *settings)), 12, None
+    )
+    for phases in plan.phases:
+        adversarial = phases[0]
+        assert (adversarial.name, adversarial.iterations) == ("adversarial", 6)
+        assert 0 < adversarial.young_r_after <= adversarial.iterations
+
+
+def test_phases_that_no_part_uses_are_left_out():
+    names = ["reconstruction", "discrimination", "places"]
+    for settings, expected in (
+        ([], names),
+        (["maps={cells=1}"], names[:2]),
+        (["scoring={texture=1}", "maps={cells=1}"], names[:1]),
+    ):
+        own = config("robust", *settings)
+        plan = Plan.settle(own, load_training_images(IMAGES, None, own), 10, None)
+        assert [phase.name for phase in plan.phases[0]] == expected
+
+
+def test_too_few_images_without_the_suspected_ones_are_refused():
+    own = config("robust", "training.contamination=0.25")
+    with pytest.raises(DataError, match="fewer than 5 images are left to train on"):
+        load_training_images(IMAGES[:10], None, own)

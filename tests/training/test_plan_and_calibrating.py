@@ -256,7 +256,7 @@ def test_highest_values_of_maps_are_on_the_scale_of_the_other_tenths():
     x_noisy = (x + scorer.noise).clamp(0, 1)
     with torch.no_grad():
         view = SimpleNamespace(x=x, x_hats=[scorer.R[0](x_noisy)])
-        evidence = {name: scorer.parts[name](view).grid for name in ("d", "mse")}
+        evidence = {f"{name}.grid": scorer.parts[name](view).grid for name in ("d", "mse")}
     by_hand, fusion, own_scale = np.empty(23), Fusion(article.maps, scorer.parts, of_places=True), np.empty(23)
     for i in range(23):
         others = torch.arange(23) % 10 != i % 10

@@ -14,6 +14,7 @@ from alocc.errors import ConfigError, DataError
 from alocc.seeding import generator
 
 MIN_IMAGES = 10
+MIN_FIT = 5
 
 
 class Fold(NamedTuple):
@@ -47,8 +48,15 @@ class Split:
         return torch.cat([fold.held_out for fold in self.folds])
 
     def without(self, left_out: Tensor) -> Split:
-        """The same, but these images do not train."""
-        return Split(tuple(Fold(fold.fit[~torch.isin(fold.fit, left_out)], fold.held_out) for fold in self.folds))
+        """The same, but these images do not train.
+
+        Raises:
+            DataError: if fewer than 5 are left.
+        """
+        folds = tuple(Fold(fold.fit[~torch.isin(fold.fit, left_out)], fold.held_out) for fold in self.folds)
+        if any(len(fold.fit) < MIN_FIT for fold in folds):
+            raise DataError(f"fewer than {MIN_FIT} images are left to train on; give more, or less contamination")
+        return Split(folds)
 
 
 def split_normals(n_images: int, calibration: CalibrationConfig, seed: int, *, may_cross: bool = True) -> Split:
@@ -76,7 +84,7 @@ def split_normals(n_images: int, calibration: CalibrationConfig, seed: int, *, m
     n_held_out = n_images
     if not folds:
         n_held_out = max(round(n_images * calibration.held_out), min(needed, n_images // 3))
-        n_held_out = min(n_held_out, n_images - MIN_IMAGES // 2)
+        n_held_out = min(n_held_out, n_images - MIN_FIT)
     if calibration.alpha and n_held_out < needed:
         raise ConfigError(
             f"alpha {calibration.alpha:g} needs {needed} held-out normal images, and of {n_images} at most "

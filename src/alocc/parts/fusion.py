@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from alocc.parts.part import GRID
 
+OF_GRID = ".grid"
+"""Behind a part's name: its evidence of places, where evidence of images is in the same dictionary."""
 OWN_PLACE_FROM = 20
 """So many images weigh as much as all places together, when a place's own mean and deviation are taken."""
 
@@ -75,6 +77,7 @@ class Fusion(nn.Module):
     def __init__(self, weights: Mapping[str, float], parts: nn.ModuleDict, of_places: bool) -> None:
         super().__init__()
         places, dtype = ((GRID, GRID), torch.float32) if of_places else ((), torch.float64)
+        self.suffix = OF_GRID if of_places else ""
         self.scales = nn.ModuleDict()
         for name in sorted(weights):
             part = parts[name]
@@ -94,14 +97,14 @@ class Fusion(nn.Module):
     def fit(self, evidence: Mapping[str, Tensor]) -> None:
         """Measure each part's scale on held-out normal images."""
         for name, scale in self.scales.items():
-            scale.fit(evidence[name])  # type: ignore[operator]
+            scale.fit(evidence[name + self.suffix])  # type: ignore[operator]
 
     def forward(self, evidence: Mapping[str, Tensor]) -> Tensor:
         """(N,) or (N, 16, 16) for each part → the same of all."""
         total: Any = 0.0
         weights: Any = 0.0
         for name, scale in self.scales.items():  # one after the other: a vectorised sum rounds by position
-            z = scale(evidence[name])
+            z = scale(evidence[name + self.suffix])
             total = total + scale.weight * z.abs() * z
             weights = weights + scale.weight
         mean: Tensor = total / weights

@@ -5,7 +5,7 @@ A new part is a class in a file of its own and a line in :data:`alocc.parts.PART
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import torch
@@ -72,17 +72,18 @@ class Normals(_Memo):
         self.images = images
         self.source = torch.arange(len(images)) if source is None else source
 
-    @classmethod
-    def some(cls, images: Tensor, source: Tensor) -> Normals:
+    def some(self) -> Normals:
         """At most 10,000 of the images, evenly spread: enough for a covariance."""
-        return cls(thinned(images, MOST_IMAGES), thinned(source, MOST_IMAGES))
+        if len(self) <= MOST_IMAGES:
+            return self
+        return Normals(thinned(self.images, MOST_IMAGES), thinned(self.source, MOST_IMAGES))
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def batches(self) -> list[Tensor]:
+    def batches(self) -> Iterator[Tensor]:
         """All images, (N, C, H, W) each, float32 in [0, 1]."""
-        return [to_unit_range(batch) for batch in torch.split(self.images, BATCH)]
+        return map(to_unit_range, torch.split(self.images, BATCH))
 
 
 class Evidence(NamedTuple):

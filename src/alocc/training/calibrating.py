@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -15,6 +16,7 @@ from alocc.calibration import Calibration, FloatArray, default_alpha
 from alocc.data.frame import thinned
 from alocc.data.images import to_unit_range
 from alocc.detector import MOST_MAPPED, Detector
+from alocc.errors import NonFiniteLossError
 from alocc.parts import PARTS, STATISTICS
 from alocc.parts.descriptions import TENTHS
 from alocc.parts.discriminator import D
@@ -90,7 +92,7 @@ def polarity_measure(plan: Plan, fold: FoldScorer, kinds: Kinds) -> Callable[[],
 
     def measure() -> Mapping[str, float]:
         normal, anomalous = (
-            scorer.over(x, lambda view: {"d": scorer.parts["d"](view).image.double()})["d"] for x in (normals, pseudo)
+            scorer.over(x, lambda view: {"d": scorer.parts["d"](view).image})["d"] for x in (normals, pseudo)
         )
         return {"polarity": round(auroc(normal, anomalous), 4)}
 
@@ -138,8 +140,14 @@ def calibrate(
             generator(config.seed, "validation"),
         )
     scorer, crossed = (first.scorer, {}) if len(folds) == 1 else _joined(plan, folds)
-    by_fold = [fold.scorer.over(fold.held_out, fold.scorer.image_evidence) for fold in folds]
-    evidence = {name: torch.cat([one[name] for one in by_fold]) for name in by_fold[0]} | crossed
+    left = [name for name in config.scoring if name not in crossed]
+    by_fold = [fold.scorer.over(fold.held_out, partial(fold.scorer.image_evidence, names=left)) for fold in folds]
+    evidence = {name: torch.cat([one[name] for one in by_fold]) for name in left} | crossed
+    for name, values in evidence.items():
+        if not values.isfinite().all():
+            raise NonFiniteLossError(
+                f"part {name} gives normal images infinite evidence; train again with another seed"
+            )
     in_order = _calibrated(plan, scorer, evidence, weights)
     maxima = calibrate_map(first)
     scorer.map_fusion.load_state_dict(first.scorer.map_fusion.state_dict())
@@ -168,12 +176,12 @@ def _joined(plan: Plan, folds: Sequence[FoldScorer]) -> tuple[Scorer, dict[str, 
     split, first = plan.images.split, folds[0].scorer
     scorer = Scorer(plan.config, plan.frame)
     for fold in folds:
-        scorer.R.append(fold.scorer.R[0])
+        scorer.R.extend(fold.scorer.R)
         if "d" in scorer.parts:
-            cast(D, scorer.parts["d"]).networks.append(cast(D, fold.scorer.parts["d"]).networks[0])
+            cast(D, scorer.parts["d"]).networks.extend(cast(D, fold.scorer.parts["d"]).networks)
     for name in set(plan.config.maps) - set(plan.config.scoring):
         scorer.parts[name] = first.parts[name]
-    fitted, pixels = plan.normals(split.fit), plan.images.normals.images
+    fitted, pixels = plan.normals(split.fit).some(), plan.images.normals.images
     is_everything = len(fitted) == len(pixels) and bool((fitted.source == torch.arange(len(pixels))).all())
     images = fitted if is_everything else Normals(pixels)  # then descriptions are computed once for both
     tenth = torch.randperm(len(pixels), generator=generator(plan.config.seed, "tenths")) % TENTHS
@@ -184,7 +192,7 @@ def _joined(plan: Plan, folds: Sequence[FoldScorer]) -> tuple[Scorer, dict[str, 
             evidence = scorer.parts[name].cross_fitted(fitted, images, tenth)  # type: ignore[operator]
         if evidence is not None:
             crossed[name] = evidence[split.held_out]
-    return scorer.to(next(first.R.parameters()).device), crossed
+    return scorer.compute_on(next(first.R.parameters()).device), crossed
 
 
 def _calibrated(plan: Plan, scorer: Scorer, evidence: Mapping[str, Tensor], weights: Mapping[str, float]) -> FloatArray:

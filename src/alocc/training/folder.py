@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,11 +84,15 @@ class RunFolder:
             raise ArtefactError(f"{self.root} cannot hold a run ({error.strerror}); choose another --out") from None
         write_text(self.config, text)
 
-    def write(self, detector: Detector, history: Sequence[Row], notes: Mapping[str, Any]) -> None:
-        """Write what a finished training leaves."""
+    def write(self, detector: Detector, history: Sequence[Row], notes: Mapping[str, Any], n_folds: int) -> None:
+        """Write what a finished training leaves; where there is a checkpoint, it is not finished."""
         write_text(self.history, history_csv(history))
         write_text(self.summary, json.dumps(notes, indent=2))
         detector.save(self.model)
+        for fold in range(n_folds):
+            self.checkpoint(fold).unlink(missing_ok=True)
+        with suppress(OSError):  # a link, or something else lies in it
+            self.checkpoints.rmdir()
 
     def _obsolete(self, claim: bytes, overwrite: bool) -> list[Path]:
         """What this training removes before it starts: never more than files of a run, by their names."""
@@ -104,8 +109,7 @@ class RunFolder:
                     f"{self.root} holds a training with another config or other images; "
                     "choose another --out, or replace it with --overwrite"
                 )
-            finished = self.model.exists()  # then it is the same training again, from the start
-            return [*saved, *drafts] if finished else drafts
+            return drafts  # the same training goes on, or, where there is no checkpoint, runs again
         known = {*drafts, *filter(_is_checkpoint, saved), *(() if linked else [self.checkpoints])}
         if others := {*outer, *inner} - known:
             raise ArtefactError(f"{self.root} holds other files ({min(others).name}) and no run; choose another --out")

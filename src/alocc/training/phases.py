@@ -63,6 +63,8 @@ class Phase:
 
     name: str
     config: PhaseConfig
+    young_r_after: int | None = None
+    """Iterations after which a copy of R is kept, while it is still poor; OGNet's adversarial phase alone."""
 
     @property
     def iterations(self) -> int:
@@ -113,8 +115,11 @@ def begin(phase: Phase, config: Config, state: TrainingState, images: Images, fa
     update = {name: _update_with(state.optimizers[f"{phase.name}.{name}"], fabric) for name in phase.trained}
     streams = state.streams
 
+    def draw_on_cpu() -> Tensor:
+        return to_unit_range(images.fit[state.batches()])
+
     def draw() -> Tensor:
-        return to_unit_range(images.fit[state.batches()]).to(fabric.device)
+        return draw_on_cpu().to(fabric.device)
 
     def draw_noisy() -> tuple[Tensor, Tensor]:
         x = draw()
@@ -129,13 +134,13 @@ def begin(phase: Phase, config: Config, state: TrainingState, images: Images, fa
         case AdversarialConfig() as own:
             iterate = partial(adversarial_iteration, R, D, draw_noisy, update["R"], update["D"], config=own)
             iterate = partial(iterate, sees_pair=config.networks.discriminator_input == "pair")
-            if config.training.old_is_gold:
-                iterate = partial(_keeping_young_r, iterate, state, config.training.old_is_gold.old_after)
+            if phase.young_r_after:
+                iterate = partial(_keeping_young_r, iterate, state, phase.young_r_after)
             return Begun(iterate, partial(_mse_is_below, own.stop_mse, state.networks["R"], images.held_out))
         case OldIsGoldConfig() as own:
             return Begun(partial(old_is_gold_iteration, R, state.networks["R_old"], D, draw, update["D"], config=own))
         case DiscriminationConfig() as own:
-            draw_both = _drawing_negatives(own, draw, images, streams["negatives"])
+            draw_both = _drawing_negatives(own, draw_on_cpu, fabric.device, images, streams["negatives"])
             input_of = cast(Discriminator, state.networks["D"]).input_of
             return Begun(partial(discrimination_iteration, R, D, draw_both, update["D"], input_of=input_of))
         case PlacesConfig() as own:
@@ -144,7 +149,7 @@ def begin(phase: Phase, config: Config, state: TrainingState, images: Images, fa
 
 
 def _drawing_negatives(
-    own: DiscriminationConfig, draw: Draw, images: Images, stream: torch.Generator
+    own: DiscriminationConfig, draw: Draw, device: torch.device, images: Images, stream: torch.Generator
 ) -> Callable[[], tuple[Tensor, Tensor]]:
     """Batches of x⁺, jittered, and of x⁻, pseudo-anomalies of other images; with noise of the same strength on both."""
     sigma_max = own.sigma_max * contrast(images.fit)
@@ -153,7 +158,7 @@ def _drawing_negatives(
         x_normal, x_other = draw(), draw()
         x_normal = jitter(x_normal, stream) if own.jitter else x_normal
         x = torch.cat([x_normal, make_negatives(x_other, images.kinds, stream)])
-        x = corrupt_each(x, sigma_max, own.noisy, stream)
+        x = corrupt_each(x, sigma_max, own.noisy, stream).to(device)
         return x[: len(x_normal)], x[len(x_normal) :]
 
     return draw_both

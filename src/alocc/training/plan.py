@@ -194,13 +194,15 @@ def _phases(config: Config, n_folds: int) -> tuple[tuple[Phase, ...], ...]:
     share = (
         config if n_folds == 1 or main is None else with_iterations(config, max(1, round(main.iterations / n_folds)))
     )
-    folds = [
-        tuple(Phase(name, phase) for name in PHASES if name != "places" and (phase := getattr(share.training, name)))
-        for _ in range(n_folds)
-    ]
-    if training.places:
-        folds[0] += (Phase("places", training.places),)
-    return tuple(folds)
+    used = {*config.scoring, *config.maps}
+    young_r_after = share.training.old_is_gold.old_after if share.training.old_is_gold else None
+    phases = tuple(
+        Phase(name, phase, young_r_after if name == "adversarial" else None)
+        for name in PHASES
+        if name != "places" and (name != "discrimination" or "d" in used) and (phase := getattr(share.training, name))
+    )
+    places = (Phase("places", training.places),) if training.places and "places" in used else ()
+    return (phases + places, *[phases] * (n_folds - 1))
 
 
 def _training_rows(config: Config, images: TrainingImages) -> int:

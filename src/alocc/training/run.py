@@ -113,10 +113,11 @@ def run(settings: Settings, hooks: Hooks, *, progress: bool = False) -> Detector
     for index, split in enumerate(images.split.folds):
         normals = plan.normals(split.fit)
         fold = FoldScorer(Scorer(plan.config, plan.frame), images.normals.images[split.held_out])
-        if index == 0:
+        if index == 0 or watch:  # later folds' parts are fitted to all images in the end; watched, each to its own
+            few = normals.some()
             for part in fold.scorer.parts.values():
-                fit_part(part, normals)
-            kinds = choose_kinds(plan, fold.scorer, normals, fold.held_out)
+                fit_part(part, few)
+            kinds = choose_kinds(plan, fold.scorer, few, fold.held_out) if index == 0 else kinds
         state = initial_state(plan, index, fold.scorer, len(normals), fabric)
         measures: dict[str, Measure] = {}
         if watch:
@@ -134,7 +135,7 @@ def run(settings: Settings, hooks: Hooks, *, progress: bool = False) -> Detector
     detector = calibrate(plan, folds, kinds, seen, notes)
     if folder:
         seconds = earlier + time.perf_counter() - started
-        folder.write(detector, joined(histories), _run_notes(plan, seconds, fabric, settings.notes))
+        folder.write(detector, joined(histories), _run_notes(plan, seconds, fabric, settings.notes), len(folds))
     return detector
 
 
@@ -148,10 +149,9 @@ def initial_state(plan: Plan, fold: int, scorer: Scorer, n_images: int, fabric: 
     if config.training.old_is_gold:
         networks["R_old"] = copy.deepcopy(R).eval()
     if any("places" in phase.trained for phase in plan.phases[fold]):
-        part = scorer.parts["places"] if "places" in scorer.parts else Places(crop, config)
-        networks["places"] = cast(Places, part).network
-        cast(Places, part).network.initialise(streams["places"])
-    scorer.to(fabric.device)
+        networks["places"] = cast(Places, scorer.parts["places"]).network
+        cast(Places, scorer.parts["places"]).network.initialise(streams["places"])
+    scorer.compute_on(fabric.device)
     for network in networks.values():
         network.to(fabric.device)
     batches = Batches(n_images, config.training.batch_size or 1, streams["batches"])
