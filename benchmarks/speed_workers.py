@@ -1,6 +1,6 @@
 """What the speed benchmark runs in processes of their own, so that start-up and memory count; prints one line of JSON.
 
-speed_workers.py rival METHOD TASK EPOCHS | training SIDE BATCH ITERATIONS | scoring MODEL SIDE BATCH TIMES
+speed_workers.py baseline METHOD TASK EPOCHS | training SIDE BATCH ITERATIONS | scoring MODEL SIDE BATCH TIMES
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def rival(method: str, task: str, epochs: str) -> Result:
+def baseline(method: str, task: str, epochs: str) -> Result:
     """Fit a peer on a digit, then score the test images."""
     from alocc.data.mnist import load_mnist
 
@@ -100,4 +100,4 @@ def smooth_images(n: int, side: int) -> np.ndarray:
 
 if __name__ == "__main__":
     name, *words = sys.argv[1:]
-    print(json.dumps({"rival": rival, "training": training, "scoring": scoring}[name](*words)))
+    print(json.dumps({"baseline": baseline, "training": training, "scoring": scoring}[name](*words)))

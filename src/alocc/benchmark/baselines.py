@@ -95,7 +95,7 @@ def check_installed(name: str) -> None:
         ConfigError: if its library is not installed.
     """
     if name in PYOD and not all(importlib.util.find_spec(library) for library in ("pyod", "tqdm")):
-        raise ConfigError(f"{name} needs PyOD (pip install 'alocc[rivals]')")
+        raise ConfigError(f"{name} needs PyOD (in the clone: pip install '.[baselines]')")
 
 
 def fit_baseline(name: str, images: NDArray[np.uint8], seed: int) -> Callable[[NDArray[np.uint8]], FloatArray]:

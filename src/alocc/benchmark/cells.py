@@ -146,14 +146,6 @@ def load_task(cell: Cell) -> Task:
     )
 
 
-def class_names(data: str) -> list[str]:
-    """The classes of a source."""
-    names = list(open_source(data, "test").class_names)
-    if len(names) < 2:
-        raise DataError(f"{data} has no classes to set against each other; it needs a sub-folder for each")
-    return names
-
-
 def _splits(data: str) -> tuple[Classified, Classified, int]:
     """Training images and test images, with their classes, and how many could not be used."""
     if data in BUILT_IN:

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from alocc.benchmark.baselines import BASELINES, CLASSICAL, check_installed
-from alocc.benchmark.cells import Cell, class_names
+from alocc.benchmark.cells import Cell
 from alocc.benchmark.running import Result
 from alocc.config import PRESETS, Config, preset, with_settings
-from alocc.errors import ConfigError
+from alocc.data.sources import known_classes
+from alocc.errors import ConfigError, DataError
 from alocc.storage import write_text
 
 DEFAULT_METHODS = ("robust", *CLASSICAL)
@@ -94,9 +95,10 @@ def make_cells(
         options: the other fields of :class:`Cell`.
 
     Raises:
-        ConfigError: if there is no such label.
+        ConfigError, DataError: if there is no such label, or not more than one class.
     """
-    known = known or class_names(data)
+    if not known and len(known := known_classes(data, "test")) < 2:
+        raise DataError(f"{data} has no classes to set against each other; it needs a sub-folder for each")
     for label in labels or ():
         if label not in known:
             raise ConfigError(f'there is no "{label}" in {data}; it has: {", ".join(known)}')

@@ -54,8 +54,8 @@ def open_session(path: Path, threads: int) -> Session:
         kind: type[OnnxSession | OpenVinoSession] = OnnxSession if path.suffix == ".onnx" else OpenVinoSession
         return kind(path, threads)
     except ImportError:
-        name, extra = ("onnxruntime", "runtime") if path.suffix == ".onnx" else ("openvino", "openvino")
-        raise ConfigError(f"{path} needs {name}; install it with: pip install 'alocc[{extra}]'") from None
+        name = "onnxruntime" if path.suffix == ".onnx" else "openvino"
+        raise ConfigError(f"{path} needs {name}; install it with: pip install {name}") from None
     except InputError:
         raise
     except Exception as error:  # engines raise all kinds on files that are not what they say
