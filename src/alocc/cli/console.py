@@ -240,7 +240,7 @@ def print_export(written: Exported) -> None:
     if written.parity:
         nearness = (
             f"its scores are the detector's to {written.parity.difference:.1g}, on {written.parity.n_images:,} images "
-            "of several kinds"
+            "of several types"
         )
     else:
         assert written.shift is not None
