@@ -250,8 +250,11 @@ def check(
     It must call noise, stripes, flat images and changed normal images anomalous, fresh normal images not; D must have
     meant the same all through training; and a second seed must agree. Exit code 3 for useless.
     """
+    from alocc.errors import ConfigError
     from alocc.evaluation.health import check_run
 
+    if normal and data is None:
+        raise ConfigError("--normal says which classes of DATA are normal; give DATA too, or leave the option out")
     health = check_run(model, data, class_names(normal, data), second_seed=second_seed, strict=strict)
     if json:
         console.print_json(health.as_json())
