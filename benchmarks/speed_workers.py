@@ -5,7 +5,6 @@ speed_workers.py baseline METHOD TASK EPOCHS | training SIDE BATCH ITERATIONS | 
 
 from __future__ import annotations
 
-import importlib
 import json
 import resource
 import sys
@@ -43,7 +42,7 @@ def baseline(method: str, task: str, epochs: str) -> Result:
 
 
 def _fitted(method: str, x: np.ndarray, epochs: int) -> Callable[[np.ndarray], np.ndarray]:
-    from alocc.benchmark.baselines import BASELINES, PYOD
+    from alocc.benchmark.baselines import BASELINES, PYOD, fit_pyod
 
     if method == "lof-pca":
         from sklearn.decomposition import PCA
@@ -52,14 +51,7 @@ def _fitted(method: str, x: np.ndarray, epochs: int) -> Callable[[np.ndarray], n
 
         pipeline = make_pipeline(PCA(COMPONENTS, random_state=0), LocalOutlierFactor(novelty=True)).fit(x)
         return lambda y: -pipeline.score_samples(y)
-    if method not in PYOD:
-        return BASELINES[method](x, 0)
-    module, name = PYOD[method]
-    arguments = {"random_state": 0, "verbose": 0, "epochs" if method == "pyod-dsvdd" else "epoch_num": epochs}
-    arguments |= {"n_features": x.shape[1]} if method == "pyod-dsvdd" else {}
-    model = getattr(importlib.import_module(module), name)(**arguments)
-    model.fit(x)
-    return model.decision_function
+    return fit_pyod(method, x, 0, epochs) if method in PYOD else BASELINES[method](x, 0)
 
 
 def training(side: str, batch: str, iterations: str) -> Result:

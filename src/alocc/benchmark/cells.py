@@ -32,11 +32,8 @@ FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 Images = NDArray[np.uint8]
 Classified = tuple[Images, NDArray[np.str_]]
-TEST_SHARE = 0.2
-"""Share of a folder's images that test, where the data has no split of its own."""
-ALPHAS = (0.01, 0.05, 0.1)
-WATCH_LIMIT = 400
-"""Test images that are evaluated through training; they steer nothing."""
+
+OUTLIER_PERCENTS = (10, 20, 30, 40, 50)
 
 
 class UnavailableError(Exception):
@@ -64,11 +61,7 @@ class Cell:
     @property
     def name(self) -> str:
         """Distinct for distinct cells of one folder, and fit for a file."""
-        return "-".join(str(part).replace("/", "_") for part in (self.label, self.method, f"seed{self.seed}"))
-
-    def as_json(self) -> dict[str, Any]:
-        """All that decides the result."""
-        return asdict(self)
+        return f"{self.label}-{self.method}-seed{self.seed}".replace("/", "_")
 
 
 @dataclass(frozen=True)
@@ -96,10 +89,9 @@ def run_cell(cell: Cell, load: Callable[[Cell], Task] | None = None) -> dict[str
     if cell.config is None:
         scorer = fit_baseline(cell.method, task.train, cell.seed)
         trained = time.perf_counter()
-        score = scorer(task.test)
+        score, p_value = scorer(task.test), None
         scored = time.perf_counter()
-        figures: dict[str, Any] = {"auroc": auroc(score, task.is_anomalous)}
-        p_value = None
+        figures: dict[str, Any] = {}
     else:
         detector, watched = _train_watched(cell, task)
         trained = time.perf_counter()
@@ -109,15 +101,15 @@ def run_cell(cell: Cell, load: Callable[[Cell], Task] | None = None) -> dict[str
         normals = prepare_batch(task.test[~task.is_anomalous], detector.image_format)
         normal_p = p_value[~task.is_anomalous]
         figures = {
-            "auroc": auroc(score, task.is_anomalous),
             "parts": {name: auroc(part, task.is_anomalous) for name, part in scores.parts.items()},
             "weights": dict(detector.scorer.fusion.weights),
-            "health": measure(detector, normals[:MOST_IMAGES], fresh=True).as_json(),
+            "health": asdict(measure(detector, normals[:MOST_IMAGES], fresh=True)),
             "n_held_out": len(detector.held_out_scores),
-            "false_positives": {str(alpha): int((normal_p <= alpha).sum()) for alpha in ALPHAS},
+            "false_positives": {str(alpha): int((normal_p <= alpha).sum()) for alpha in (0.01, 0.05, 0.1)},
             "watch": watched,
         }
     figures |= {
+        "auroc": auroc(score, task.is_anomalous),
         "n_train": len(task.train),
         "n_normal": int((~task.is_anomalous).sum()),
         "n_anomalous": int(task.is_anomalous.sum()),
@@ -147,7 +139,7 @@ def load_task(cell: Cell) -> Task:
 
 
 def _splits(data: str) -> tuple[Classified, Classified, int]:
-    """Training images and test images, with their classes, and how many could not be used."""
+    """Training and test images, with their classes, and how many could not be used; a fifth of a folder's tests."""
     if data in BUILT_IN:
         return load_mnist("train"), load_mnist("test"), 0
     source = open_source(data, "test")
@@ -157,7 +149,7 @@ def _splits(data: str) -> tuple[Classified, Classified, int]:
     for name in source.class_names:
         members = np.flatnonzero(images.classes == name)
         order = torch.randperm(len(members), generator=generator(0, f"benchmark/{name}")).numpy()
-        in_test[members[order[: max(1, round(TEST_SHARE * len(members)))]]] = True
+        in_test[members[order[: max(1, round(len(members) / 5))]]] = True
     train, test = ((pixels[part], images.classes[part]) for part in (~in_test, in_test))
     return train, test, len(images.skipped)
 
@@ -203,10 +195,10 @@ def limited(cell: Cell, task: Task, spoil: Images | None = None) -> Task:
 
 
 def _train_watched(cell: Cell, task: Task) -> tuple[Detector, list[dict[str, float]]]:
-    """Train, and evaluate on a few labelled images now and then if that is asked for."""
+    """Train, and evaluate on 400 test images of each side now and then if asked to; they steer nothing."""
     evaluations: list[dict[str, float]] = []
     rng = np.random.default_rng(0)
-    sides = [rng.permutation(np.flatnonzero(task.is_anomalous == side))[:WATCH_LIMIT] for side in (False, True)]
+    sides = [rng.permutation(np.flatnonzero(task.is_anomalous == side))[:400] for side in (False, True)]
     chosen = np.concatenate(sides)
 
     def watch(detector: Detector) -> Mapping[str, float]:
@@ -233,7 +225,7 @@ def _f1_by_outliers(
     are ours, from normal images alone.
     """
     result = {}
-    for percent in (10, 20, 30, 40, 50):
+    for percent in OUTLIER_PERCENTS:
         folds = []
         for fold in (~in_test, in_test):
             inliers, outliers = (np.flatnonzero(fold & (is_anomalous == side)) for side in (False, True))

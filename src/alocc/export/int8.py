@@ -35,6 +35,12 @@ class Shift(NamedTuple):
     """Mean absolute difference of the scores."""
     n_images: int
 
+    def __str__(self) -> str:
+        return (
+            f"8 bits moved the scores of {self.n_images:,} normal images by {self.mean_difference:.2g} on average "
+            f"(rank correlation {self.spearman:.3f}); the threshold is from these images"
+        )
+
     @classmethod
     def between(cls, before: NDArray[np.float64], after: NDArray[np.float64]) -> Shift:
         """Compare scores of the same images."""

@@ -41,6 +41,9 @@ class Parity(NamedTuple):
     """All p-values and verdicts, the graph's own, are equal, but where a held-out score is within 0.0001 of the image's
     or between the detector's and the file's."""
 
+    def __str__(self) -> str:
+        return f"its scores are the detector's to {self.difference:.1g}, on {self.n_images:,} images of several types"
+
     @property
     def holds(self) -> bool:
         """Whether the file may be used in place of the detector."""
