@@ -64,15 +64,10 @@ def alpha_steps(n_held_out: int, alpha: float) -> list[float]:
     return sorted({step for step in rounded if step > smallest} | {smallest, alpha})
 
 
-def held_out_above(p_value: FloatArray, n_held_out: int) -> NDArray[np.int64]:
-    """How many held-out images are at least as anomalous as each image: k of ``(1 + k) / (n + 1)``."""
-    return np.rint(p_value * (n_held_out + 1)).astype(np.int64) - 1
-
-
 def page_data(detector: Detector, results: Results, sheets: Sheets) -> dict[str, Any]:
     """What the page calculates with: see the module."""
     n = len(detector.held_out_scores)
-    k = held_out_above(results.scores.p_value, n)
+    k = detector.calibration.count_at_least(results.scores.anomaly_score)
     groups = []
     for name, members in results.groups().items():
         values, counts = np.unique(k[members], return_counts=True)

@@ -134,8 +134,7 @@ class Runtime:
 
     def _scores(self, batches: Sequence[Outputs]) -> Scores:
         anomaly_score, p_value = (np.concatenate([batch[i] for batch in batches]).astype(np.float64) for i in (0, 1))
-        n = len(self.held_out_scores)
-        p_value = np.rint(p_value * (n + 1)) / (n + 1)  # the quotient of two whole numbers, in full precision again
+        p_value = Calibration(self.held_out_scores, self.alpha).exact(p_value)
         return Scores(anomaly_score, p_value, p_value <= self.alpha, {}, None, self.alpha)
 
 
