@@ -27,6 +27,7 @@ from alocc.cli.options import (
     Stride,
     class_names,
 )
+from alocc.errors import ConfigError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -71,15 +72,10 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1, help="The same as passes over the images.")] = None,
     alpha: Alpha = None,
     contamination: Annotated[
-        float | None,
-        typer.Option(help="Share of the training images that may be anomalies, up to 0.25. Default: none are."),
+        float | None, typer.Option(help="Share of the training images that may be anomalies, up to 0.25. Default: 0.")
     ] = None,
     watch: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DATA",
-            help="Labelled images to draw accuracy, F1 and AUROC on through training. They never steer anything.",
-        ),
+        str | None, typer.Option(metavar="DATA", help="Labelled images to draw curves on; they never steer anything.")
     ] = None,
     anomalous: Anomalous = None,
     watch_every: Annotated[int | None, typer.Option(min=1, help="Iterations between two looks.")] = None,
@@ -107,19 +103,12 @@ def train(
 def score(
     model: Scoring,
     data: Data,
-    out: Annotated[
-        Path | None, typer.Option(help="File to write: .csv, .jsonl or .parquet. Default: CSV to standard output.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help=".csv, .jsonl or .parquet. Default: CSV to standard output.")] = None,
     alpha: OwnAlpha = None,
     fdr: Annotated[
-        float | None,
-        typer.Option(
-            help="False-discovery rate: of the images of DATA that are called anomalies, at most this share is normal."
-        ),
+        float | None, typer.Option(help="False-discovery rate: at most this share of the called anomalies is normal.")
     ] = None,
-    maps: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder for a picture of each image, with where it is unusual.")
-    ] = None,
+    maps: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for pictures of what is unusual.")] = None,
     stride: Stride = 1,
     strict: Strict = False,
     engine: Engine = None,
@@ -131,7 +120,6 @@ def score(
     Images are read, scored and released a few hundred at a time, so memory does not limit their number.
     """
     from alocc.cli.running import load_engine, stream_in_terminal
-    from alocc.errors import ConfigError
     from alocc.scoring.table import Totals, check_table_path, write_table
 
     if out:
@@ -204,17 +192,11 @@ def evaluate(
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     data: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[DATA]",
-            help="Images to show. Default: those watched, or trained on, if found below here or beside RUN.",
-        ),
+        str | None, typer.Argument(metavar="[DATA]", help="Images to show. Default: those watched, or trained on.")
     ] = None,
     normal: Normal = None,
     anomalous: Anomalous = None,
-    out: Annotated[
-        Path | None, typer.Option(help="HTML file to write. Default: report.html in the run folder.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="HTML file. Default: report.html in the run folder.")] = None,
 ) -> None:
     """Write one self-contained HTML file: figures, curves, histogram, pictures, config."""
     from alocc.report import build_report
@@ -227,16 +209,10 @@ def report(
 def check(
     model: Model,
     data: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[DATA]",
-            help="Fresh normal images. Default: those that the training held out, if found below here or beside it.",
-        ),
+        str | None, typer.Argument(metavar="[DATA]", help="Fresh normal images. Default: those held out, if found.")
     ] = None,
     normal: Normal = None,
-    second_seed: Annotated[
-        bool, typer.Option(help="Train again with another seed, four times shorter, and compare.")
-    ] = True,
+    second_seed: Annotated[bool, typer.Option(help="Train with another seed, four times shorter; compare.")] = True,
     strict: Strict = False,
     json: Json = False,
 ) -> None:
@@ -245,7 +221,6 @@ def check(
     It must call noise, stripes, flat images and changed normal images anomalous, fresh normal images not; D must have
     meant the same all through training; and a second seed must agree. Exit code 3 for useless.
     """
-    from alocc.errors import ConfigError
     from alocc.evaluation.health import check_run
 
     if normal and data is None:
@@ -324,9 +299,7 @@ def reproduce_article(
 @app.command(cls=ClassListCommand)
 def inspect(
     data: Data,
-    sheet: Annotated[
-        Path | None, typer.Option(metavar="PNG", help="Write a contact sheet of up to 200 images, evenly spread.")
-    ] = None,
+    sheet: Annotated[Path | None, typer.Option(metavar="PNG", help="Contact sheet of up to 200 images.")] = None,
     stride: Stride = 1,
     strict: Strict = False,
     json: Json = False,
@@ -334,7 +307,6 @@ def inspect(
     """Look at images before training: counts, sizes, duplicates, broken files, and what to be wary of."""
     from alocc.data.inspection import inspect as examine
     from alocc.data.sources import open_source
-    from alocc.errors import ConfigError
     from alocc.storage import replacing
 
     if sheet and sheet.suffix.lower() != ".png":
@@ -384,21 +356,14 @@ def calibrate(
 def export(
     model: Model,
     format_: Annotated[Literal["onnx", "openvino"], typer.Option("--format", help="For which engine.")] = "onnx",
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="File to write: .onnx, or .xml for OpenVINO. Default: model.onnx or model.xml in the run folder."
-        ),
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Default: model.onnx, or model.xml, in the run folder.")] = None,
     layout: Annotated[Literal["nhwc", "nchw"], typer.Option(help="Order of the axes of the graph's images.")] = "nhwc",
     size: Annotated[
         Literal["any", "fixed"], typer.Option(help="Whether the graph resizes, or takes the detector's size alone.")
     ] = "any",
-    int8: Annotated[
-        bool, typer.Option("--int8", help="Compute R's and D's convolutions in 8 bits; needs --data.")
-    ] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="R's and D's convolutions in 8 bits; needs --data.")] = False,
     data: Annotated[
-        str | None, typer.Option(metavar="DATA", help="For --int8: normal images that training never saw.")
+        str | None, typer.Option(metavar="DATA", help="Normal images for --int8, never trained on.")
     ] = None,
     normal: Normal = None,
     strict: Strict = False,
@@ -411,7 +376,6 @@ def export(
     """
     from alocc.cli.running import load_normals
     from alocc.detector import Detector, artefact_path
-    from alocc.errors import ConfigError
     from alocc.export import check_target
     from alocc.export import export as write
     from alocc.scoring.open import SUFFIX_OF, digest
@@ -455,7 +419,6 @@ def monitor(
     Images are taken in the order of their names, a hundred at a time; their scores are compared with the held-out ones.
     """
     from alocc.cli.running import load_engine, stream_in_terminal
-    from alocc.errors import ConfigError
     from alocc.evaluation.monitoring import monitor as compare
     from alocc.scoring.stream import Rows
     from alocc.storage import write_text
