@@ -78,12 +78,7 @@ class Task:
 
 
 def run_cell(cell: Cell, load: Callable[[Cell], Task] | None = None) -> dict[str, Any]:
-    """Train, score, measure. The result is JSON.
-
-    Args:
-        cell: what to run.
-        load: reads or makes its images; none: :func:`load_task`.
-    """
+    """Train, score, measure; the result is JSON. ``load`` reads or makes the images; none: :func:`load_task`."""
     task = (load or load_task)(cell)
     began = time.perf_counter()
     if cell.config is None:
@@ -157,8 +152,7 @@ def _splits(data: str) -> tuple[Classified, Classified, int]:
 def _outliers_task(cell: Cell) -> Task:
     """The papers' split: all images pooled, 60 % of the inlier class train, 20 % validate, 20 % test.
 
-    As many outliers as inliers are drawn for validation and for test, from different images; the tables take as many
-    of them as the percentage asks for.
+    As many outliers as inliers validate, and test: the tables take as many of them as the percentage asks for.
     """
     (train, train_classes), (test, test_classes), n_skipped = _splits(cell.data)
     images, classes = np.concatenate([train, test]), np.concatenate([train_classes, test_classes])
@@ -206,13 +200,8 @@ def _train_watched(cell: Cell, task: Task) -> tuple[Detector, list[dict[str, flo
         evaluations.append({name: auroc(part, task.is_anomalous[chosen]) for name, part in scores.parts.items()})
         return evaluations[-1]
 
-    detector = train(
-        task.train,
-        config=Config.model_validate(cell.config),
-        seed=cell.seed,
-        device="cpu",
-        hooks=Hooks(open_watch=(lambda _: watch) if cell.watch else None),
-    )
+    hooks, config = Hooks(open_watch=(lambda _: watch) if cell.watch else None), Config.model_validate(cell.config)
+    detector = train(task.train, config=config, seed=cell.seed, device="cpu", hooks=hooks)
     return detector, evaluations
 
 

@@ -88,8 +88,7 @@ def make_cells(
         data: a source of labelled images, or what the loader knows.
         methods: as :func:`method_configs` gives them.
         seeds: 0 to ``seeds − 1``.
-        labels: normal classes; none: all.
-        known: the labels that there are; none: the classes of the source.
+        labels, known: normal classes, none: all, of those that there are, none: the classes of the source.
         options: the other fields of :class:`Cell`.
 
     Raises:

@@ -35,11 +35,11 @@ def run_cells(
     progress: Callable[[Result, bool], None] | None = None,
     load: Callable[[Cell], Task] | None = None,
 ) -> list[Result]:
-    """Run the cells that ``folder`` does not hold yet; the results are in the cells' order.
+    """Run the cells that ``folder`` does not hold yet, as ``cells/<name>.json``; the results are in the cells' order.
 
     Args:
         cells: what to run.
-        folder: where each result is written, as ``cells/<name>.json``.
+        folder: where each result is written.
         processes: how many run at a time; the machine's cores are shared out among them.
         progress: told of each finished cell, and whether it was there already.
         load: reads or makes the images of a cell, in any process; none: those of a source.

@@ -38,12 +38,9 @@ def print_error(message: str) -> None:
 
 
 def print_table(rows: Sequence[Sequence[str]], title: str = "", header: bool = False) -> None:
-    """Print rows of text as a table.
+    """Print rows of text as a table. A row of one entry is the heading of those below it.
 
-    Args:
-        rows: a row of one entry is the heading of those below it.
-        title: above the table.
-        header: whether the first row names the columns; without, the first column names the rows, without a frame.
+    With a header, the first row names the columns; without, the first column names the rows, and there is no frame.
     """
     names, rows = (rows[0], rows[1:]) if header else ([""] * max(map(len, rows), default=0), rows)
     frame: dict[str, Any] = {} if header else {"show_header": False, "box": None}
@@ -64,9 +61,8 @@ def print_json(value: Any) -> None:
 
 def print_skipped(skipped: Sequence[Skipped]) -> None:
     """Name the images that could not be used."""
-    if not skipped:
-        return
-    err.print(plain(f"{len(skipped)} image{'s' * (len(skipped) > 1)} could not be used:", "yellow"))
+    if skipped:
+        err.print(plain(f"{len(skipped)} image{'s' * (len(skipped) > 1)} could not be used:", "yellow"))
     for item in skipped[:SKIPPED_SHOWN]:
         print_note(f"  {item.reason}")
     if len(skipped) > SKIPPED_SHOWN:

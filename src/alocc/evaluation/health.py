@@ -106,13 +106,10 @@ class Health:
 
 
 def check(detector: Detector, normals: Tensor, *, fresh: bool, second: Detector | None = None) -> Health:
-    """Examine a detector.
+    """Examine a fitted detector on normal images that it was not trained on, (n, C, H, W), in its format.
 
-    Args:
-        detector: a fitted detector.
-        normals: normal images that it was not trained on, (n, C, H, W), in its format.
-        fresh: whether the images are other ones than those it was calibrated on, so that the two can be compared.
-        second: a detector of the same images with another seed.
+    ``fresh`` says that they are not those that it was calibrated on, so that the two can be compared; ``second`` is a
+    detector of the same images with another seed.
 
     Raises:
         DataError: if there are no images.
@@ -262,7 +259,7 @@ def check_run(
         run: a run folder or a detector's file.
         data: fresh normal images, of which those that it was trained or calibrated on are left out; none, or the
             images of the training: those of them that it held out.
-        normal: normal classes of ``data``; none: those of the training, or all images if ``data`` has no classes.
+        normal: classes of ``data``; none: those of the training, or all images if ``data`` has no classes.
         second_seed: whether to train a second detector with another seed, four times shorter, and compare.
         strict: stop at the first image of ``data`` that cannot be used.
 
@@ -273,9 +270,8 @@ def check_run(
     skipped: Sequence[Skipped] = ()
     normals = None
     if data is not None:
-        loaded = open_normals(data, "test", normal, detector.training["normal_classes"]).load(
-            detector.image_format, strict
-        )
+        source = open_normals(data, "test", normal, detector.training["normal_classes"])
+        loaded = source.load(detector.image_format, strict)
         skipped, normals = loaded.skipped, loaded.images[torch.from_numpy(~detector.was_seen(loaded.images))]
     fresh = normals is not None and len(normals) > 0
     if not fresh and "recalibrated_on" in detector.training:
@@ -285,9 +281,9 @@ def check_run(
         )
     second = None
     if not fresh or second_seed:
-        source = noted_data(detector.training["data"], run) if fresh or data is None else data
-        images = _images_of(detector, source)
-        second = _second(detector, source) if second_seed else None
+        trained_on = noted_data(detector.training["data"], run) if fresh or data is None else data
+        images = _images_of(detector, trained_on)
+        second = _second(detector, trained_on) if second_seed else None
         normals = normals if fresh else images.normals.images[images.split.held_out]
     assert normals is not None
     health = replace(check(detector, normals, fresh=fresh, second=second), skipped=skipped)
@@ -328,10 +324,8 @@ def gross_probes(normals: Tensor, stream: torch.Generator) -> dict[str, Tensor]:
     """
     n, channels, height, width = normals.shape
     few = min(n, PROBES)
-    probes = {
-        "noise": torch.rand((few, channels, height, width), generator=stream),
-        "striped": _stripes(few, normals.shape, stream),
-    }
+    noise = torch.rand((few, channels, height, width), generator=stream)
+    probes = {"noise": noise, "striped": _stripes(few, normals.shape, stream)}
     if float(normals.flatten(1).std(1).quantile(0.05)) > 0.02:  # fewer than one in twenty is flat
         shade = torch.linspace(0, 1, few).view(-1, 1, 1, 1)
         probes["black, white and grey"] = shade.expand(few, channels, height, width).clone()

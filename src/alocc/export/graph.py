@@ -31,12 +31,8 @@ PACKET = 16
 def build(scorer: Verdicts) -> onnx.ModelProto:
     """Trace the scorer for any number of images, and of any size if it resizes."""
     height, width = (side + 5 * scorer.any_size for side in scorer.image_format.size)
-    shape = (
-        (3, height, width, scorer.image_format.channels)
-        if scorer.layout == "nhwc"
-        else (3, scorer.image_format.channels, height, width)
-    )
-    first_side = 1 if scorer.layout == "nhwc" else 2
+    channels, first_side = scorer.image_format.channels, 1 if scorer.layout == "nhwc" else 2
+    shape = (3, height, width, channels) if scorer.layout == "nhwc" else (3, channels, height, width)
     dynamic = {0: torch.export.Dim("batch")}
     if scorer.any_size:
         dynamic |= {first_side: torch.export.Dim("height"), first_side + 1: torch.export.Dim("width")}

@@ -89,16 +89,18 @@ class Runtime:
             DataError: if the images have a wrong shape or type.
         """
         images = self._accepted(images)
-        batches = [_nothing()]
         n = self._batch
         if not self._session.only_batch:  # few images are shared out among the threads
             n = max(1, min(n, -(-len(images) // self._session.at_once)))
         chunks = [images[start : start + n] for start in range(0, len(images), n)]
+        batches = [(np.empty(0, np.float32), np.empty(0, np.float32), np.empty(0, np.bool_))]
         for outputs in self._each(lambda chunk: self.outputs(brought_to(chunk, self.image_format)), chunks):
             batches.append(outputs)
             if progress:
                 progress(len(outputs[0]))
-        return self._scores(batches)
+        anomaly_score, p_value = (np.concatenate([batch[i] for batch in batches]) for i in (0, 1))
+        p_value = Calibration(self.held_out_scores, self.alpha).exact(p_value)
+        return Scores(anomaly_score.astype(np.float64), p_value, p_value <= self.alpha, {}, None, self.alpha)
 
     def was_seen(self, images: NDArray[np.generic]) -> NDArray[np.bool_]:
         """Which images it was trained or calibrated on: a file does not know of any."""
@@ -131,15 +133,6 @@ class Runtime:
         if images.ndim == 3 and images.shape[2] == 3 and self.image_format.channels == 3:
             raise DataError(f"{images.shape} looks like one colour image; give image[None], (1, H, W, 3)")
         return images.astype(np.uint8, copy=False)
-
-    def _scores(self, batches: Sequence[Outputs]) -> Scores:
-        anomaly_score, p_value = (np.concatenate([batch[i] for batch in batches]).astype(np.float64) for i in (0, 1))
-        p_value = Calibration(self.held_out_scores, self.alpha).exact(p_value)
-        return Scores(anomaly_score, p_value, p_value <= self.alpha, {}, None, self.alpha)
-
-
-def _nothing() -> Outputs:
-    return np.empty(0, np.float32), np.empty(0, np.float32), np.empty(0, np.bool_)
 
 
 def _checked(notes: Any, path: Path) -> Mapping[str, Any]:

@@ -76,14 +76,10 @@ def score_batches(
     progress: Progress | None = None,
     each: Callable[[BatchT, Scores], None] | None = None,
 ) -> Iterator[Rows]:
-    """Score batch after batch. At least one image is scored before the first rows are given.
+    """Score batch after batch of images in the engine's format. At least one image is scored before the first rows.
 
-    Args:
-        scorer: what scores.
-        batches: the images, brought to its format.
-        strict: stop at the first image that cannot be used.
-        progress: told of every few images that are done.
-        each: given every batch and its scores, before the images are let go.
+    ``progress`` is told of every few images that are done, ``each`` is given every batch and its scores, before the
+    images are let go.
 
     Raises:
         DataError: if not one image can be used, or, if strict, if one cannot.
