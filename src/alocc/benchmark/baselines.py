@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alocc.calibration import FloatArray
 from alocc.errors import ConfigError
 
-FloatArray = NDArray[np.float64]
 Scorer = Callable[[FloatArray], FloatArray]
 Fit = Callable[[FloatArray, int], Scorer]
 

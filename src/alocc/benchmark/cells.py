@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from alocc.benchmark.baselines import fit_baseline
+from alocc.calibration import FloatArray
 from alocc.config import Config, ImagesConfig
 from alocc.data.images import prepare_batch, to_unit_range
 from alocc.data.mnist import load_mnist
@@ -28,7 +29,6 @@ from alocc.seeding import generator
 from alocc.training.loop import Hooks
 from alocc.training.run import train
 
-FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 Images = NDArray[np.uint8]
 Classified = tuple[Images, NDArray[np.str_]]

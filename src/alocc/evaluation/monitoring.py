@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
+from alocc.calibration import FloatArray
 from alocc.errors import DataError
 from alocc.scores import Scores
 from alocc.scoring.stream import Engine
 
-FloatArray = NDArray[np.float64]
 TOLERATED = 0.06
 """Distance of the scores' distributions that folds may make by themselves: see docs/decisions/0020."""
 

@@ -51,9 +51,11 @@ def compare(detector: Detector, runtime: Runtime, any_size: bool = True) -> Pari
     """Score the same images by both, in batches of several sizes."""
     frame, own_size = detector.scorer.frame, detector.image_format.size
     few_crops = max(2, FEW * 4 // frame.n_crops)
+    factors = (0.6, 1.7) if any_size else ()  # a smaller size and a larger one, which the graph resizes
+    others = [(max(1, round(own_size[0] * factor)), max(1, round(own_size[1] * factor) - 1)) for factor in factors]
     found = []
     for n in BATCHES if frame.n_crops == 1 else [min(n, few_crops) for n in BATCHES]:
-        for size in _sizes(own_size, any_size) if n > 1 else [own_size]:
+        for size in (own_size, *(others if n > 1 else ())):
             images = trial_images(detector, n if size == own_size else min(n, FEW), size)
             found.append(_compared(detector, runtime, images))
     differences, counts, same_verdicts = zip(*found, strict=True)
@@ -78,12 +80,6 @@ def trial_images(detector: Detector, n: int, size: tuple[int, int]) -> NDArray[n
                    torch.rand((n, channels, *size), generator=stream)])  # fmt: skip
     chosen = x.view(3, n, *x.shape[1:])[torch.arange(n) * 2 % 3, torch.arange(n)]
     return (chosen * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
-
-
-def _sizes(own: tuple[int, int], any_size: bool) -> list[tuple[int, int]]:
-    """The detector's size and, if the graph resizes, a smaller and a larger one."""
-    others = [(max(1, round(own[0] * factor)), max(1, round(own[1] * factor) - 1)) for factor in (0.6, 1.7)]
-    return [own, *others] if any_size else [own]
 
 
 def _compared(detector: Detector, runtime: Runtime, images: NDArray[np.uint8]) -> Parity:

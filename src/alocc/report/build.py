@@ -74,10 +74,13 @@ def build_report(
     results = None if data == "arrays" else score_images(detector, data, normal, anomalous)
     shown: dict[str, Any] = dict.fromkeys(("evaluation", "counts", "page_data", "roc", "grid", "galleries"), ())
     if results:
-        order = results.by_score
+        order, called = results.by_score, results.scores.is_anomaly
         shown = {
             "evaluation": results.evaluation,
-            "counts": _counts(results),
+            "counts": [
+                {"name": name, "n": int(of.sum()), "called": int((called & of).sum())}
+                for name, of in results.groups().items()
+            ],  # what the page shows before anybody moves alpha
             "page_data": page_data(detector, results, make_sheets(detector, results)),
             "roc": _roc(results),
             "grid": _grid(detector, results.all_classes),
@@ -230,13 +233,6 @@ def _gallery(detector: Detector, results: Results, indices: NDArray[np.int64]) -
         }
         for index, three in zip(indices.tolist(), drawn, strict=True)
     ]
-
-
-def _counts(results: Results) -> list[dict[str, Any]]:
-    """How many images of each group are called anomalies: what the page shows before anybody moves alpha."""
-    called = results.scores.is_anomaly
-    groups = results.groups().items()
-    return [{"name": name, "n": int(of.sum()), "called": int((called & of).sum())} for name, of in groups]
 
 
 def _asset(name: str) -> Markup:

@@ -16,12 +16,10 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from alocc.calibration import smallest_alpha
+from alocc.calibration import FloatArray, smallest_alpha
 from alocc.detector import Detector
 from alocc.report.pictures import COLUMNS, PER_SHEET, Sheets
 from alocc.report.results import Results, printable
-
-FloatArray = NDArray[np.float64]
 
 MOST_ROWS = 20_000
 """Images that the table lists; of more, the most anomalous. The counts are always of all."""
