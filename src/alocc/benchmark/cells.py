@@ -139,7 +139,8 @@ def _splits(data: str) -> tuple[Classified, Classified, int]:
         return load_mnist("train"), load_mnist("test"), 0
     source = open_source(data, "test")
     images = source.load(source.infer_format(ImagesConfig()))
-    pixels = _as_array(images.images)
+    x = images.images if images.images.dtype == torch.uint8 else (to_unit_range(images.images) * 255).round().byte()
+    pixels = x[:, 0].numpy() if x.shape[1] == 1 else x.permute(0, 2, 3, 1).contiguous().numpy()
     in_test = np.zeros(len(pixels), dtype=bool)
     for name in source.class_names:
         members = np.flatnonzero(images.classes == name)
@@ -238,9 +239,3 @@ def _best_threshold(score: FloatArray, is_inlier: BoolArray) -> float:
     """The score up to which calling images inliers gives the best F1."""
     best: float = max(np.unique(score).tolist(), key=lambda value: _f1(score <= value, is_inlier))
     return best
-
-
-def _as_array(images: torch.Tensor) -> Images:
-    """(n, C, H, W) → (n, H, W) or (n, H, W, 3), uint8."""
-    pixels = images if images.dtype == torch.uint8 else (to_unit_range(images) * 255).round().to(torch.uint8)
-    return pixels[:, 0].numpy() if pixels.shape[1] == 1 else pixels.permute(0, 2, 3, 1).contiguous().numpy()

@@ -20,10 +20,8 @@ from onnx import helper, numpy_helper
 from alocc.export.scorer import Verdicts
 from alocc.runtime.sessions import METADATA_KEY
 
-OPSET = 20
 LIBRARIES = ("onnx", "onnxscript", "onnxruntime", "openvino")
 """Whose versions decide what a graph looks like."""
-OUTPUTS = ("anomaly_score", "p_value", "is_anomaly")
 PACKET = 16
 """Numbers, at most, that ONNX Runtime computes with in one instruction."""
 
@@ -42,8 +40,9 @@ def build(scorer: Verdicts) -> onnx.ModelProto:
         with warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                scorer, (torch.zeros(shape, dtype=torch.uint8),), input_names=["images"], output_names=OUTPUTS,
-                dynamic_shapes=(dynamic,), dynamo=True, opset_version=OPSET, verbose=False,
+                scorer, (torch.zeros(shape, dtype=torch.uint8),), input_names=["images"],
+                output_names=["anomaly_score", "p_value", "is_anomaly"],
+                dynamic_shapes=(dynamic,), dynamo=True, opset_version=20, verbose=False,
             )  # fmt: skip
     finally:
         logging.getLogger("torch.onnx").setLevel(before)
