@@ -79,9 +79,13 @@ def evaluate(
     """Score labelled images, unless that is done, and compare with the labels, and maps with masks if there are any."""
     scores = scores or detector.score(labelled.images.images)
     evaluation = evaluate_scores(
-        scores.anomaly_score, labelled.is_anomalous, threshold=detector.threshold, alpha=detector.alpha,
-        parts=scores.parts, resamples=resamples,
-    )  # fmt: skip
+        scores.anomaly_score,
+        labelled.is_anomalous,
+        threshold=detector.threshold,
+        alpha=detector.alpha,
+        parts=scores.parts,
+        resamples=resamples,
+    )
     if not (any(labelled.images.masks) and isinstance(detector, Detector)):  # an exported one makes no maps
         return evaluation
     has_mask = np.array([mask is not None for mask in labelled.images.masks])
