@@ -88,13 +88,17 @@ class Runtime:
         Raises:
             DataError: if the images have a wrong shape or type.
         """
-        images = self._accepted(images)
+        images = np.asarray(images)
+        if images.dtype != np.uint8:
+            raise DataError(f"an exported detector takes uint8 images, got {images.dtype}; floats need --engine torch")
+        if images.ndim == 3 and images.shape[2] == 3 and self.image_format.channels == 3:
+            raise DataError(f"{images.shape} looks like one colour image; give image[None], (1, H, W, 3)")
         n = self._batch
         if not self._session.only_batch:  # few images are shared out among the threads
             n = max(1, min(n, -(-len(images) // self._session.at_once)))
         chunks = [images[start : start + n] for start in range(0, len(images), n)]
         batches = [(np.empty(0, np.float32), np.empty(0, np.float32), np.empty(0, np.bool_))]
-        for outputs in self._each(lambda chunk: self.outputs(brought_to(chunk, self.image_format)), chunks):
+        for outputs in self._each(chunks):
             batches.append(outputs)
             if progress:
                 progress(len(outputs[0]))
@@ -116,23 +120,16 @@ class Runtime:
         anomaly_score, p_value, is_anomaly = self._session.run(np.ascontiguousarray(images))
         return anomaly_score[:n], p_value[:n], is_anomaly[:n]
 
-    def _each(
-        self, compute: Callable[[NDArray[np.uint8]], Outputs], chunks: Sequence[NDArray[np.uint8]]
-    ) -> Iterable[Outputs]:
+    def _each(self, chunks: Sequence[NDArray[Any]]) -> Iterable[Outputs]:
+        def compute(chunk: NDArray[np.uint8]) -> Outputs:
+            return self.outputs(brought_to(chunk, self.image_format))
+
         if len(chunks) == 1:
             return map(compute, chunks)
         process = os.getpid()  # threads do not survive a fork: each process has its own
         if process not in self._pools:
             self._pools[process] = ThreadPoolExecutor(self._session.at_once, "alocc-runtime")
         return self._pools[process].map(compute, chunks)
-
-    def _accepted(self, images: NDArray[np.generic]) -> NDArray[np.uint8]:
-        images = np.asarray(images)
-        if images.dtype != np.uint8:
-            raise DataError(f"an exported detector takes uint8 images, got {images.dtype}; floats need --engine torch")
-        if images.ndim == 3 and images.shape[2] == 3 and self.image_format.channels == 3:
-            raise DataError(f"{images.shape} looks like one colour image; give image[None], (1, H, W, 3)")
-        return images.astype(np.uint8, copy=False)
 
 
 def _checked(notes: Any, path: Path) -> Mapping[str, Any]:
