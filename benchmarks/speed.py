@@ -5,8 +5,8 @@
     .venv/bin/python benchmarks/speed.py --quick --out page.md   # two minutes, to see that it runs
 
 The first run makes an environment for Chainer in benchmarks/.chainer-venv. Peers that are not installed are left out
-with the reason (``pip install 'alocc[rivals]'``), and so is what needs the full MNIST ($ALOCC_DATA) or an engine that is
-not there.
+with the reason (``pip install '.[baselines]'`` in the clone), and so is what needs the full MNIST ($ALOCC_DATA) or an
+engine that is not there.
 """
 
 from __future__ import annotations

@@ -32,13 +32,13 @@ class Reached(NamedTuple):
 
 
 @cache
-def rival(bench: Bench, method: str, task: str, epochs: int) -> Reached:
+def baseline(bench: Bench, method: str, task: str, epochs: int) -> Reached:
     """A peer in a process of its own; its clock stops when it is fitted.
 
     Raises:
         UnavailableError: if its library is not here.
     """
-    result = worker("speed_workers.py", "rival", method, json.dumps(TASKS[task]), epochs)
+    result = worker("speed_workers.py", "baseline", method, json.dumps(TASKS[task]), epochs)
     length = f"{epochs} epochs" if epochs else "as it comes"
     seconds = result["trained_at"] - result["began"]
     return Reached(length, seconds, result["auroc"], result["trained_mb"], result["scored_mb"])
@@ -72,9 +72,9 @@ def curve_of(bench: Bench, method: str, task: str) -> list[Reached]:
     if method == OURS:
         steps = [partial(ours, bench, task, n) for n in bench.pick(ITERATIONS, (None,))]
     elif method in DEEP:
-        steps = [partial(rival, bench, DEEP[method], task, n) for n in bench.pick(EPOCHS, (1,))]
+        steps = [partial(baseline, bench, DEEP[method], task, n) for n in bench.pick(EPOCHS, (1,))]
     else:
-        steps = [partial(rival, bench, CLASSICAL[method], task, 0)]
+        steps = [partial(baseline, bench, CLASSICAL[method], task, 0)]
     reached = [step() for step in steps]
     bench.say(f"{task}: {method}, AUROC {reached[-1].auroc:.4f} after {reached[-1].seconds:.1f} s")
     return reached

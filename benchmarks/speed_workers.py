@@ -1,11 +1,10 @@
 """What the speed benchmark runs in processes of their own, so that start-up and memory count; prints one line of JSON.
 
-speed_workers.py rival METHOD TASK EPOCHS | training SIDE BATCH ITERATIONS | scoring MODEL SIDE BATCH TIMES
+speed_workers.py baseline METHOD TASK EPOCHS | training SIDE BATCH ITERATIONS | scoring MODEL SIDE BATCH TIMES
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import resource
 import sys
@@ -25,7 +24,7 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def rival(method: str, task: str, epochs: str) -> Result:
+def baseline(method: str, task: str, epochs: str) -> Result:
     """Fit a peer on a digit, then score the test images."""
     from alocc.data.mnist import load_mnist
 
@@ -43,7 +42,7 @@ def rival(method: str, task: str, epochs: str) -> Result:
 
 
 def _fitted(method: str, x: np.ndarray, epochs: int) -> Callable[[np.ndarray], np.ndarray]:
-    from alocc.benchmark.baselines import BASELINES, PYOD
+    from alocc.benchmark.baselines import BASELINES, PYOD, fit_pyod
 
     if method == "lof-pca":
         from sklearn.decomposition import PCA
@@ -52,14 +51,7 @@ def _fitted(method: str, x: np.ndarray, epochs: int) -> Callable[[np.ndarray], n
 
         pipeline = make_pipeline(PCA(COMPONENTS, random_state=0), LocalOutlierFactor(novelty=True)).fit(x)
         return lambda y: -pipeline.score_samples(y)
-    if method not in PYOD:
-        return BASELINES[method](x, 0)
-    module, name = PYOD[method]
-    arguments = {"random_state": 0, "verbose": 0, "epochs" if method == "pyod-dsvdd" else "epoch_num": epochs}
-    arguments |= {"n_features": x.shape[1]} if method == "pyod-dsvdd" else {}
-    model = getattr(importlib.import_module(module), name)(**arguments)
-    model.fit(x)
-    return model.decision_function
+    return fit_pyod(method, x, 0, epochs) if method in PYOD else BASELINES[method](x, 0)
 
 
 def training(side: str, batch: str, iterations: str) -> Result:
@@ -100,4 +92,4 @@ def smooth_images(n: int, side: int) -> np.ndarray:
 
 if __name__ == "__main__":
     name, *words = sys.argv[1:]
-    print(json.dumps({"rival": rival, "training": training, "scoring": scoring}[name](*words)))
+    print(json.dumps({"baseline": baseline, "training": training, "scoring": scoring}[name](*words)))

@@ -3,7 +3,7 @@
     python examples/make_video.py
 
 writes belt.mp4 (40 s, normal) and belt_today.mp4 (24 s; lost gloves from 0:08 to 0:10, and jars without lids from
-0:16 to 0:18), 64×64 pixels, 12 frames a second. Needs PyAV: pip install 'alocc[video]'.
+0:16 to 0:18), 64×64 pixels, 12 frames a second. Needs PyAV: pip install av.
 """
 
 import av

@@ -57,13 +57,20 @@ class Calibration:
             return float("inf")
         return float(self.held_out_scores[self.n - self.rank]) if self.rank <= self.n else float("-inf")
 
-    def p_values(self, anomaly_score: FloatArray) -> FloatArray:
+    def p_values(self, anomaly_score: NDArray[np.floating]) -> FloatArray:
         """``(1 + #{s_i ≥ s}) / (n + 1)``, (m,): the chance that a normal image looks at least this anomalous.
 
         For normal images like the held-out ones, ``P(p_value <= alpha) <= alpha`` (Vovk et al. 2005).
         """
-        at_least = self.n - np.searchsorted(self.held_out_scores, anomaly_score, side="left")
-        return (1 + at_least) / (self.n + 1)
+        return (1 + self.count_at_least(anomaly_score)) / (self.n + 1)
+
+    def count_at_least(self, anomaly_score: NDArray[np.floating]) -> NDArray[np.int64]:
+        """How many held-out images are at least as anomalous as each of m images, (m,)."""
+        return self.n - np.searchsorted(self.held_out_scores, anomaly_score, side="left")
+
+    def exact(self, p_value: NDArray[np.floating]) -> FloatArray:
+        """The quotients of whole numbers that p-values of 32 bits stand for, (m,)."""
+        return np.rint(p_value.astype(np.float64) * (self.n + 1)) / (self.n + 1)
 
     def with_alpha(self, alpha: float) -> Calibration:
         """The same held-out images at another false-positive rate.

@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from alocc.calibration import FloatArray
 from alocc.config import preset as load_preset
 from alocc.config import with_values
 from alocc.data.splits import split_normals
@@ -19,8 +20,6 @@ from alocc.detector import Detector
 from alocc.errors import ConfigError, DataError
 from alocc.training.plan import Device
 from alocc.training.run import train
-
-FloatArray = NDArray[np.float64]
 
 
 class ALOCC(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types

@@ -24,6 +24,7 @@ from alocc.evaluation.health import (
     measure,
     unseen_kinds,
 )
+from alocc.storage import json_text
 
 SMALL = ["networks.width=4", "training.batch_size=16"]
 GOOD = Measures(
@@ -134,7 +135,7 @@ def test_a_detector_of_discs_is_good_and_fresh_discs_score_alike(detector):
     }  # fmt: skip
     assert abs(health.measures.shift) < 1
     assert 8 <= len(health.measures.polarity) <= 9
-    json.dumps(health.as_json())
+    assert json.loads(json_text(health))["verdict"] == "good"
 
 
 def test_images_of_another_kind_are_told_from_the_held_out_ones(detector):

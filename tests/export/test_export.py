@@ -340,7 +340,9 @@ def test_targets_that_cannot_be_are_refused_before_any_work(tmp_path, monkeypatc
     with pytest.raises(ConfigError, match=r"must end in \.onnx"):
         export(None, tmp_path / "m.pb")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"needs onnx, onnxscript, onnxruntime; install with: pip install 'alocc\["):
+    with pytest.raises(
+        ConfigError, match=r"needs onnx, onnxscript, onnxruntime; install with, in the clone: pip install '\.\["
+    ):
         export(None, tmp_path / "m.onnx")
 
 

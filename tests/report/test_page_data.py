@@ -4,15 +4,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alocc.calibration import Calibration
-from alocc.report.page_data import alpha_steps, held_out_above
+from alocc.report.page_data import alpha_steps
 
 
 @given(st.integers(1, 300), st.lists(st.floats(-5, 5), min_size=1, max_size=20))
 def test_the_division_of_the_page_gives_the_detectors_p_value(n, scores):
     held_out = np.sort(np.round(np.random.default_rng(n).normal(size=n), 1))  # with ties
-    p_value = Calibration.of(held_out).p_values(np.array([*scores, *held_out]))
-    k = held_out_above(p_value, n)
+    calibration, images = Calibration.of(held_out), np.array([*scores, *held_out])
+    k, p_value = calibration.count_at_least(images), calibration.p_values(images)
     assert ((1 + k) / (n + 1) == p_value).all()
+    assert (calibration.exact(p_value.astype(np.float32)) == p_value).all()
     assert k[: len(scores)].tolist() == [int((held_out >= score).sum()) for score in scores]
 
 

@@ -8,25 +8,24 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from alocc.calibration import FloatArray
 from alocc.errors import ConfigError
 
-FloatArray = NDArray[np.float64]
 Scorer = Callable[[FloatArray], FloatArray]
 Fit = Callable[[FloatArray, int], Scorer]
-
-NEIGHBOURS = 5
-COMPONENTS = 60
 
 
 def _neighbours(x: FloatArray, seed: int) -> Scorer:
     """Mean distance to the five nearest training images."""
     from sklearn.neighbors import NearestNeighbors
 
-    fitted = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(x))).fit(x)
+    fitted = NearestNeighbors(n_neighbors=min(5, len(x))).fit(x)
     return lambda y: np.asarray(fitted.kneighbors(y)[0].mean(1))
 
 
@@ -34,43 +33,40 @@ def _pca(x: FloatArray, seed: int) -> Scorer:
     """Squared error of the reconstruction from 60 principal components, fewer for few images."""
     from sklearn.decomposition import PCA
 
-    fitted = PCA(min(COMPONENTS, len(x) // 2, x.shape[1]), random_state=seed).fit(x)
+    fitted = PCA(min(60, len(x) // 2, x.shape[1]), random_state=seed).fit(x)
     return lambda y: np.asarray(np.square(y - fitted.inverse_transform(fitted.transform(y))).mean(1))
+
+
+def _negated(fitted: Any) -> Scorer:
+    """Anomaly scores of a detector of scikit-learn, whose own are higher for normal rows."""
+    return lambda y: -np.asarray(fitted.score_samples(y))
 
 
 def _one_class_svm(x: FloatArray, seed: int) -> Scorer:
     from sklearn.svm import OneClassSVM
 
-    fitted = OneClassSVM(nu=0.1).fit(x)
-    return lambda y: -np.asarray(fitted.score_samples(y))
+    return _negated(OneClassSVM(nu=0.1).fit(x))
 
 
 def _isolation_forest(x: FloatArray, seed: int) -> Scorer:
     from sklearn.ensemble import IsolationForest
 
-    fitted = IsolationForest(random_state=seed).fit(x)
-    return lambda y: -np.asarray(fitted.score_samples(y))
+    return _negated(IsolationForest(random_state=seed).fit(x))
 
 
 def _lof(x: FloatArray, seed: int) -> Scorer:
     from sklearn.neighbors import LocalOutlierFactor
 
-    fitted = LocalOutlierFactor(n_neighbors=min(20, len(x) - 1), novelty=True).fit(x)
-    return lambda y: -np.asarray(fitted.score_samples(y))
+    return _negated(LocalOutlierFactor(n_neighbors=min(20, len(x) - 1), novelty=True).fit(x))
 
 
-def _pyod(name: str) -> Fit:
-    """A deep model of PyOD with its defaults and 20 epochs."""
-
-    def fit(x: FloatArray, seed: int) -> Scorer:
-        module, model_class = PYOD[name]
-        arguments = {"random_state": seed, "verbose": 0} | ({"n_features": x.shape[1]} if name == "pyod-dsvdd" else {})
-        epochs = "epochs" if name == "pyod-dsvdd" else "epoch_num"
-        model = getattr(importlib.import_module(module), model_class)(**arguments, **{epochs: 20})
-        model.fit(x)
-        return lambda y: np.asarray(model.decision_function(y))
-
-    return fit
+def fit_pyod(name: str, x: FloatArray, seed: int, epochs: int = 20) -> Scorer:
+    """A deep model of PyOD with its defaults."""
+    module, model_class = PYOD[name]
+    options = {"n_features": x.shape[1], "epochs": epochs} if name == "pyod-dsvdd" else {"epoch_num": epochs}
+    model = getattr(importlib.import_module(module), model_class)(random_state=seed, verbose=0, **options)
+    model.fit(x)
+    return lambda y: np.asarray(model.decision_function(y))
 
 
 PYOD = {
@@ -85,7 +81,7 @@ CLASSICAL: dict[str, Fit] = {
     "iforest": _isolation_forest,
     "lof": _lof,
 }
-BASELINES: dict[str, Fit] = CLASSICAL | {name: _pyod(name) for name in PYOD}
+BASELINES: dict[str, Fit] = CLASSICAL | {name: partial(fit_pyod, name) for name in PYOD}
 
 
 def check_installed(name: str) -> None:
@@ -95,7 +91,7 @@ def check_installed(name: str) -> None:
         ConfigError: if its library is not installed.
     """
     if name in PYOD and not all(importlib.util.find_spec(library) for library in ("pyod", "tqdm")):
-        raise ConfigError(f"{name} needs PyOD (pip install 'alocc[rivals]')")
+        raise ConfigError(f"{name} needs PyOD (in the clone: pip install '.[baselines]')")
 
 
 def fit_baseline(name: str, images: NDArray[np.uint8], seed: int) -> Callable[[NDArray[np.uint8]], FloatArray]:

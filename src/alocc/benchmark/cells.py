@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from alocc.benchmark.baselines import fit_baseline
+from alocc.calibration import FloatArray
 from alocc.config import Config, ImagesConfig
 from alocc.data.images import prepare_batch, to_unit_range
 from alocc.data.mnist import load_mnist
@@ -28,15 +29,11 @@ from alocc.seeding import generator
 from alocc.training.loop import Hooks
 from alocc.training.run import train
 
-FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 Images = NDArray[np.uint8]
 Classified = tuple[Images, NDArray[np.str_]]
-TEST_SHARE = 0.2
-"""Share of a folder's images that test, where the data has no split of its own."""
-ALPHAS = (0.01, 0.05, 0.1)
-WATCH_LIMIT = 400
-"""Test images that are evaluated through training; they steer nothing."""
+
+OUTLIER_PERCENTS = (10, 20, 30, 40, 50)
 
 
 class UnavailableError(Exception):
@@ -64,11 +61,7 @@ class Cell:
     @property
     def name(self) -> str:
         """Distinct for distinct cells of one folder, and fit for a file."""
-        return "-".join(str(part).replace("/", "_") for part in (self.label, self.method, f"seed{self.seed}"))
-
-    def as_json(self) -> dict[str, Any]:
-        """All that decides the result."""
-        return asdict(self)
+        return f"{self.label}-{self.method}-seed{self.seed}".replace("/", "_")
 
 
 @dataclass(frozen=True)
@@ -85,21 +78,15 @@ class Task:
 
 
 def run_cell(cell: Cell, load: Callable[[Cell], Task] | None = None) -> dict[str, Any]:
-    """Train, score, measure. The result is JSON.
-
-    Args:
-        cell: what to run.
-        load: reads or makes its images; none: :func:`load_task`.
-    """
+    """Train, score, measure; the result is JSON. ``load`` reads or makes the images; none: :func:`load_task`."""
     task = (load or load_task)(cell)
     began = time.perf_counter()
     if cell.config is None:
         scorer = fit_baseline(cell.method, task.train, cell.seed)
         trained = time.perf_counter()
-        score = scorer(task.test)
+        score, p_value = scorer(task.test), None
         scored = time.perf_counter()
-        figures: dict[str, Any] = {"auroc": auroc(score, task.is_anomalous)}
-        p_value = None
+        figures: dict[str, Any] = {}
     else:
         detector, watched = _train_watched(cell, task)
         trained = time.perf_counter()
@@ -109,15 +96,15 @@ def run_cell(cell: Cell, load: Callable[[Cell], Task] | None = None) -> dict[str
         normals = prepare_batch(task.test[~task.is_anomalous], detector.image_format)
         normal_p = p_value[~task.is_anomalous]
         figures = {
-            "auroc": auroc(score, task.is_anomalous),
             "parts": {name: auroc(part, task.is_anomalous) for name, part in scores.parts.items()},
             "weights": dict(detector.scorer.fusion.weights),
-            "health": measure(detector, normals[:MOST_IMAGES], fresh=True).as_json(),
+            "health": asdict(measure(detector, normals[:MOST_IMAGES], fresh=True)),
             "n_held_out": len(detector.held_out_scores),
-            "false_positives": {str(alpha): int((normal_p <= alpha).sum()) for alpha in ALPHAS},
+            "false_positives": {str(alpha): int((normal_p <= alpha).sum()) for alpha in (0.01, 0.05, 0.1)},
             "watch": watched,
         }
     figures |= {
+        "auroc": auroc(score, task.is_anomalous),
         "n_train": len(task.train),
         "n_normal": int((~task.is_anomalous).sum()),
         "n_anomalous": int(task.is_anomalous.sum()),
@@ -146,26 +133,19 @@ def load_task(cell: Cell) -> Task:
     )
 
 
-def class_names(data: str) -> list[str]:
-    """The classes of a source."""
-    names = list(open_source(data, "test").class_names)
-    if len(names) < 2:
-        raise DataError(f"{data} has no classes to set against each other; it needs a sub-folder for each")
-    return names
-
-
 def _splits(data: str) -> tuple[Classified, Classified, int]:
-    """Training images and test images, with their classes, and how many could not be used."""
+    """Training and test images, with their classes, and how many could not be used; a fifth of a folder's tests."""
     if data in BUILT_IN:
         return load_mnist("train"), load_mnist("test"), 0
     source = open_source(data, "test")
     images = source.load(source.infer_format(ImagesConfig()))
-    pixels = _as_array(images.images)
+    x = images.images if images.images.dtype == torch.uint8 else (to_unit_range(images.images) * 255).round().byte()
+    pixels = x[:, 0].numpy() if x.shape[1] == 1 else x.permute(0, 2, 3, 1).contiguous().numpy()
     in_test = np.zeros(len(pixels), dtype=bool)
     for name in source.class_names:
         members = np.flatnonzero(images.classes == name)
         order = torch.randperm(len(members), generator=generator(0, f"benchmark/{name}")).numpy()
-        in_test[members[order[: max(1, round(TEST_SHARE * len(members)))]]] = True
+        in_test[members[order[: max(1, round(len(members) / 5))]]] = True
     train, test = ((pixels[part], images.classes[part]) for part in (~in_test, in_test))
     return train, test, len(images.skipped)
 
@@ -173,8 +153,7 @@ def _splits(data: str) -> tuple[Classified, Classified, int]:
 def _outliers_task(cell: Cell) -> Task:
     """The papers' split: all images pooled, 60 % of the inlier class train, 20 % validate, 20 % test.
 
-    As many outliers as inliers are drawn for validation and for test, from different images; the tables take as many
-    of them as the percentage asks for.
+    As many outliers as inliers validate, and test: the tables take as many of them as the percentage asks for.
     """
     (train, train_classes), (test, test_classes), n_skipped = _splits(cell.data)
     images, classes = np.concatenate([train, test]), np.concatenate([train_classes, test_classes])
@@ -211,10 +190,10 @@ def limited(cell: Cell, task: Task, spoil: Images | None = None) -> Task:
 
 
 def _train_watched(cell: Cell, task: Task) -> tuple[Detector, list[dict[str, float]]]:
-    """Train, and evaluate on a few labelled images now and then if that is asked for."""
+    """Train, and evaluate on 400 test images of each side now and then if asked to; they steer nothing."""
     evaluations: list[dict[str, float]] = []
     rng = np.random.default_rng(0)
-    sides = [rng.permutation(np.flatnonzero(task.is_anomalous == side))[:WATCH_LIMIT] for side in (False, True)]
+    sides = [rng.permutation(np.flatnonzero(task.is_anomalous == side))[:400] for side in (False, True)]
     chosen = np.concatenate(sides)
 
     def watch(detector: Detector) -> Mapping[str, float]:
@@ -222,13 +201,8 @@ def _train_watched(cell: Cell, task: Task) -> tuple[Detector, list[dict[str, flo
         evaluations.append({name: auroc(part, task.is_anomalous[chosen]) for name, part in scores.parts.items()})
         return evaluations[-1]
 
-    detector = train(
-        task.train,
-        config=Config.model_validate(cell.config),
-        seed=cell.seed,
-        device="cpu",
-        hooks=Hooks(open_watch=(lambda _: watch) if cell.watch else None),
-    )
+    hooks, config = Hooks(open_watch=(lambda _: watch) if cell.watch else None), Config.model_validate(cell.config)
+    detector = train(task.train, config=config, seed=cell.seed, device="cpu", hooks=hooks)
     return detector, evaluations
 
 
@@ -241,7 +215,7 @@ def _f1_by_outliers(
     are ours, from normal images alone.
     """
     result = {}
-    for percent in (10, 20, 30, 40, 50):
+    for percent in OUTLIER_PERCENTS:
         folds = []
         for fold in (~in_test, in_test):
             inliers, outliers = (np.flatnonzero(fold & (is_anomalous == side)) for side in (False, True))
@@ -265,9 +239,3 @@ def _best_threshold(score: FloatArray, is_inlier: BoolArray) -> float:
     """The score up to which calling images inliers gives the best F1."""
     best: float = max(np.unique(score).tolist(), key=lambda value: _f1(score <= value, is_inlier))
     return best
-
-
-def _as_array(images: torch.Tensor) -> Images:
-    """(n, C, H, W) → (n, H, W) or (n, H, W, 3), uint8."""
-    pixels = images if images.dtype == torch.uint8 else (to_unit_range(images) * 255).round().to(torch.uint8)
-    return pixels[:, 0].numpy() if pixels.shape[1] == 1 else pixels.permute(0, 2, 3, 1).contiguous().numpy()

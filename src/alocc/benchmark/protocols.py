@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from alocc.benchmark.baselines import BASELINES, CLASSICAL, check_installed
-from alocc.benchmark.cells import Cell, class_names
+from alocc.benchmark.cells import OUTLIER_PERCENTS, Cell
 from alocc.benchmark.running import Result
 from alocc.config import PRESETS, Config, preset, with_settings
-from alocc.errors import ConfigError
-from alocc.storage import write_text
+from alocc.data.sources import known_classes
+from alocc.errors import ConfigError, DataError
+from alocc.storage import json_text, write_text
 
 DEFAULT_METHODS = ("robust", *CLASSICAL)
-OUTLIER_PERCENTS = ("10", "20", "30", "40", "50")
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Table:
     def as_json(self) -> dict[str, Any]:
         """A table for programs."""
         rows = {label: dict(zip(self.columns, values, strict=True)) for label, values in self.rows.items()}
-        return {"title": self.title, "rows": rows, "notes": list(self.notes)}
+        return {"title": self.title, "rows": rows, "notes": self.notes}
 
     def as_rows(self) -> list[tuple[str, ...]]:
         """For a terminal, turned: a header, then classes or sets go down, methods across."""
@@ -52,7 +51,7 @@ class Table:
     def write(self, folder: Path) -> None:
         """Write table.md and table.json."""
         write_text(folder / "table.md", self.as_markdown())
-        write_text(folder / "table.json", json.dumps(self.as_json(), indent=1))
+        write_text(folder / "table.json", json_text(self.as_json(), indent=1))
 
 
 def method_configs(methods: Sequence[str] | None, settings: Sequence[str]) -> dict[str, Config | None]:
@@ -89,14 +88,14 @@ def make_cells(
         data: a source of labelled images, or what the loader knows.
         methods: as :func:`method_configs` gives them.
         seeds: 0 to ``seeds − 1``.
-        labels: normal classes; none: all.
-        known: the labels that there are; none: the classes of the source.
+        labels, known: normal classes, none: all, of those that there are, none: the classes of the source.
         options: the other fields of :class:`Cell`.
 
     Raises:
-        ConfigError: if there is no such label.
+        ConfigError, DataError: if there is no such label, or not more than one class.
     """
-    known = known or class_names(data)
+    if not known and len(known := known_classes(data, "test")) < 2:
+        raise DataError(f"{data} has no classes to set against each other; it needs a sub-folder for each")
     for label in labels or ():
         if label not in known:
             raise ConfigError(f'there is no "{label}" in {data}; it has: {", ".join(known)}')
@@ -110,12 +109,19 @@ def make_cells(
 
 def auroc_table(results: Sequence[Result], title: str) -> Table:
     """AUROC by method: every label's mean over the seeds, then mean, worst single run and spread over all."""
-    labels, methods = _labels(results), list(dict.fromkeys(result.cell.method for result in results))
+    done = [result for result in results if not result.missing]
+    labels = list(dict.fromkeys(result.cell.label for result in done))
     rows = {}
-    for method in methods:
-        by_seed = _by_seed(results, method)
-        means = [_mean([runs[label] for runs in by_seed if label in runs]) for label in labels]
-        rows[method] = [*means, *summary(by_seed)]
+    for method in dict.fromkeys(result.cell.method for result in results):
+        runs: dict[int, dict[str, float]] = {}
+        for result in done:
+            if result.cell.method == method:
+                runs.setdefault(result.cell.seed, {})[result.cell.label] = result.figures["auroc"]
+        by_seed = list(runs.values())
+        rows[method] = [
+            *(_mean([run[label] for run in by_seed if label in run]) for label in labels),
+            *summary(by_seed),
+        ]
     return Table(title, [*labels, "mean", "worst run", "SD of seeds", "± 95 %"], rows, _notes(results))
 
 
@@ -125,8 +131,10 @@ def outliers_table(results: Sequence[Result], title: str) -> Table:
     for method in dict.fromkeys(result.cell.method for result in results):
         figures = [result.figures["f1"] for result in results if result.cell.method == method and not result.missing]
         for kind in figures[0]["10"] if figures else ():
-            rows[f"{method}, {kind}"] = [_mean([run[percent][kind] for run in figures]) for percent in OUTLIER_PERCENTS]
-    return Table(title, [f"{percent} % outliers" for percent in OUTLIER_PERCENTS], rows, _notes(results))
+            rows[f"{method}, {kind}"] = [
+                _mean([run[str(share)][kind] for run in figures]) for share in OUTLIER_PERCENTS
+            ]
+    return Table(title, [f"{share} % outliers" for share in OUTLIER_PERCENTS], rows, _notes(results))
 
 
 def summary(by_seed: Sequence[Mapping[str, float]]) -> list[float | None]:
@@ -142,18 +150,6 @@ def summary(by_seed: Sequence[Mapping[str, float]]) -> list[float | None]:
         return [means[0], worst, None, None]
     deviation = float(np.std(means, ddof=1))
     return [float(np.mean(means)), worst, deviation, float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n)]
-
-
-def _by_seed(results: Sequence[Result], method: str) -> list[dict[str, float]]:
-    runs: dict[int, dict[str, float]] = {}
-    for result in results:
-        if result.cell.method == method and not result.missing:
-            runs.setdefault(result.cell.seed, {})[result.cell.label] = result.figures["auroc"]
-    return list(runs.values())
-
-
-def _labels(results: Sequence[Result]) -> list[str]:
-    return list(dict.fromkeys(result.cell.label for result in results if not result.missing))
 
 
 def _notes(results: Sequence[Result]) -> list[str]:

@@ -15,7 +15,7 @@ import torch
 
 from alocc.benchmark.cells import Cell, Task, UnavailableError, run_cell
 from alocc.errors import ArtefactError
-from alocc.storage import write_text
+from alocc.storage import json_text, write_text
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ def run_cells(
     progress: Callable[[Result, bool], None] | None = None,
     load: Callable[[Cell], Task] | None = None,
 ) -> list[Result]:
-    """Run the cells that ``folder`` does not hold yet; the results are in the cells' order.
+    """Run the cells that ``folder`` does not hold yet, as ``cells/<name>.json``; the results are in the cells' order.
 
     Args:
         cells: what to run.
-        folder: where each result is written, as ``cells/<name>.json``.
+        folder: where each result is written.
         processes: how many run at a time; the machine's cores are shared out among them.
         progress: told of each finished cell, and whether it was there already.
         load: reads or makes the images of a cell, in any process; none: those of a source.
@@ -49,24 +49,18 @@ def run_cells(
     """
     cells = list(cells)
     results: dict[str, Result] = {}
-    todo = []
-    for cell in cells:
-        known = _read(cell, folder)
-        if known:
-            results[cell.name] = known
-            if progress:
-                progress(known, True)
-        else:
-            todo.append(cell)
 
-    def keep(result: Result) -> None:
-        if not result.missing:
-            content = {"cell": result.cell.as_json(), "figures": result.figures}
-            write_text(_path(result.cell, folder), json.dumps(content, indent=1))
+    def keep(result: Result, was_there: bool = False) -> None:
+        if not result.missing and not was_there:
+            content = {"cell": result.cell, "figures": result.figures}
+            write_text(_path(result.cell, folder), json_text(content, indent=1))
         results[result.cell.name] = result
         if progress:
-            progress(result, False)
+            progress(result, was_there)
 
+    for known in filter(None, (_read(cell, folder) for cell in cells)):
+        keep(known, was_there=True)
+    todo = [cell for cell in cells if cell.name not in results]
     if processes == 1:
         for cell in todo:
             keep(_run(cell, load))
@@ -103,6 +97,6 @@ def _read(cell: Cell, folder: Path) -> Result | None:
         return None
     except (OSError, ValueError) as error:
         raise ArtefactError(f"{path} cannot be read ({error}); delete it to run it again") from None
-    if content["cell"] != json.loads(json.dumps(cell.as_json())):
+    if content["cell"] != json.loads(json_text(cell)):
         raise ArtefactError(f"{path} is of a benchmark with other settings; choose another --out, or delete it")
     return Result(cell, content["figures"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 
@@ -14,8 +13,6 @@ from alocc.streams import standard_streams
 
 def main() -> None:
     """Run ``alocc``. Exit code 0 for success, 2 for bad input, 1 for a failure, 130 if interrupted."""
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # see docs/decisions/0009; read when torch is loaded
     warnings.filterwarnings("ignore", module="PIL")  # an image that cannot be used is named; oddities of others are not
     try:
         with standard_streams():

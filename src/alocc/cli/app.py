@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,6 +13,7 @@ from alocc.cli.options import (
     Alpha,
     Anomalous,
     ClassListCommand,
+    ConfigKeys,
     Data,
     Device,
     Engine,
@@ -21,14 +21,13 @@ from alocc.cli.options import (
     Model,
     Normal,
     OwnAlpha,
+    RunOut,
     Scoring,
     Strict,
     Stride,
     class_names,
 )
-
-if TYPE_CHECKING:
-    from alocc.detector import Detector
+from alocc.errors import ConfigError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -63,27 +62,20 @@ def _options(
 @app.command(cls=ClassListCommand)
 def train(
     data: Data,
-    out: Annotated[Path, typer.Option(help="Run folder to write.")],
+    out: RunOut,
     normal: Normal = None,
     preset: Annotated[str | None, typer.Option(help="robust (the default), article, paper or ognet.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file on top of a preset.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One key: training.batch_size=32.")
-    ] = None,
+    set_: ConfigKeys = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random. Default: the config's, 0.")] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="Updates of R; other phases in proportion.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="The same as passes over the images.")] = None,
     alpha: Alpha = None,
     contamination: Annotated[
-        float | None,
-        typer.Option(help="Share of the training images that may be anomalies, up to 0.25. Default: none are."),
+        float | None, typer.Option(help="Share of the training images that may be anomalies, up to 0.25. Default: 0.")
     ] = None,
     watch: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DATA",
-            help="Labelled images to draw accuracy, F1 and AUROC on through training. They never steer anything.",
-        ),
+        str | None, typer.Option(metavar="DATA", help="Labelled images to draw curves on; they never steer anything.")
     ] = None,
     anomalous: Anomalous = None,
     watch_every: Annotated[int | None, typer.Option(min=1, help="Iterations between two looks.")] = None,
@@ -111,19 +103,12 @@ def train(
 def score(
     model: Scoring,
     data: Data,
-    out: Annotated[
-        Path | None, typer.Option(help="File to write: .csv, .jsonl or .parquet. Default: CSV to standard output.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help=".csv, .jsonl or .parquet. Default: CSV to standard output.")] = None,
     alpha: OwnAlpha = None,
     fdr: Annotated[
-        float | None,
-        typer.Option(
-            help="False-discovery rate: of the images of DATA that are called anomalies, at most this share is normal."
-        ),
+        float | None, typer.Option(help="False-discovery rate: at most this share of the called anomalies is normal.")
     ] = None,
-    maps: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder for a picture of each image, with where it is unusual.")
-    ] = None,
+    maps: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for pictures of what is unusual.")] = None,
     stride: Stride = 1,
     strict: Strict = False,
     engine: Engine = None,
@@ -135,7 +120,6 @@ def score(
     Images are read, scored and released a few hundred at a time, so memory does not limit their number.
     """
     from alocc.cli.running import load_engine, stream_in_terminal
-    from alocc.errors import ConfigError
     from alocc.scoring.table import Totals, check_table_path, write_table
 
     if out:
@@ -144,10 +128,9 @@ def score(
         raise ConfigError("give --alpha or --fdr, not both: each decides what is called an anomaly")
     detector = load_engine(model, engine, alpha, device)
     rows = stream_in_terminal(detector, data, fdr=fdr, maps=maps, stride=stride, strict=strict)
-    totals, images = Totals(), []
-    if json and not out:
-        images = list(totals.rows(rows))
-    else:
+    totals = Totals()
+    images = list(totals.rows(rows)) if json and not out else []
+    if out or not json:
         totals = write_table(rows, out)
     console.print_skipped(totals.skipped)
     console.print_seen(totals.n_seen)
@@ -159,9 +142,9 @@ def score(
                 "alpha": detector.alpha,
                 "fdr": fdr,
                 "threshold": detector.threshold,
-                "skipped": [item._asdict() for item in totals.skipped],
-                "out": str(out) if out else None,
-                "maps": str(maps) if maps else None,
+                "skipped": totals.skipped,
+                "out": out,
+                "maps": maps,
                 "images": images,
             }
         )
@@ -196,8 +179,8 @@ def evaluate(
     evaluation = compare(detector, labelled, scores, bootstrap)
     n_seen = int(detector.was_seen(labelled.images.images).sum())
     if json:
-        skipped = [item._asdict() for item in labelled.images.skipped]
-        console.print_json({**evaluation.as_json(), "n_seen_in_training": n_seen, "skipped": skipped})
+        found = {"n_seen_in_training": n_seen, "skipped": labelled.images.skipped}
+        console.print_json(evaluation.as_json() | found)
     else:
         title = f"{evaluation.n_normal:,} normal and {evaluation.n_anomalous:,} anomalous images"
         console.print_table(evaluation.as_rows(), title, header=True)
@@ -209,17 +192,11 @@ def evaluate(
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     data: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[DATA]",
-            help="Images to show. Default: those watched, or trained on, if found below here or beside RUN.",
-        ),
+        str | None, typer.Argument(metavar="[DATA]", help="Images to show. Default: those watched, or trained on.")
     ] = None,
     normal: Normal = None,
     anomalous: Anomalous = None,
-    out: Annotated[
-        Path | None, typer.Option(help="HTML file to write. Default: report.html in the run folder.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="HTML file. Default: report.html in the run folder.")] = None,
 ) -> None:
     """Write one self-contained HTML file: figures, curves, histogram, pictures, config."""
     from alocc.report import build_report
@@ -232,16 +209,10 @@ def report(
 def check(
     model: Model,
     data: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[DATA]",
-            help="Fresh normal images. Default: those that the training held out, if found below here or beside it.",
-        ),
+        str | None, typer.Argument(metavar="[DATA]", help="Fresh normal images. Default: those held out, if found.")
     ] = None,
     normal: Normal = None,
-    second_seed: Annotated[
-        bool, typer.Option(help="Train again with another seed, four times shorter, and compare.")
-    ] = True,
+    second_seed: Annotated[bool, typer.Option(help="Train with another seed, four times shorter; compare.")] = True,
     strict: Strict = False,
     json: Json = False,
 ) -> None:
@@ -252,9 +223,11 @@ def check(
     """
     from alocc.evaluation.health import check_run
 
+    if normal and data is None:
+        raise ConfigError("--normal says which classes of DATA are normal; give DATA too, or leave the option out")
     health = check_run(model, data, class_names(normal, data), second_seed=second_seed, strict=strict)
     if json:
-        console.print_json(health.as_json())
+        console.print_json(health)
     else:
         console.print_table(health.measures.as_rows())
     console.print_skipped(health.skipped)
@@ -266,10 +239,18 @@ def check(
 @app.command(cls=ClassListCommand)
 def info(model: Model, json: Json = False) -> None:
     """Print what a detector is: preset, format, threshold, training, versions."""
-    from alocc.cli.running import load_detector
+    from alocc.detector import Detector
 
-    detector = load_detector(model, None, "cpu")
-    facts = _facts(detector)
+    detector = Detector.load(model)
+    facts = {
+        "preset": detector.config.preset,
+        "images": str(detector.image_format),
+        "alpha": detector.alpha,
+        "threshold": detector.threshold,
+        "score": {part: f"× {weight:g}" for part, weight in detector.scorer.fusion.weights.items()},
+        "seed": detector.config.seed,
+        **detector.training,
+    }
     if json:
         console.print_json({**facts, "config": detector.config.model_dump(mode="json")})
         return
@@ -282,12 +263,10 @@ def info(model: Model, json: Json = False) -> None:
 
 @reproduce.command("article", cls=ClassListCommand)
 def reproduce_article(
-    out: Annotated[Path, typer.Option(help="Run folder to write.")] = Path("runs/article"),
+    out: RunOut = Path("runs/article"),
     iterations: Annotated[int, typer.Option(min=1, help="Updates of R.")] = 100_000,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One key of the article's config.")
-    ] = None,
+    set_: ConfigKeys = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -317,25 +296,10 @@ def reproduce_article(
     console.print_note(f"{written} written; open it in a browser")
 
 
-def _facts(detector: Detector) -> dict[str, Any]:
-    training = dict(detector.training)
-    return {
-        "preset": detector.config.preset,
-        "images": str(detector.image_format),
-        "alpha": detector.alpha,
-        "threshold": detector.threshold,
-        "score": {part: f"× {weight:g}" for part, weight in detector.scorer.fusion.weights.items()},
-        "seed": detector.config.seed,
-        **training,
-    }
-
-
 @app.command(cls=ClassListCommand)
 def inspect(
     data: Data,
-    sheet: Annotated[
-        Path | None, typer.Option(metavar="PNG", help="Write a contact sheet of up to 200 images, evenly spread.")
-    ] = None,
+    sheet: Annotated[Path | None, typer.Option(metavar="PNG", help="Contact sheet of up to 200 images.")] = None,
     stride: Stride = 1,
     strict: Strict = False,
     json: Json = False,
@@ -343,7 +307,6 @@ def inspect(
     """Look at images before training: counts, sizes, duplicates, broken files, and what to be wary of."""
     from alocc.data.inspection import inspect as examine
     from alocc.data.sources import open_source
-    from alocc.errors import ConfigError
     from alocc.storage import replacing
 
     if sheet and sheet.suffix.lower() != ".png":
@@ -355,9 +318,9 @@ def inspect(
         with replacing(sheet) as temporary:
             picture.save(temporary, "PNG")
     if json:
-        console.print_json(found.as_json() | {"sheet": str(sheet) if sheet and picture else None})
+        console.print_json(vars(found) | {"sheet": sheet if picture else None})
     else:
-        console.out.print(console.inspection_table(found))
+        console.print_inspection(found)
     console.print_skipped(found.skipped)
     console.print_warnings(found.warnings)
     if sheet and picture:
@@ -393,21 +356,14 @@ def calibrate(
 def export(
     model: Model,
     format_: Annotated[Literal["onnx", "openvino"], typer.Option("--format", help="For which engine.")] = "onnx",
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="File to write: .onnx, or .xml for OpenVINO. Default: model.onnx or model.xml in the run folder."
-        ),
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Default: model.onnx, or model.xml, in the run folder.")] = None,
     layout: Annotated[Literal["nhwc", "nchw"], typer.Option(help="Order of the axes of the graph's images.")] = "nhwc",
     size: Annotated[
         Literal["any", "fixed"], typer.Option(help="Whether the graph resizes, or takes the detector's size alone.")
     ] = "any",
-    int8: Annotated[
-        bool, typer.Option("--int8", help="Compute R's and D's convolutions in 8 bits; needs --data.")
-    ] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="R's and D's convolutions in 8 bits; needs --data.")] = False,
     data: Annotated[
-        str | None, typer.Option(metavar="DATA", help="For --int8: normal images that training never saw.")
+        str | None, typer.Option(metavar="DATA", help="Normal images for --int8, never trained on.")
     ] = None,
     normal: Normal = None,
     strict: Strict = False,
@@ -418,16 +374,31 @@ def export(
     Images go in as whole numbers (uint8) of any size; anomaly_score, p_value and is_anomaly come out. No file is left
     unless its scores are the detector's. --int8 makes another detector, with a threshold of its own.
     """
-    from alocc.cli.running import export_in_terminal, load_normals
+    from alocc.cli.running import load_normals
+    from alocc.detector import Detector, artefact_path
+    from alocc.export import check_target
+    from alocc.export import export as write
+    from alocc.scoring.open import SUFFIX_OF, digest
 
-    load = None
-    if data:
-        load = partial(load_normals, data=data, normal=class_names(normal, data, "train"), strict=strict)
-    written, skipped = export_in_terminal(model, format_, out, layout=layout, size=size, int8=int8, load=load)
-    console.print_skipped(skipped)
+    suffix = SUFFIX_OF[format_]
+    if int8 and not data:
+        raise ConfigError("--int8 needs --data: normal images that training never saw, for ranges and the threshold")
+    if data and not int8:
+        raise ConfigError("--data is for --int8; leave it out, or give both")
+    if out and out.suffix != suffix:
+        raise ConfigError(f"--out {out}: a file for --format {format_} must end in {suffix}")
+    source = artefact_path(model)
+    path = out or source.with_name(("model-int8" if int8 else "model") + suffix)
+    check_target(path)
+    made_from, detector = digest(source), Detector.load(source)
+    fresh = load_normals(detector, data, class_names(normal, data, "train"), strict) if data else None
+    images = fresh.images if fresh else None
+    written = write(detector, path, layout=layout, size=size, fresh=images, made_from=made_from)
+    console.print_skipped(fresh.skipped if fresh else ())
     if json:
-        console.print_json(console.export_facts(written))
-    console.print_export(written)
+        console.print_json({"out": path, "n_bytes": written.n_bytes, "parity": written.parity, "shift": written.shift})
+    near = written.parity or written.shift
+    console.print_note(f"{path} written ({written.n_bytes / 1e6:.1f} MB); {near}")
 
 
 @app.command(cls=ClassListCommand)
@@ -447,26 +418,26 @@ def monitor(
 
     Images are taken in the order of their names, a hundred at a time; their scores are compared with the held-out ones.
     """
-    from alocc.cli.running import load_engine, score_in_terminal
-    from alocc.errors import ConfigError
+    from alocc.cli.running import load_engine, stream_in_terminal
     from alocc.evaluation.monitoring import monitor as compare
+    from alocc.scoring.stream import Rows
     from alocc.storage import write_text
 
     if chart and chart.suffix.lower() != ".svg":
         raise ConfigError(f"--chart {chart}: the file must end in .svg")
     detector = load_engine(model, engine, alpha, device)
-    table = score_in_terminal(detector, data, fdr=None, maps=None, stride=stride, strict=strict)
-    drift = compare(detector, table.names, table.scores, window)
+    rows = Rows.joined(list(stream_in_terminal(detector, data, stride=stride, strict=strict)))
+    drift = compare(detector, rows.names, rows.scores, window)
     if chart:
         from alocc.report.figures import drift_figure
 
         write_text(chart, drift_figure(drift))
     if json:
-        console.print_json(drift.as_json() | {"skipped": [item._asdict() for item in table.skipped]})
+        console.print_json(vars(drift) | {"skipped": rows.skipped})
     else:
         console.print_table(drift.as_rows(), header=True)
-    console.print_skipped(table.skipped)
-    console.print_seen(table.n_seen)
-    console.print_drift(drift)
+    console.print_skipped(rows.skipped)
+    console.print_seen(rows.n_seen)
+    console.print_note(drift.verdict)
     if drift.has_drifted:
         raise typer.Exit(3)

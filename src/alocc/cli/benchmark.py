@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alocc.cli import console
-from alocc.cli.options import ClassListCommand, Data, Json, class_names
+from alocc.cli.options import ClassListCommand, ConfigKeys, Data, Json, class_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,7 +37,6 @@ Classes = Annotated[
 ]
 Seeds = Annotated[int, typer.Option(min=1, help="How many seeds: 0, 1, ….")]
 Processes = Annotated[int, typer.Option(min=1, help="Runs at a time; they share the cores.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One key of our configs.")]
 
 
 @benchmark.command("one-vs-rest", cls=ClassListCommand)
@@ -53,7 +52,7 @@ def one_vs_rest(
     ] = 0.0,
     watch: Annotated[bool, typer.Option(help="Keep the AUROC of D through training.")] = False,
     processes: Processes = 1,
-    set_: Settings = None,
+    set_: ConfigKeys = None,
     json: Json = False,
 ) -> None:
     """Each class in turn is normal, all others are anomalous: AUROC on the test images, at the last step.
@@ -77,7 +76,7 @@ def outliers(
     classes: Classes = None,
     seeds: Seeds = 1,
     processes: Processes = 1,
-    set_: Settings = None,
+    set_: ConfigKeys = None,
     json: Json = False,
 ) -> None:
     """Each class in turn is the inlier, with 10 % to 50 % outliers among the test images: F1, inliers positive.

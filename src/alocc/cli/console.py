@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from rich.text import Text
 
 from alocc.errors import StoppedError
 from alocc.progress import err, image_progress, iterating, open_bar, plain, print_note, training_progress
+from alocc.storage import json_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,15 +24,12 @@ if TYPE_CHECKING:
     from alocc.data.sources import Skipped
     from alocc.detector import Detector
     from alocc.evaluation.health import Health
-    from alocc.evaluation.monitoring import Drift
-    from alocc.export import Exported
     from alocc.training.plan import TrainingImages
 
 __all__ = ["err", "image_progress", "plain", "print_note", "training_progress"]
 
 out = Console(highlight=False)
 SKIPPED_SHOWN = 10
-SIZES_SHOWN = 5
 
 
 def print_error(message: str) -> None:
@@ -40,13 +37,10 @@ def print_error(message: str) -> None:
     err.print(Text("error: ", style="bold red") + plain(message), soft_wrap=True)
 
 
-def table_of(rows: Sequence[Sequence[str]], title: str = "", header: bool = False) -> Table:
-    """Rows of text as a table.
+def print_table(rows: Sequence[Sequence[str]], title: str = "", header: bool = False) -> None:
+    """Print rows of text as a table. A row of one entry is the heading of those below it.
 
-    Args:
-        rows: a row of one entry is the heading of those below it.
-        title: above the table.
-        header: whether the first row names the columns; without, the first column names the rows, without a frame.
+    With a header, the first row names the columns; without, the first column names the rows, and there is no frame.
     """
     names, rows = (rows[0], rows[1:]) if header else ([""] * max(map(len, rows), default=0), rows)
     frame: dict[str, Any] = {} if header else {"show_header": False, "box": None}
@@ -57,24 +51,18 @@ def table_of(rows: Sequence[Sequence[str]], title: str = "", header: bool = Fals
         table.add_column(plain(name), justify="right" if figures else "left", style=style, overflow="fold")
     for row in rows:
         table.add_row(*map(plain, row), style="bold" if len(row) == 1 else None)
-    return table
-
-
-def print_table(rows: Sequence[Sequence[str]], title: str = "", header: bool = False) -> None:
-    """A result for people; see :func:`table_of`."""
-    out.print(table_of(rows, title, header))
+    out.print(table)
 
 
 def print_json(value: Any) -> None:
-    """A result for programs. Infinite and undefined figures become null: JSON has no word for them."""
-    print(json.dumps(_plain(value), indent=2, allow_nan=False))
+    """A result for programs; see :func:`alocc.storage.json_text`."""
+    print(json_text(value))
 
 
 def print_skipped(skipped: Sequence[Skipped]) -> None:
     """Name the images that could not be used."""
-    if not skipped:
-        return
-    err.print(plain(f"{len(skipped)} image{'s' * (len(skipped) > 1)} could not be used:", "yellow"))
+    if skipped:
+        err.print(plain(f"{len(skipped)} image{'s' * (len(skipped) > 1)} could not be used:", "yellow"))
     for item in skipped[:SKIPPED_SHOWN]:
         print_note(f"  {item.reason}")
     if len(skipped) > SKIPPED_SHOWN:
@@ -128,11 +116,6 @@ def print_health(health: Health) -> None:
         print_note(f"  {finding.reason}; {finding.advice}")
 
 
-def print_resumed(done: int) -> None:
-    """Where a stopped training goes on."""
-    print_note(f"going on from iteration {done:,}, where it was stopped")
-
-
 @contextmanager
 def cell_progress(n_cells: int) -> Iterator[Callable[[Result, bool], None]]:
     """A bar over the runs of a benchmark; without a terminal, a line for each."""
@@ -180,17 +163,7 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
             signal.signal(which, handler)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and value not in (float("inf"), float("-inf")) and value == value:  # noqa: PLR0124
-        return value
-    return None if isinstance(value, float) else value
-
-
-def inspection_table(found: Inspection) -> Table:
+def print_inspection(found: Inspection) -> None:
     """What an inspection found."""
 
     def some(items: Sequence[str], most: int) -> str:
@@ -200,10 +173,11 @@ def inspection_table(found: Inspection) -> Table:
     rows = [("images", f"{found.n_images:,}"), ("brought to", str(found.image_format))]
     if any(found.classes):
         rows.append(("classes", ", ".join(f"{name or '(none)'} {n:,}" for name, n in sorted(found.classes.items()))))
-    rows.append(("sizes", some([f"{size} ({n:,})" for size, n in found.sizes.items()], SIZES_SHOWN)))
+    rows.append(("sizes", some([f"{size} ({n:,})" for size, n in found.sizes.items()], 5)))
     rows.append(("types", ", ".join(f"{kind} {n:,}" for kind, n in found.types.items())))
     rows += [("duplicates", some(group, SKIPPED_SHOWN)) for group in found.duplicates[:SKIPPED_SHOWN]]
-    return table_of([*rows, ("flat", some(found.flat, SKIPPED_SHOWN))] if found.flat else rows)
+    rows += [("flat", some(found.flat, SKIPPED_SHOWN))] if found.flat else []
+    print_table(rows)
 
 
 def print_warnings(warnings: Sequence[str]) -> None:
@@ -212,41 +186,3 @@ def print_warnings(warnings: Sequence[str]) -> None:
         err.print(Text("warning: ", style="bold yellow") + plain(warning), soft_wrap=True)
     if not warnings:
         print_note("nothing to be wary of")
-
-
-def print_drift(drift: Drift) -> None:
-    """The verdict on a stream."""
-    if drift.has_drifted:
-        print_note(
-            "the images have changed: their scores are not those of the held-out images. If these are normal, "
-            "calibrate or train again; if not, look at the most anomalous ones"
-        )
-    else:
-        print_note("no sign of a change")
-
-
-def export_facts(written: Exported) -> dict[str, Any]:
-    """What was exported, for programs."""
-    return {
-        "out": str(written.path),
-        "n_bytes": written.n_bytes,
-        "parity": written.parity._asdict() if written.parity else None,
-        "shift": written.shift._asdict() if written.shift else None,
-    }
-
-
-def print_export(written: Exported) -> None:
-    """What was exported, and how near it is to the detector."""
-    if written.parity:
-        nearness = (
-            f"its scores are the detector's to {written.parity.difference:.1g}, on {written.parity.n_images:,} images "
-            "of several kinds"
-        )
-    else:
-        assert written.shift is not None
-        shift = written.shift
-        nearness = (
-            f"8 bits moved the scores of {shift.n_images:,} normal images by {shift.mean_difference:.2g} "
-            f"on average (rank correlation {shift.spearman:.3f}); the threshold is from these images"
-        )
-    print_note(f"{written.path} written ({written.n_bytes / 1e6:.1f} MB); {nearness}")

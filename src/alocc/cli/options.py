@@ -11,9 +11,8 @@ from typer.core import TyperCommand
 
 from alocc.errors import ConfigError
 
-USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[
-    1
-]  # the parser's own error, of which Typer exports only this child
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+"""The parser's own error, of which Typer exports only a child."""
 
 Data = Annotated[
     str,
@@ -21,6 +20,10 @@ Data = Annotated[
         metavar="DATA",
         help="Images: a folder, a pattern, a table of paths, an archive, a video, an array file, an address, or mnist.",
     ),
+]
+RunOut = Annotated[Path, typer.Option("--out", help="Run folder to write.")]
+ConfigKeys = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One key of the config: training.batch_size=32.")
 ]
 Strict = Annotated[bool, typer.Option(help="Stop at the first image that cannot be used, instead of naming it.")]
 Stride = Annotated[int, typer.Option(min=1, help="Of a video, take one frame in this many.")]
@@ -82,12 +85,7 @@ class ClassListCommand(TyperCommand):
 def class_names(
     values: Sequence[str] | None, data: str | None = None, split: Literal["train", "test"] = "test"
 ) -> list[str] | None:
-    """Class names from an option that was repeated, or holds several between commas.
-
-    Args:
-        values: the option's.
-        data: what to look into for classes whose names have commas in them.
-        split: the part of it.
+    """Class names of an option that was repeated, or holds several between commas; a class of ``data`` may have some.
 
     Raises:
         ConfigError: if there is nothing between the commas.

@@ -5,23 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from alocc.cli import console
 from alocc.config import Config, load_config, preset, with_settings
 from alocc.errors import ConfigError
 
 if TYPE_CHECKING:
-    from alocc.data.sources import ImageSet, Skipped
+    from alocc.data.sources import ImageSet
     from alocc.detector import Detector
-    from alocc.export import Exported, Size
-    from alocc.export.scorer import Layout
     from alocc.scoring.open import EngineName
     from alocc.scoring.stream import Engine, Rows
     from alocc.training.plan import Device, Plan, Settings
-
-WATCH_LIMIT = 250
-"""Images of each side that a watch looks at, so that looking stays cheap."""
 
 
 def load_settings(preset_name: str | None, config_file: Path | None, settings: Sequence[str]) -> Config:
@@ -32,12 +27,19 @@ def load_settings(preset_name: str | None, config_file: Path | None, settings: S
     return with_settings(config, settings)
 
 
-def load_detector(path: Path, alpha: float | None, device: Device) -> Detector:
-    """Read a detector, set its false-positive rate if asked, and move it to the device."""
+def load_engine(path: Path, engine: EngineName | None, alpha: float | None, device: Device) -> Engine:
+    """What scores: a detector, or an exported file, by its name or as the engine says."""
     import torch
 
     from alocc.detector import Detector
+    from alocc.scoring.open import is_exported, open_exported
 
+    if engine == "torch" and is_exported(path):
+        raise ConfigError(f"{path} is an exported file; --engine torch needs a run folder or a .safetensors file")
+    if engine in ("onnx", "openvino") or is_exported(path):
+        if device in ("cuda", "mps"):
+            raise ConfigError(f"exported detectors compute on the CPU; omit --device {device}, or use --engine torch")
+        return open_exported(path, engine, alpha, note=console.print_note)
     detector = Detector.load(path)
     if alpha is not None:
         detector = detector.with_alpha(alpha)
@@ -48,19 +50,6 @@ def load_detector(path: Path, alpha: float | None, device: Device) -> Detector:
     return detector.to(make_fabric(device, "32-true").device)
 
 
-def load_engine(path: Path, engine: EngineName | None, alpha: float | None, device: Device) -> Engine:
-    """What scores: a detector, or an exported file, by its name or as the engine says."""
-    from alocc.scoring.open import is_exported, open_exported
-
-    if engine == "torch" and is_exported(path):
-        raise ConfigError(f"{path} is an exported file; --engine torch needs a run folder or a .safetensors file")
-    if engine in (None, "torch") and not is_exported(path):
-        return load_detector(path, alpha, device)
-    if device in ("cuda", "mps"):
-        raise ConfigError(f"exported detectors compute on the CPU; leave --device {device} out, or use --engine torch")
-    return open_exported(path, engine, alpha, note=console.print_note)
-
-
 def train_in_terminal(
     settings: Settings,
     out: Path,
@@ -68,9 +57,9 @@ def train_in_terminal(
     watch: str | None = None,
     anomalous: list[str] | None = None,
     watch_every: int | None = None,
-    watch_limit: int | None = WATCH_LIMIT,
+    watch_limit: int | None = 250,
 ) -> Detector:
-    """Train with a progress bar; Ctrl-C stops in good order."""
+    """Train with a progress bar; Ctrl-C stops in good order. A watch looks at ``watch_limit`` images of each side."""
     from alocc.evaluation.health import check_trained
     from alocc.evaluation.labelled import load_labelled, watch_on
     from alocc.training.folder import RunFolder
@@ -91,27 +80,25 @@ def train_in_terminal(
         plans.append(plan)
         console.print_training_start(plan.images, again)
 
+    def resumed(done: int) -> None:
+        console.print_note(f"going on from iteration {done:,}, where it was stopped")
+
     with console.training_progress() as progress, console.stop_on_interrupt() as stop_requested:
-        hooks = Hooks(
-            progress, console.print_resumed, started, open_watch if watch else None, watch_every, stop_requested
-        )
+        hooks = Hooks(progress, resumed, started, open_watch if watch else None, watch_every, stop_requested)
         detector = run(replace(settings, out=out, notes={"watch": watch, "watch_anomalous": anomalous}), hooks)
     health = check_trained(detector, plans[0].images, RunFolder(out))
     console.print_training_end(detector, out, health)
     return detector
 
 
-def score_in_terminal(
-    detector: Engine, data: str, *, fdr: float | None, maps: Path | None, stride: int, strict: bool
-) -> Rows:
-    """:func:`stream_in_terminal`, all rows together."""
-    from alocc.scoring.stream import Rows
-
-    return Rows.joined(list(stream_in_terminal(detector, data, fdr=fdr, maps=maps, stride=stride, strict=strict)))
-
-
 def stream_in_terminal(
-    detector: Engine, data: str, *, fdr: float | None, maps: Path | None, stride: int, strict: bool
+    detector: Engine,
+    data: str,
+    *,
+    fdr: float | None = None,
+    maps: Path | None = None,
+    stride: int,
+    strict: bool,
 ) -> Iterator[Rows]:
     """Score a source with a progress bar, and give its rows batch after batch."""
     from alocc.data.sources import open_source
@@ -160,37 +147,3 @@ def load_normals(detector: Detector, data: str, normal: list[str] | None, strict
     if not len(fresh):
         raise DataError(f"the detector was trained or calibrated on all images of {data}; give newer ones")
     return fresh
-
-
-def export_in_terminal(
-    model: Path,
-    format_: Literal["onnx", "openvino"],
-    out: Path | None,
-    *,
-    layout: Layout,
-    size: Size,
-    int8: bool,
-    load: Callable[[Detector], ImageSet] | None,
-) -> tuple[Exported, Sequence[Skipped]]:
-    """Write an exported file, by default into the run folder; with it, images of ``load`` that could not be used."""
-    from alocc.detector import Detector, artefact_path
-    from alocc.export import check_target, export
-    from alocc.scoring.open import SUFFIX_OF, digest
-
-    suffix = SUFFIX_OF[format_]
-    if int8 and not load:
-        raise ConfigError(
-            "--int8 needs --data: normal images that training never saw, for the ranges and the threshold"
-        )
-    if load and not int8:
-        raise ConfigError("--data is for --int8; leave it out, or give both")
-    if out and out.suffix != suffix:
-        raise ConfigError(f"--out {out}: a file for --format {format_} must end in {suffix}")
-    path = out or artefact_path(model).with_name(("model-int8" if int8 else "model") + suffix)
-    check_target(path)
-    made_from = digest(artefact_path(model))
-    detector = Detector.load(model)
-    fresh = load(detector) if load else None
-    images = fresh.images if fresh else None
-    written = export(detector, path, layout=layout, size=size, fresh=images, made_from=made_from)
-    return written, fresh.skipped if fresh else ()

@@ -326,7 +326,7 @@ def _rows(manifest: Path) -> Iterator[tuple[int, Mapping[str | None, object]]]:
             try:
                 from pyarrow.parquet import ParquetFile
             except ImportError:
-                raise ConfigError(f"{manifest} needs pyarrow; install it with: pip install 'alocc[parquet]'") from None
+                raise ConfigError(f"{manifest} needs pyarrow; install it with: pip install pyarrow") from None
             with ParquetFile(manifest) as file:
                 columns = _columns(manifest, file.schema_arrow.names)
                 rows = file.read(list(columns)).rename_columns(list(columns.values())).to_pylist()

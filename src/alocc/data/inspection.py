@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -49,13 +48,6 @@ class Inspection:
     """Images of a single grey or colour."""
     skipped: Sequence[Skipped]
     warnings: Sequence[str]
-
-    def as_json(self) -> dict[str, Any]:
-        """For programs."""
-        return asdict(self) | {
-            "image_format": self.image_format._asdict(),
-            "skipped": [item._asdict() for item in self.skipped],
-        }
 
 
 def inspect(

@@ -60,7 +60,7 @@ def open_address(address: str, split: str) -> Path | tuple[list[Entry], list[Ski
     except DataError:
         raise
     except (ImportError, ValueError) as error:
-        raise ConfigError(f"{address}: {error}; for http install alocc[remote]") from None
+        raise ConfigError(f"{address}: {error}; for http, in the clone: pip install '.[remote]'") from None
     except Exception as error:  # every file system has errors of its own
         raise DataError(f"{address} cannot be read ({_reason(error)})") from None
     parts = {name: parts_of(unquote(path) if is_web else path) for name, path in below.items() if is_member(path)}

@@ -77,5 +77,5 @@ def _library() -> Any:
     try:
         import av
     except ImportError:
-        raise ConfigError("video needs PyAV; install it with: pip install 'alocc[video]'") from None
+        raise ConfigError("video needs PyAV; install it with: pip install av") from None
     return av

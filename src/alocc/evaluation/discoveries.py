@@ -9,13 +9,9 @@ from alocc.calibration import FloatArray
 
 
 def discoveries(p_values: FloatArray, false_discovery_rate: float) -> NDArray[np.bool_]:
-    """Which of a batch of images to call anomalies so that at most this share of them is normal, on average.
+    """Which of a batch of images, by their p-values, (n,), to call anomalies so that at most this share is normal.
 
-    Benjamini & Hochberg 1995; with conformal p-values of one held-out set it holds too (Bates et al. 2023).
-
-    Args:
-        p_values: of all images of the batch, (n,).
-        false_discovery_rate: the share, in (0, 1).
+    On average: Benjamini & Hochberg 1995; with conformal p-values of one held-out set too (Bates et al. 2023).
     """
     from scipy.stats import false_discovery_control
 

@@ -5,11 +5,10 @@ Measuring and judging are apart: :func:`measure` gives numbers, :func:`judge` ma
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -26,7 +25,7 @@ from alocc.evaluation.notes import noted_data
 from alocc.parts.descriptions import Texture
 from alocc.parts.validation import MOST_IMAGES, separation
 from alocc.seeding import generator
-from alocc.storage import write_text
+from alocc.storage import json_text, write_text
 from alocc.synthesis.negatives import NEGATIVES
 from alocc.synthesis.pasting import clouds
 from alocc.training.folder import RunFolder
@@ -34,26 +33,10 @@ from alocc.training.plan import TrainingImages, load_training_images
 from alocc.training.run import train
 
 Verdict = Literal["good", "doubtful", "useless"]
-ORDER: tuple[Verdict, ...] = ("good", "doubtful", "useless")
-FEW_HELD_OUT = 20
 PROBES = 50
 """Images of each probe."""
-PIECES = 4
-FLAT, SOME = 0.02, 0.05
-"""Standard deviation of an image's pixels below which it is flat; share of normal images that are some."""
-
-BLIND, WEAK = 0.42, 0.48
-"""Mean AUROC over kinds of pseudo-anomaly that D never met: below the first useless, below the second doubtful."""
-GROSS_MISSED, GROSS_SEEN = 0.6, 0.9
-"""AUROC on probes that nobody would call normal: useless below the first, doubtful below the second."""
 FLIPPED = 0.45
 """AUROC of D on pseudo-anomalies below which it means the opposite of what it should."""
-UNLIKELY = 0.001
-"""p-value of the test below which fresh normal images do not look like the held-out ones."""
-SHIFTED = 2.5
-"""Squared Mahalanobis distance of the means of fresh and of training images, beyond chance."""
-UNSTABLE = 0.5
-"""Rank correlation with a second seed's scores below which a detector owes too much to chance."""
 
 
 @dataclass(frozen=True)
@@ -84,18 +67,11 @@ class Measures:
         """Mean AUROC over kinds that D never met."""
         return float(np.mean(list(self.unseen_kinds.values())))
 
-    def as_json(self) -> dict[str, Any]:
-        """For a file."""
-        return asdict(self)
-
     def as_rows(self) -> list[tuple[str, str]]:
         """For a table: what was measured, and the figure; what was not measured is left out."""
-        rows = [(f"AUROC on {name} images", f"{value:.3f}") for name, value in self.probes.items()]
-        rows += [
-            (f"AUROC on normal images {name.replace('_', ' ')}", f"{value:.3f}")
-            for name, value in self.unseen_kinds.items()
-        ]
-        rows.append(("mean over these kinds", f"{self.unseen_mean:.3f}"))
+        kinds = {f"AUROC on normal images {name.replace('_', ' ')}": auc for name, auc in self.unseen_kinds.items()}
+        figures = {f"AUROC on {name} images": auc for name, auc in self.probes.items()} | kinds
+        rows = [(name, f"{auc:.3f}") for name, auc in (figures | {"mean over these kinds": self.unseen_mean}).items()]
         if self.polarity:
             rows.append(("AUROC of D through training", "  ".join(f"{value:.2f}" for value in self.polarity)))
             rows.append(("share of D in the score", f"{self.d_weight:.2f}"))
@@ -128,19 +104,12 @@ class Health:
     skipped: Sequence[Skipped] = ()
     """Images of the data given that could not be used."""
 
-    def as_json(self) -> dict[str, Any]:
-        """For programs."""
-        return asdict(self) | {"skipped": [item._asdict() for item in self.skipped]}
-
 
 def check(detector: Detector, normals: Tensor, *, fresh: bool, second: Detector | None = None) -> Health:
-    """Examine a detector.
+    """Examine a fitted detector on normal images that it was not trained on, (n, C, H, W), in its format.
 
-    Args:
-        detector: a fitted detector.
-        normals: normal images that it was not trained on, (n, C, H, W), in its format.
-        fresh: whether the images are other ones than those it was calibrated on, so that the two can be compared.
-        second: a detector of the same images with another seed.
+    ``fresh`` says that they are not those that it was calibrated on, so that the two can be compared; ``second`` is a
+    detector of the same images with another seed.
 
     Raises:
         DataError: if there are no images.
@@ -162,11 +131,9 @@ def measure(detector: Detector, normals: Tensor, *, fresh: bool, second: Detecto
     normals = to_unit_range(detector.scorer.frame.draw_some(normals, MOST_IMAGES, stream))
     own = compared if not is_cut else subject.score(normals).anomaly_score
 
-    def against_normals(probes: Mapping[str, Tensor]) -> dict[str, float]:
-        return {
-            name: auroc(np.concatenate([own, score]), np.arange(len(own) + len(score)) >= len(own))
-            for name, score in ((name, subject.score(x).anomaly_score) for name, x in probes.items())
-        }
+    def against_normals(probe: Tensor) -> float:
+        score = subject.score(probe).anomaly_score
+        return auroc(np.concatenate([own, score]), np.arange(len(own) + len(score)) >= len(own))
 
     unseen = unseen_kinds(detector)
     seen = separation(lambda x: {"fused": torch.from_numpy(subject.score(x).anomaly_score)}, normals, unseen, stream)
@@ -181,12 +148,13 @@ def measure(detector: Detector, normals: Tensor, *, fresh: bool, second: Detecto
     stability = None
     if second is not None:
         x = torch.cat([normals, *(NEGATIVES[kind](normals, stream) for kind in unseen)])
-        stability = float(
-            np.nan_to_num(spearmanr(subject.score(x).anomaly_score, second.of_crops.score(x).anomaly_score).statistic)
-        )
+        by_seed = [one.score(x).anomaly_score for one in (subject, second.of_crops)]
+        stability = float(np.nan_to_num(spearmanr(*by_seed).statistic))
+    gross = {name: against_normals(probe) for name, probe in gross_probes(normals, stream).items()}
+    likely = {name: against_normals(probe) for name, probe in likely_probes(normals, stream).items()}
     return Measures(
-        against_normals(gross_probes(normals, stream)),
-        {kind: by_part["fused"] for kind, by_part in seen.items()} | against_normals(likely_probes(normals, stream)),
+        gross,
+        {kind: by_part["fused"] for kind, by_part in seen.items()} | likely,
         list(detector.training.get("polarity", ())) if d_weight else [],
         d_weight,
         len(detector.held_out_scores),
@@ -200,44 +168,39 @@ def measure(detector: Detector, normals: Tensor, *, fresh: bool, second: Detecto
 def unseen_kinds(detector: Detector) -> list[str]:
     """Kinds of pseudo-anomaly that say something of a detector: D never met them, and they do not look normal."""
     notes, discrimination = detector.training, detector.config.training.discrimination
-    # a kind of the config that D did not meet was dropped, because it looks normal
-    known = {
-        *notes.get("negatives", ()),
-        *notes.get("looks_normal", ()),
-        *(discrimination.kinds if discrimination else ()),
-    }
+    wanted = discrimination.kinds if discrimination else ()  # those that D did not meet were dropped: they look normal
+    known = {*notes.get("negatives", ()), *notes.get("looks_normal", ()), *wanted}
     return [kind for kind in NEGATIVES if kind not in known]
 
 
 def judge(measures: Measures) -> Health:
     """Turn measures into a verdict: the worst of all findings, good if there are none."""
-    findings = [finding for finding in _findings(measures) if finding.verdict != "good"]
-    findings.sort(key=lambda finding: -ORDER.index(finding.verdict))
+    order: Sequence[Verdict] = ("useless", "doubtful")
+    findings = sorted(_findings(measures), key=lambda finding: order.index(finding.verdict))
     return Health(findings[0].verdict if findings else "good", findings, measures)
 
 
-def _grade(value: float, useless_below: float, doubtful_below: float) -> Verdict:
-    return "useless" if value < useless_below else "doubtful" if value < doubtful_below else "good"
-
-
 def _findings(measures: Measures) -> Iterator[Finding]:
+    """What speaks against a detector."""
     mean = measures.unseen_mean
     more = "train on more normal images, or larger ones (--set images.size=[64,64]); look at what sets anomalies apart"
     mixed = (
         "were other things mixed into the training images, or have the images changed since? "
         "Train again on images like these"
     )
-    yield Finding(
-        _grade(mean, BLIND, WEAK),
-        f"pseudo-anomalies of kinds that it never met look almost normal to it (mean AUROC {mean:.2f})",
-        more + "; were other things mixed into the normal images?",
-    )
-    for name, value in measures.probes.items():
+    if mean < 0.48:
         yield Finding(
-            _grade(value, GROSS_MISSED, GROSS_SEEN),
-            f"{name} images, which nobody would call normal, do not stand out (AUROC {value:.2f})",
-            "do not rely on it for images of another type than the normal ones; train with the preset robust",
+            "useless" if mean < 0.42 else "doubtful",
+            f"pseudo-anomalies of kinds that it never met look almost normal to it (mean AUROC {mean:.2f})",
+            more + "; were other things mixed into the normal images?",
         )
+    for name, value in measures.probes.items():
+        if value < 0.9:
+            yield Finding(
+                "useless" if value < 0.6 else "doubtful",
+                f"{name} images, which nobody would call normal, do not stand out (AUROC {value:.2f})",
+                "do not rely on it for images of another type than the normal ones; train with the preset robust",
+            )
     late = measures.polarity[len(measures.polarity) // 5 :]
     if late and min(late) < FLIPPED:
         yield Finding(
@@ -245,34 +208,32 @@ def _findings(measures: Measures) -> Iterator[Finding]:
             f"D called pseudo-anomalies more normal than normal images in training (AUROC down to {min(late):.2f})",
             "its score may mean the opposite of what it should; train with the preset robust",
         )
-    same = 1.0 if measures.same_as_held_out is None else measures.same_as_held_out
-    shift, stability = measures.shift or 0.0, 1.0 if measures.stability is None else measures.stability
-    for is_so, reason, advice in (
-        (
-            measures.n_held_out < FEW_HELD_OUT,
+    if measures.n_held_out < 20:
+        yield Finding(
+            "doubtful",
             f"only {measures.n_held_out} held-out normal images stand behind its threshold",
             "train on more normal images, or ask for a larger alpha",
-        ),
-        (
-            same < UNLIKELY,
+        )
+    if (same := measures.same_as_held_out) is not None and same < 0.001:
+        yield Finding(
+            "doubtful",
             f"{measures.n_fresh} fresh normal images do not score like those that it was calibrated on "
             f"(p = {same:.1g})",
             f"its false-positive rate is not what it promises; {mixed}",
-        ),
-        (
-            shift > SHIFTED,
+        )
+    if measures.shift is not None and measures.shift > 2.5:
+        yield Finding(
+            "doubtful",
             "fresh normal images are not, on average, like those that it was trained on (squared distance "
-            f"{shift:.1f}, where chance would give 0)",
+            f"{measures.shift:.1f}, where chance would give 0)",
             f"it learned something else, or something more, than these images: {mixed}",
-        ),
-        (
-            stability < UNSTABLE,
-            f"a second training with another seed ranks images differently (correlation {stability:.2f})",
+        )
+    if measures.stability is not None and measures.stability < 0.5:
+        yield Finding(
+            "doubtful",
+            f"a second training with another seed ranks images differently (correlation {measures.stability:.2f})",
             more,
-        ),
-    ):
-        if is_so:
-            yield Finding("doubtful", reason, advice)
+        )
 
 
 def check_trained(detector: Detector, images: TrainingImages, folder: RunFolder | None = None) -> Health:
@@ -298,7 +259,7 @@ def check_run(
         run: a run folder or a detector's file.
         data: fresh normal images, of which those that it was trained or calibrated on are left out; none, or the
             images of the training: those of them that it held out.
-        normal: normal classes of ``data``; none: those of the training, or all images if ``data`` has no classes.
+        normal: classes of ``data``; none: those of the training, or all images if ``data`` has no classes.
         second_seed: whether to train a second detector with another seed, four times shorter, and compare.
         strict: stop at the first image of ``data`` that cannot be used.
 
@@ -309,9 +270,8 @@ def check_run(
     skipped: Sequence[Skipped] = ()
     normals = None
     if data is not None:
-        loaded = open_normals(data, "test", normal, detector.training["normal_classes"]).load(
-            detector.image_format, strict
-        )
+        source = open_normals(data, "test", normal, detector.training["normal_classes"])
+        loaded = source.load(detector.image_format, strict)
         skipped, normals = loaded.skipped, loaded.images[torch.from_numpy(~detector.was_seen(loaded.images))]
     fresh = normals is not None and len(normals) > 0
     if not fresh and "recalibrated_on" in detector.training:
@@ -321,9 +281,9 @@ def check_run(
         )
     second = None
     if not fresh or second_seed:
-        source = noted_data(detector.training["data"], run) if fresh or data is None else data
-        images = _images_of(detector, source)
-        second = _second(detector, source) if second_seed else None
+        trained_on = noted_data(detector.training["data"], run) if fresh or data is None else data
+        images = _images_of(detector, trained_on)
+        second = _second(detector, trained_on) if second_seed else None
         normals = normals if fresh else images.normals.images[images.split.held_out]
     assert normals is not None
     health = replace(check(detector, normals, fresh=fresh, second=second), skipped=skipped)
@@ -332,7 +292,7 @@ def check_run(
 
 def _kept(health: Health, folder: RunFolder | None) -> Health:
     if folder:
-        write_text(folder.health, json.dumps(health.as_json(), indent=2))
+        write_text(folder.health, json_text(health))
     return health
 
 
@@ -364,11 +324,9 @@ def gross_probes(normals: Tensor, stream: torch.Generator) -> dict[str, Tensor]:
     """
     n, channels, height, width = normals.shape
     few = min(n, PROBES)
-    probes = {
-        "noise": torch.rand((few, channels, height, width), generator=stream),
-        "striped": _stripes(few, normals.shape, stream),
-    }
-    if float(normals.flatten(1).std(1).quantile(SOME)) > FLAT:
+    noise = torch.rand((few, channels, height, width), generator=stream)
+    probes = {"noise": noise, "striped": _stripes(few, normals.shape, stream)}
+    if float(normals.flatten(1).std(1).quantile(0.05)) > 0.02:  # fewer than one in twenty is flat
         shade = torch.linspace(0, 1, few).view(-1, 1, 1, 1)
         probes["black, white and grey"] = shade.expand(few, channels, height, width).clone()
     return probes
@@ -382,15 +340,14 @@ def likely_probes(normals: Tensor, stream: torch.Generator) -> dict[str, Tensor]
 
 def _shuffled(x: Tensor, stream: torch.Generator) -> Tensor:
     """Cut into 4×4 pieces that change places; a remainder at the borders is lost and made up by mirroring."""
-    n, channels, height, width = x.shape
-    side_y, side_x = height // PIECES, width // PIECES
-    pieces = x[:, :, : side_y * PIECES, : side_x * PIECES].unfold(2, side_y, side_y).unfold(3, side_x, side_x)
-    order = torch.rand((n, PIECES**2), generator=stream).argsort(1)
-    pieces = torch.stack([image.flatten(1, 2)[:, places] for image, places in zip(pieces, order, strict=True)])
-    pieces = pieces.view(n, channels, PIECES, PIECES, side_y, side_x).transpose(3, 4)
-    whole = pieces.reshape(n, channels, side_y * PIECES, side_x * PIECES)
-    missing_y, missing_x = height - whole.shape[2], width - whole.shape[3]
-    return F.pad(whole, (0, missing_x, 0, missing_y), mode="reflect")
+    n, _, height, width = x.shape
+    side = height // 4, width // 4
+    whole = x[:, :, : side[0] * 4, : side[1] * 4]
+    pieces = F.unfold(whole, side, stride=side)
+    order = torch.rand((n, 16), generator=stream).argsort(1)
+    moved = pieces.gather(2, order[:, None].expand_as(pieces))
+    whole = F.fold(moved, whole.shape[2:], side, stride=side)
+    return F.pad(whole, (0, width - whole.shape[3], 0, height - whole.shape[2]), mode="reflect")
 
 
 def _stripes(n: int, shape: Sequence[int], stream: torch.Generator) -> Tensor:

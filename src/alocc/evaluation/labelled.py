@@ -40,8 +40,7 @@ def load_labelled(
     Args:
         data: what :func:`alocc.data.sources.open_source` opens, with classes.
         image_format: the detector's format.
-        normal: names of the normal classes.
-        anomalous: names of the anomalous classes; none: all others.
+        normal, anomalous: names of classes; no anomalous ones: all others.
         limit: keep at most so many images of either side, spread evenly.
         strict: stop at the first image that cannot be used.
 
@@ -67,7 +66,9 @@ def load_labelled(
         if not (is_anomalous == side).any():
             raise DataError(f"{data} has no {option} images to evaluate with; see --normal and --anomalous")
     if limit is not None:
-        kept = np.sort(np.concatenate([_spread(np.flatnonzero(is_anomalous == side), limit) for side in (True, False)]))
+        sides = [np.flatnonzero(is_anomalous == side) for side in (True, False)]
+        evenly = [side[np.linspace(0, len(side) - 1, min(limit, len(side))).astype(np.int64)] for side in sides]
+        kept = np.sort(np.concatenate(evenly))
         images, is_anomalous = images[kept], is_anomalous[kept]
     return Labelled(images, is_anomalous)
 
@@ -115,10 +116,3 @@ def watch_on(labelled: Labelled) -> Callable[[Detector], Mapping[str, float]]:
         return figures
 
     return watch
-
-
-def _spread(indices: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
-    """At most ``limit`` of the indices, at even distances."""
-    if len(indices) <= limit:
-        return indices
-    return indices[np.linspace(0, len(indices) - 1, limit).astype(np.int64)]

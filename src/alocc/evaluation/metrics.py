@@ -7,15 +7,15 @@ threshold, which no label has seen; anything tuned on the labels says so in its 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from alocc.calibration import FloatArray
 from alocc.errors import DataError
 
-FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
 CONFIDENCE = 0.95
@@ -50,37 +50,19 @@ class Evaluation:
 
     def as_json(self) -> dict[str, Any]:
         """One flat object, with the intervals and the rest in objects of their own."""
-        return {
-            **self.figures,
-            **self.pixels,
-            "alpha": self.alpha,
-            "threshold": self.threshold,
-            "n_normal": self.n_normal,
-            "n_anomalous": self.n_anomalous,
-            "normal_as_positive": dict(self.normal_as_positive),
-            "tuned_on_test": dict(self.tuned_on_test),
-            "auroc_of_parts": dict(self.auroc_of_parts),
-            "intervals": {name: list(interval) for name, interval in self.intervals.items()},
-        }
+        rest = asdict(self)
+        return {**rest.pop("figures"), **rest.pop("pixels"), **rest}
 
     def as_rows(self) -> list[tuple[str, ...]]:
         """For a table: a header, then figures; a row of one entry is the heading of those below it."""
-        at_threshold = ("accuracy", "precision", "recall", "f1")
-        figures = dict(self.figures)
+        own = {name: self.figures[name] for name in ("accuracy", "precision", "recall", "f1")}
+        tuned = {"best_f1": self.tuned_on_test["best_f1"]}
         groups: list[tuple[str, str, Mapping[str, float]]] = [
-            (
-                f"at the detector's threshold (alpha {self.alpha:g})",
-                "",
-                {name: figures.pop(name) for name in at_threshold},
-            ),
-            ("over all thresholds", "", figures),
+            (f"at the detector's threshold (alpha {self.alpha:g})", "", own),
+            ("over all thresholds", "", {name: self.figures[name] for name in self.figures if name not in own}),
             ("maps against masks", "", self.pixels),
             ("with normal as the positive class", "normal_as_positive.", self.normal_as_positive),
-            (
-                "tuned on these labels: too good for new images",
-                "tuned_on_test.",
-                {"best_f1": self.tuned_on_test["best_f1"]},
-            ),
+            ("tuned on these labels: too good for new images", "tuned_on_test.", tuned),
             ("AUROC of each part of the score", "parts.", self.auroc_of_parts),
         ]
         rows: list[tuple[str, ...]] = [("figure", "value", "95 % interval")]
@@ -102,11 +84,10 @@ def evaluate_scores(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Evaluation:
-    """Compare scores with labels.
+    """Compare n scores, higher = more anomalous, with n labels.
 
     Args:
-        anomaly_score: (n,), higher = more anomalous.
-        is_anomalous: the labels, (n,).
+        anomaly_score, is_anomalous: (n,).
         threshold: a score above it is called an anomaly.
         alpha: the false-positive rate that the threshold was set for; only noted.
         parts: parts of the score, each (n,).
@@ -155,8 +136,7 @@ def roc(anomaly_score: FloatArray, is_anomalous: BoolArray) -> tuple[FloatArray,
     """False-positive and true-positive rate at every threshold, for drawing."""
     from sklearn.metrics import roc_curve
 
-    false_positive_rate, true_positive_rate, _ = roc_curve(is_anomalous, anomaly_score)
-    return false_positive_rate, true_positive_rate
+    return roc_curve(is_anomalous, anomaly_score)[:2]  # type: ignore[no-any-return]
 
 
 def at_threshold(called: BoolArray, positive: BoolArray) -> dict[str, float]:
@@ -248,12 +228,7 @@ def _over_all_thresholds(score: FloatArray, anomalous: BoolArray, weights: Float
 def equal_error_rate(false_positive_rate: FloatArray, true_positive_rate: FloatArray) -> float:
     """Where the curve has as many false positives as false negatives, in proportion; linear between its points."""
     gap = false_positive_rate - (1 - true_positive_rate)  # rises from −1 to 1
-    after = int(np.argmax(gap >= 0))
-    if after == 0:
-        return float(false_positive_rate[0])
-    share = -gap[after - 1] / (gap[after] - gap[after - 1])
-    step = false_positive_rate[after] - false_positive_rate[after - 1]
-    return float(false_positive_rate[after - 1] + share * step)
+    return float(np.interp(0, gap, false_positive_rate))
 
 
 def _f1(precision: FloatArray, recall: FloatArray) -> FloatArray:

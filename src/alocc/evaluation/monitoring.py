@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
+from alocc.calibration import FloatArray
 from alocc.errors import DataError
 from alocc.scores import Scores
 from alocc.scoring.stream import Engine
 
-FloatArray = NDArray[np.float64]
-ALARM = 0.001
-"""Chance of a false alarm over all windows together."""
-FEWEST = 10
-"""Images of a window, at least: fewer say nothing."""
 TOLERATED = 0.06
 """Distance of the scores' distributions that folds may make by themselves: see docs/decisions/0020."""
 
@@ -45,62 +37,53 @@ class Drift:
     has_drifted: bool
     """Some window is more unlikely than the chance of a false alarm allows, all windows counted."""
 
-    def as_json(self) -> dict[str, Any]:
-        """For programs."""
-        return asdict(self)
+    @property
+    def verdict(self) -> str:
+        """In words, with advice."""
+        if not self.has_drifted:
+            return "no sign of a change"
+        return (
+            "the images have changed: their scores are not those of the held-out images. If these are normal, "
+            "calibrate or train again; if not, look at the most anomalous ones"
+        )
 
     def as_rows(self) -> list[tuple[str, ...]]:
         """For a table: a header, then window by window."""
-        rows = [("from", "to", "images", "mean p-value", f"share of p ≤ {self.alpha:g}", "p of no change")]
+        rows: list[tuple[str, ...]] = [
+            ("from", "to", "images", "mean p-value", f"share of p ≤ {self.alpha:g}", "p of no change")
+        ]
         for one in self.windows:
             figures = f"{one.mean_p_value:.2f}", f"{one.share_of_anomalies:.3f}", f"{one.p_same:.2g}"
             rows.append((one.first, one.last, str(one.n_images), *figures))
-        return [*rows]
+        return rows
 
 
 def monitor(detector: Engine, names: Sequence[str], scores: Scores, window: int = 100) -> Drift:
-    """Compare the scores of images, in their order, with those of the held-out images, window by window.
+    """Compare the scores of images, named in the order in which they came, with those of the held-out images.
 
-    Args:
-        detector: the detector that gave the scores.
-        names: of the images, in the order in which they came.
-        scores: theirs.
-        window: images of a window; the last one takes what is left.
+    A window has ``window`` images; the last one takes what is left.
 
     Raises:
         DataError: if there are fewer than 10 images.
     """
     n = len(scores)
-    if n < FEWEST:
-        raise DataError(f"{n} images are too few to tell whether anything has changed; give at least {FEWEST}")
+    if n < 10:
+        raise DataError(f"{n} images are too few to tell whether anything has changed; give at least 10")
     starts = list(range(0, max(1, n - window // 2), window))
     windows = []
     for start, end in zip(starts, [*starts[1:], n], strict=True):
-        part = slice(start, end)
-        p_same = same_source(detector, scores.anomaly_score[part])
-        windows.append(
-            Window(
-                names[start],
-                names[end - 1],
-                end - start,
-                float(scores.p_value[part].mean()),
-                float((scores.p_value[part] <= detector.alpha).mean()),
-                p_same,
-            )
-        )
-    has_drifted = min(one.p_same for one in windows) * len(windows) < ALARM
+        p_value, p_same = scores.p_value[start:end], same_source(detector, scores.anomaly_score[start:end])
+        share = float((p_value <= detector.alpha).mean())
+        windows.append(Window(names[start], names[end - 1], end - start, float(p_value.mean()), share, p_same))
+    has_drifted = min(one.p_same for one in windows) * len(windows) < 0.001  # of a false alarm, in all windows
     return Drift(windows, detector.alpha, has_drifted)
 
 
 def same_source(detector: Engine, anomaly_score: FloatArray) -> float:
-    """p-value of the hypothesis that images score like the held-out ones (Kolmogorov–Smirnov, two samples).
+    """p-value of the hypothesis that n images score like the held-out ones (Kolmogorov–Smirnov, two samples).
 
     With folds, a held-out image was scored by the networks of one fold and a new one by all of them. Normal images then
     have two distributions of scores, nearly the same, and only what is beyond that difference counts.
-
-    Args:
-        detector: the detector that gave the scores.
-        anomaly_score: of the images, (n,).
     """
     from scipy.stats import ks_2samp, kstwo
 

@@ -11,14 +11,10 @@ from alocc.errors import DataError
 
 
 def noted_data(noted: object, run: str | Path) -> str:
-    """The data argument of a training, as far as its run may be trusted with it.
+    """The data argument that the notes of a run folder, or of a detector's file, give, as far as it may be trusted.
 
     That is a built-in data set, or what lies below the current directory, or below the one that holds the run folder:
     no address, no path that leads elsewhere, and no table, whose rows may lead anywhere.
-
-    Args:
-        noted: what the notes say.
-        run: the run folder, or a detector's file.
 
     Raises:
         DataError: if it is anything else, or is not there.

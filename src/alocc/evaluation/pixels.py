@@ -33,11 +33,7 @@ def load_masks(masks: Sequence[Path | None], image_format: ImageFormat) -> NDArr
 
 
 def pixel_figures(maps: NDArray[np.float32], masks: NDArray[np.bool_], threshold: float) -> dict[str, float]:
-    """pixel_auroc over all pixels, pro, and pixel_f1 at the detector's own threshold of the map.
-
-    Args:
-        maps, masks: (n, H, W).
-        threshold: of the map.
+    """pixel_auroc over all pixels of maps and masks, (n, H, W), pro, and pixel_f1 at the detector's threshold of maps.
 
     Raises:
         DataError: if no pixel, or every pixel, is marked.

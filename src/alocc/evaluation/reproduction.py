@@ -26,8 +26,6 @@ class Experiment:
 EXPERIMENT = Experiment("mnist", normal=("1",), anomalous=("0",))
 
 READINGS = {"real": "class 1 = real, as D is trained", "flipped": "class 1 = anomaly, the article's reading"}
-
-
 COLUMNS = ("accuracy", "f1", "auroc")
 
 
@@ -51,10 +49,8 @@ class Comparison:
 
     def as_rows(self) -> list[tuple[str, ...]]:
         """For a table: a header, then the claim and what came of it."""
-        return [("", "accuracy", "F1", "AUROC")] + [
-            (label, *("" if value is None else f"{value:.3f}" for value in values))
-            for label, values in self.rows.items()
-        ]
+        shown = {name: ["" if x is None else f"{x:.3f}" for x in values] for name, values in self.rows.items()}
+        return [("", "accuracy", "F1", "AUROC"), *((name, *values) for name, values in shown.items())]
 
 
 def compare_with_article(history: Path) -> Comparison:
@@ -70,10 +66,8 @@ def compare_with_article(history: Path) -> Comparison:
     share = {}
     for reading, label in READINGS.items():
         for which, those in (("last step", [last]), ("mean of the second half", second_half)):
-            means = [
-                np.mean([row[name] for row in those]) for name in (f"accuracy_{reading}", f"f1_{reading}", "auroc")
-            ]
-            accuracy, f1, auroc = map(float, means)
+            columns = (f"accuracy_{reading}", f"f1_{reading}", "auroc")
+            accuracy, f1, auroc = (float(np.mean([row[column] for row in those])) for column in columns)
             rows[f"{label}: {which}"] = accuracy, f1, 1 - auroc if reading == "flipped" else auroc
         share[reading] = float(np.mean([row[f"accuracy_{reading}"] >= CLAIMED_ACCURACY for row in second_half]))
     flips = int((np.diff([row["auroc"] > 0.5 for row in evaluations])).sum())

@@ -91,7 +91,8 @@ def check_target(path: Path) -> None:
     missing = [name for name in LIBRARIES[path.suffix] if importlib.util.find_spec(name) is None]
     if missing:
         extras = "export" if path.suffix == ".onnx" else "export,openvino"
-        raise ConfigError(f"{path.name} needs {', '.join(missing)}; install with: pip install 'alocc[{extras}]'")
+        advice = f"install with, in the clone: pip install '.[{extras}]'"
+        raise ConfigError(f"{path.name} needs {', '.join(missing)}; {advice}")
 
 
 def _exact(

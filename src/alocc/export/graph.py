@@ -20,10 +20,8 @@ from onnx import helper, numpy_helper
 from alocc.export.scorer import Verdicts
 from alocc.runtime.sessions import METADATA_KEY
 
-OPSET = 20
 LIBRARIES = ("onnx", "onnxscript", "onnxruntime", "openvino")
 """Whose versions decide what a graph looks like."""
-OUTPUTS = ("anomaly_score", "p_value", "is_anomaly")
 PACKET = 16
 """Numbers, at most, that ONNX Runtime computes with in one instruction."""
 
@@ -31,12 +29,8 @@ PACKET = 16
 def build(scorer: Verdicts) -> onnx.ModelProto:
     """Trace the scorer for any number of images, and of any size if it resizes."""
     height, width = (side + 5 * scorer.any_size for side in scorer.image_format.size)
-    shape = (
-        (3, height, width, scorer.image_format.channels)
-        if scorer.layout == "nhwc"
-        else (3, scorer.image_format.channels, height, width)
-    )
-    first_side = 1 if scorer.layout == "nhwc" else 2
+    channels, first_side = scorer.image_format.channels, 1 if scorer.layout == "nhwc" else 2
+    shape = (3, height, width, channels) if scorer.layout == "nhwc" else (3, channels, height, width)
     dynamic = {0: torch.export.Dim("batch")}
     if scorer.any_size:
         dynamic |= {first_side: torch.export.Dim("height"), first_side + 1: torch.export.Dim("width")}
@@ -46,8 +40,9 @@ def build(scorer: Verdicts) -> onnx.ModelProto:
         with warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                scorer, (torch.zeros(shape, dtype=torch.uint8),), input_names=["images"], output_names=OUTPUTS,
-                dynamic_shapes=(dynamic,), dynamo=True, opset_version=OPSET, verbose=False,
+                scorer, (torch.zeros(shape, dtype=torch.uint8),), input_names=["images"],
+                output_names=["anomaly_score", "p_value", "is_anomaly"],
+                dynamic_shapes=(dynamic,), dynamo=True, opset_version=20, verbose=False,
             )  # fmt: skip
     finally:
         logging.getLogger("torch.onnx").setLevel(before)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,14 +16,8 @@ from torch import Tensor
 from alocc.errors import DataError
 from alocc.export.scorer import NETWORKS
 
-FEWEST = 30
-MOST_RANGES = 200
-"""Images from which the range of each feature map is taken, at most."""
-BATCH = 16
 LEAST_CORRELATION = 0.8
 """Rank correlation of normal images' scores before and after, below which a file is not worth having."""
-FEWEST_MAPS = 8
-"""A convolution with fewer maps on one of its sides reads or draws images."""
 
 
 class Shift(NamedTuple):
@@ -34,6 +28,12 @@ class Shift(NamedTuple):
     mean_difference: float
     """Mean absolute difference of the scores."""
     n_images: int
+
+    def __str__(self) -> str:
+        return (
+            f"8 bits moved the scores of {self.n_images:,} normal images by {self.mean_difference:.2g} on average "
+            f"(rank correlation {self.spearman:.3f}); the threshold is from these images"
+        )
 
     @classmethod
     def between(cls, before: NDArray[np.float64], after: NDArray[np.float64]) -> Shift:
@@ -50,9 +50,9 @@ def split(fresh: Tensor) -> tuple[Tensor, Tensor]:
         DataError: if there are fewer than 30.
     """
     n = len(fresh)
-    if n < FEWEST:
-        raise DataError(f"{n} normal images are too few for 8 bits; give at least {FEWEST} that training never saw")
-    n_ranges = min(MOST_RANGES, n // 3)
+    if n < 30:
+        raise DataError(f"{n} normal images are too few for 8 bits; give at least 30 that training never saw")
+    n_ranges = min(200, n // 3)
     is_range = np.zeros(n, np.bool_)
     is_range[np.arange(n_ranges) * n // n_ranges] = True
     return fresh[is_range], fresh[~is_range]
@@ -64,10 +64,12 @@ def quantized(model: onnx.ModelProto, ranges: Tensor, layout: str) -> onnx.Model
 
     class Images(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.batches = _batches(ranges, layout)
+            images = ranges if layout == "nchw" else ranges.permute(0, 2, 3, 1)
+            self.batches = (np.ascontiguousarray(batch.numpy()) for batch in images.split(16))  # type: ignore[no-untyped-call]
 
         def get_next(self) -> dict[str, Any] | None:
-            return next(self.batches, None)
+            batch = next(self.batches, None)
+            return None if batch is None else {"images": batch}
 
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     theirs = [node.name for node in model.graph.node if node.op_type == "Conv" and _is_within(node, shapes)]
@@ -84,13 +86,7 @@ def quantized(model: onnx.ModelProto, ranges: Tensor, layout: str) -> onnx.Model
         logging.disable(logging.NOTSET)
 
 
-def _batches(ranges: Tensor, layout: str) -> Iterator[dict[str, Any]]:
-    for batch in ranges.split(BATCH):  # type: ignore[no-untyped-call]
-        images = batch if layout == "nchw" else batch.permute(0, 2, 3, 1)
-        yield {"images": np.ascontiguousarray(images.numpy())}
-
-
 def _is_within(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     """Of R or D, and between feature maps: next to images 8 bits cost most and bring least."""
     weight = node.input[1]
-    return weight.startswith(NETWORKS) and min(shapes[weight][:2]) >= FEWEST_MAPS
+    return weight.startswith(NETWORKS) and min(shapes[weight][:2]) >= 8  # images have fewer maps

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alocc.calibration import Calibration
-from alocc.data.resizing import ImageFormat
 from alocc.detector import Detector
 from alocc.parts.neighbours import SIDE as SMALL_SIDE
 from alocc.parts.neighbours import Neighbours
@@ -23,8 +22,6 @@ TOLERANCE = 1e-4
 """Difference of anomaly scores s that is allowed: 0.0001 · max(1, |s|); or, within ±1, where s is the root of a mean of
 squares, 0.0001 of s · |s|. That is 0.01 at a score of 0, 0.0005 at 0.1, and 0.0001 from 0.5 on."""
 BATCHES = (1, 7, 256)
-OTHER_SIZES = (0.6, 1.7)
-"""Sizes, beside the detector's, of images that the graph resizes."""
 FEW = 24
 """Images of a batch that have to be resized, and of one of large images."""
 PROBED = 7
@@ -41,6 +38,9 @@ class Parity(NamedTuple):
     """All p-values and verdicts, the graph's own, are equal, but where a held-out score is within 0.0001 of the image's
     or between the detector's and the file's."""
 
+    def __str__(self) -> str:
+        return f"its scores are the detector's to {self.difference:.1g}, on {self.n_images:,} images of several types"
+
     @property
     def holds(self) -> bool:
         """Whether the file may be used in place of the detector."""
@@ -49,12 +49,17 @@ class Parity(NamedTuple):
 
 def compare(detector: Detector, runtime: Runtime, any_size: bool = True) -> Parity:
     """Score the same images by both, in batches of several sizes."""
-    found = Parity(0.0, 0, True)
-    for n in _batches(detector):
-        for size in _sizes(detector.image_format, any_size) if n > 1 else [detector.image_format.size]:
-            images = trial_images(detector, min(n, n if size == detector.image_format.size else FEW), size)
-            found = _worse(found, _compared(detector, runtime, images))
-    return found
+    frame, own_size = detector.scorer.frame, detector.image_format.size
+    few_crops = max(2, FEW * 4 // frame.n_crops)
+    factors = (0.6, 1.7) if any_size else ()  # a smaller size and a larger one, which the graph resizes
+    others = [(max(1, round(own_size[0] * factor)), max(1, round(own_size[1] * factor) - 1)) for factor in factors]
+    found = []
+    for n in BATCHES if frame.n_crops == 1 else [min(n, few_crops) for n in BATCHES]:
+        for size in (own_size, *(others if n > 1 else ())):
+            images = trial_images(detector, n if size == own_size else min(n, FEW), size)
+            found.append(_compared(detector, runtime, images))
+    differences, counts, same_verdicts = zip(*found, strict=True)
+    return Parity(max(differences), sum(counts), all(same_verdicts))
 
 
 def difference(expected: NDArray[np.float64], found: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -77,26 +82,13 @@ def trial_images(detector: Detector, n: int, size: tuple[int, int]) -> NDArray[n
     return (chosen * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def _batches(detector: Detector) -> list[int]:
-    return [
-        n if detector.scorer.frame.n_crops == 1 else min(n, max(2, FEW * 4 // detector.scorer.frame.n_crops))
-        for n in BATCHES
-    ]
-
-
-def _sizes(to: ImageFormat, any_size: bool) -> list[tuple[int, int]]:
-    factors = OTHER_SIZES if any_size else ()
-    others = [(max(1, round(to.height * factor)), max(1, round(to.width * factor) - 1)) for factor in factors]
-    return [to.size, *others]
-
-
 def _compared(detector: Detector, runtime: Runtime, images: NDArray[np.uint8]) -> Parity:
     expected, (anomaly_score, p_value, is_anomaly) = detector.score(images), runtime.outputs(images)
     worst = difference(expected.anomaly_score, anomaly_score)
     margin = np.maximum(TOLERANCE, np.abs(anomaly_score - expected.anomaly_score))
-    held_out = detector.held_out_scores
-    below, above = (np.searchsorted(held_out, expected.anomaly_score + sign * margin) for sign in (-1, 1))
-    same = (_whole(expected.p_value, held_out) == _whole(p_value, held_out)) & (expected.is_anomaly == is_anomaly)
+    below, above = (detector.calibration.count_at_least(expected.anomaly_score + sign * margin) for sign in (-1, 1))
+    same_p_value = expected.p_value == detector.calibration.exact(p_value)
+    same = same_p_value & (expected.is_anomaly == is_anomaly)
     return Parity(float(worst.max()), len(images), bool((same | (below != above)).all()))
 
 
@@ -108,26 +100,10 @@ def held_out_among(scores: NDArray[np.float32], n: int) -> NDArray[np.float64]:
 def verdicts_hold(runtime: Runtime, images: NDArray[np.uint8]) -> bool:
     """Whether the graph's own p-values and verdicts are exactly those of its own scores, for images of its format."""
     scores, p_value, is_anomaly = runtime.outputs(images)
-    held_out, n = runtime.held_out_scores.astype(np.float32), len(runtime.held_out_scores)
-    at_least = n - np.searchsorted(held_out, scores)
-    same = (_whole(p_value, held_out) == 1 + at_least) & (
-        is_anomaly == (at_least < Calibration(runtime.held_out_scores, runtime.alpha).rank)
-    )
+    calibration = Calibration(runtime.held_out_scores.astype(np.float32), runtime.alpha)  # the graph's own 32 bits
+    expected = calibration.p_values(scores)
+    same = (calibration.exact(p_value) == expected) & (is_anomaly == (expected <= runtime.alpha))
     return bool(same.all())
-
-
-def _whole(p_value: NDArray[np.floating], held_out: NDArray[np.floating]) -> NDArray[np.floating]:
-    """How many scores, the image's own counted, are at least as large."""
-    counted: NDArray[np.floating] = np.rint(p_value * (len(held_out) + 1))
-    return counted
-
-
-def _worse(one: Parity, other: Parity) -> Parity:
-    return Parity(
-        max(one.difference, other.difference),
-        one.n_images + other.n_images,
-        one.same_verdicts and other.same_verdicts,
-    )
 
 
 def _remembered(detector: Detector, n: int, size: tuple[int, int], stream: torch.Generator) -> Tensor:

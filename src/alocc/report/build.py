@@ -32,25 +32,13 @@ from alocc.report.results import Results, printable, printable_reasons, score_im
 from alocc.storage import write_text
 from alocc.training.folder import RunFolder
 
-GRID_COLUMNS = 8
-GRID_CLASSES = 12
-GALLERY = 12
-
-LOSS_NAMES = {
-    "r_mse": "R: mean squared error",
-    "r_adversarial": "R: adversarial",
-    "d_real": "D: on real normal images",
-    "d_fake": "D: on R's images or deformed ones",
-}
-WATCH_NAMES = {"accuracy": "accuracy", "f1": "F1", "auroc": "AUROC"}
-READING_NAMES = {
+WATCHED = {"accuracy": "accuracy", "f1": "F1", "auroc": "AUROC"}
+BOTH_READINGS = {
     "accuracy_real": "accuracy, class 1 = real",
     "accuracy_flipped": "accuracy, class 1 = anomaly",
     "f1_real": "F1, class 1 = real",
     "f1_flipped": "F1, class 1 = anomaly",
 }
-POLARITY_NAMES = {"polarity": "AUROC of D"}
-P_REAL_NAMES = {"p_real_normal": "normal images", "p_real_anomalous": "anomalous images"}
 
 
 def build_report(
@@ -60,15 +48,15 @@ def build_report(
     anomalous: Sequence[str] | None = None,
     out: str | Path | None = None,
 ) -> Path:
-    """Write the report of a run and return its path.
+    """Write the report of a run folder and return its path: ``out``, or report.html in the folder.
 
     Args:
-        run: a run folder.
+        run: the run folder.
         data: images to show; none: those watched through training, or else those trained on, if they are near: see
             :mod:`alocc.evaluation.notes`.
         normal: normal classes of ``data``; none: those of the training.
         anomalous: anomalous classes of ``data``; none: those watched, or else all others.
-        out: the HTML file; none: report.html in the run folder.
+        out: the HTML file.
 
     Raises:
         ArtefactError: if there is no finished run.
@@ -84,21 +72,31 @@ def build_report(
         noted = notes["watch"] or notes.get("data")
         data = "arrays" if noted == "arrays" else noted_data(noted, folder.root)
     results = None if data == "arrays" else score_images(detector, data, normal, anomalous)
-    pictures = {
-        "counts": _counts(results),
-        "page_data": page_data(detector, results, make_sheets(detector, results)),
-        "roc": _roc(results),
-        "grid": _grid(detector, results.all_classes),
-        "galleries": _galleries(detector, results),
-    } if results else dict.fromkeys(("counts", "page_data", "roc", "grid", "galleries"), ())  # fmt: skip
+    shown: dict[str, Any] = dict.fromkeys(("evaluation", "counts", "page_data", "roc", "grid", "galleries"), ())
+    if results:
+        order, called = results.by_score, results.scores.is_anomaly
+        shown = {
+            "evaluation": results.evaluation,
+            "counts": [
+                {"name": name, "n": int(of.sum()), "called": int((called & of).sum())}
+                for name, of in results.groups().items()
+            ],  # what the page shows before anybody moves alpha
+            "page_data": page_data(detector, results, make_sheets(detector, results)),
+            "roc": _roc(results),
+            "grid": _grid(detector, results.all_classes),
+            "galleries": [
+                {"title": "Most anomalous", "images": _gallery(detector, results, order[:12])},
+                {"title": "Most normal", "images": _gallery(detector, results, order[::-1][:12])},
+            ],
+        }
     written = Path(out) if out else folder.report
-    write_text(written, _page(folder, detector, notes, printable(data), results, pictures))
+    write_text(written, _page(folder, detector, shown | {"notes": notes, "data": printable(data), "results": results}))
     return written
 
 
-def _page(
-    folder: RunFolder, detector: Detector, notes: Mapping[str, Any], data: str, results: Results | None, pictures: Any
-) -> str:
+def _page(folder: RunFolder, detector: Detector, shown: Mapping[str, Any]) -> str:
+    """Fill the template with what is shown of the images, and with what the run folder holds."""
+    results = shown["results"]
     script = _asset("report.js")
     environment = Environment(
         loader=PackageLoader("alocc.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
@@ -107,19 +105,15 @@ def _page(
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     try:
         return environment.get_template("report.html").render(
-            pictures,
+            shown,
             title=printable(folder.root.resolve().name),
             detector=detector,
-            notes=notes,
             config=dump_config(detector.config),
-            data=data,
-            evaluation=results.evaluation if results else None,
-            results=results,
             smallest_alpha=smallest_alpha_text(len(detector.held_out_scores)),
             histogram=histogram(detector, results),
             health=_read_health(folder),
             curves=_curves(folder, detector),
-            skipped=_skipped(notes, results),
+            skipped=_skipped(shown["notes"], results),
             style=_asset("report.css"),
             script=script,
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -160,16 +154,25 @@ def _curves(folder: RunFolder, detector: Detector) -> list[Markup]:
     """Losses of each phase, then what was watched; only curves that this training has."""
     with folder.history.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
+    with_d = [row for row in rows if row.get("d_real")]
+    takes_pairs = detector.config.networks.discriminator_input == "pair"
+    losses = {
+        "r_mse": "R: mean squared error",
+        "r_adversarial": "R: adversarial",
+        "d_real": "D: on real normal images",
+        "d_fake": "D: on R's images or deformed ones",
+    }
+    p_real = {"p_real_normal": "normal images", "p_real_anomalous": "anomalous images"}
     drawn = [
-        _curve([row for row in rows if row["phase"] == phase], LOSS_NAMES, "loss", f"Losses: {phase}")
+        _curve([row for row in rows if row["phase"] == phase], losses, "loss", f"Losses: {phase}")
         for phase in dict.fromkeys(row["phase"] for row in rows)
     ]
-    drawn.append(_curve(rows, POLARITY_NAMES, "AUROC", "D on kinds of pseudo-anomaly that it never met"))
-    drawn.append(_curve(rows, WATCH_NAMES, "", "Watched: at the detector's threshold"))
-    with_d = [row for row in rows if row.get("d_real")]
-    if detector.config.networks.discriminator_input != "pair":
-        drawn.append(_curve(with_d, READING_NAMES, "", "Watched: D's argmax, read both ways"))
-    drawn.append(_curve(with_d, P_REAL_NAMES, "mean p_real", "Watched: what D says"))
+    drawn += [
+        _curve(rows, {"polarity": "AUROC of D"}, "AUROC", "D on kinds of pseudo-anomaly that it never met"),
+        _curve(rows, WATCHED, "", "Watched: at the detector's threshold"),
+        "" if takes_pairs else _curve(with_d, BOTH_READINGS, "", "Watched: D's argmax, read both ways"),
+        _curve(with_d, p_real, "mean p_real", "Watched: what D says"),
+    ]
     return [Markup(picture) for picture in drawn if picture]
 
 
@@ -196,8 +199,8 @@ def _with_gaps(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
     return parted
 
 
-def _roc(results: Results | None) -> Markup | None:
-    if results is None or results.evaluation is None or results.is_anomalous is None:
+def _roc(results: Results) -> Markup | None:
+    if results.evaluation is None or results.is_anomalous is None:
         return None
     anomalous, called = results.is_anomalous, results.scores.is_anomaly
     rates = float(called[~anomalous].mean()), float(called[anomalous].mean())
@@ -207,25 +210,17 @@ def _roc(results: Results | None) -> Markup | None:
 
 
 def _grid(detector: Detector, images: ImageSet) -> list[dict[str, str]]:
-    """The article's picture: input, noisy input and reconstruction, for every class."""
+    """The article's picture: input, noisy input and reconstruction of 8 images, for up to 12 classes."""
     rows, size = [], picture_size(detector.image_format)
-    for name in sorted(set(images.classes.tolist()))[:GRID_CLASSES]:
-        chosen = images[np.flatnonzero(images.classes == name)[:GRID_COLUMNS]].images
+    for name in sorted(set(images.classes.tolist()))[:12]:
+        chosen = images[np.flatnonzero(images.classes == name)[:8]].images
         x_noisy, x_hat = detector.reconstruct(chosen)
         strips = {"input": to_unit_range(chosen), "noisy": x_noisy, "reconstruction": x_hat}
         rows.append({"name": name} | {label: strip(images.numpy(), size) for label, images in strips.items()})
     return rows
 
 
-def _galleries(detector: Detector, results: Results) -> list[dict[str, Any]]:
-    order = results.by_score
-    return [
-        {"title": "Most anomalous", "images": _gallery_images(detector, results, order[:GALLERY])},
-        {"title": "Most normal", "images": _gallery_images(detector, results, order[::-1][:GALLERY])},
-    ]
-
-
-def _gallery_images(detector: Detector, results: Results, indices: NDArray[np.int64]) -> list[dict[str, Any]]:
+def _gallery(detector: Detector, results: Results, indices: NDArray[np.int64]) -> list[dict[str, Any]]:
     drawn = triples(detector, results, indices, picture_size(detector.image_format))
     return [
         {
@@ -234,17 +229,10 @@ def _gallery_images(detector: Detector, results: Results, indices: NDArray[np.in
             "image_class": printable(results.images.classes[index]),
             "anomaly_score": results.scores.anomaly_score[index],
             "p_value": results.scores.p_value[index],
-            "is_anomaly": bool(results.scores.is_anomaly[index]),
+            "is_anomaly": results.scores.is_anomaly[index],
         }
         for index, three in zip(indices.tolist(), drawn, strict=True)
     ]
-
-
-def _counts(results: Results) -> list[dict[str, Any]]:
-    """How many images of each group are called anomalies: what the page shows before anybody moves alpha."""
-    called = results.scores.is_anomaly
-    groups = results.groups().items()
-    return [{"name": name, "n": int(of.sum()), "called": int((called & of).sum())} for name, of in groups]
 
 
 def _asset(name: str) -> Markup:

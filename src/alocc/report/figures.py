@@ -5,15 +5,14 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 from markupsafe import escape
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
+from alocc.calibration import FloatArray
 from alocc.evaluation.monitoring import Drift
 
 NORMAL, ANOMALOUS, INK, SOFT, LINE = "#24619f", "#a8480f", "#1c2024", "#565e68", "#b9bec6"
@@ -35,14 +34,19 @@ STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
     "grid.alpha": 0.3,
     "svg.fonttype": "none",
     "svg.hashsalt": "alocc",  # the same picture is the same text
 }
 
-FloatArray = NDArray[np.float64]
 
-
+@rc_context(STYLE)
 def lines(x: Sequence[float], series: Mapping[str, Sequence[float | None]], y_label: str, title: str) -> str:
     """Curves through training, over iterations; gaps where a series has no value."""
     figure, axes = _axes(title, "iteration", y_label)
@@ -51,10 +55,11 @@ def lines(x: Sequence[float], series: Mapping[str, Sequence[float | None]], y_la
         marker = "o" if len(known) < 30 else None
         axes.plot(*zip(*known, strict=True), label=name, color=colour, linewidth=1.4, marker=marker, markersize=3)
     if len(series) > 1:
-        _legend(axes, "best")
+        axes.legend()
     return _svg(figure)
 
 
+@rc_context(STYLE)
 def drift_figure(drift: Drift) -> str:
     """Mean p-value and share of anomalies, window by window, with what they should be."""
     figure, axes = _axes("Do new images look like the held-out ones?", "window", "")
@@ -67,19 +72,19 @@ def drift_figure(drift: Drift) -> str:
         axes.plot(x, values, color=colour, marker="o", markersize=3, label=label)
         axes.axhline(expected, color=colour, linestyle=":", linewidth=1)
     axes.set_ylim(-0.02, 1.02)
-    _legend(axes, "best")
+    axes.legend()
     return _svg(figure)
 
 
+@rc_context(STYLE)
 def roc_figure(curve: tuple[FloatArray, FloatArray], auroc: float, point: tuple[float, float]) -> str:
     """ROC with the detector's operating point; false-positive rate first."""
     figure, axes = _axes(f"ROC, AUROC {auroc:.4f}", "false-positive rate", "true-positive rate", size=(4.6, 4))
     axes.plot([0, 1], [0, 1], color=SOFT, linestyle="--", linewidth=1)
     axes.plot(*curve, color=NORMAL, linewidth=1.8)
     axes.plot(*point, "o", color=INK, label="the detector's threshold")
-    _legend(axes, "lower right")
-    axes.set_xlim(-0.01, 1.01)
-    axes.set_ylim(-0.01, 1.01)
+    axes.legend(loc="lower right")
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     return _svg(figure)
 
 
@@ -93,22 +98,14 @@ def themed(svg: str, title: str) -> str:
 
 
 def _axes(title: str, x_label: str, y_label: str, size: tuple[float, float] = (5.2, 3.2)) -> tuple[Figure, Axes]:
-    with rc_context(STYLE):
-        figure = Figure(figsize=size, layout="constrained")
-        axes = figure.add_subplot()
-        axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
-        axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set(title=title, xlabel=x_label, ylabel=y_label)
     return figure, axes
-
-
-def _legend(axes: Axes, place: Literal["best", "lower right"]) -> None:
-    axes.legend(loc=place, fontsize=9, frameon=False, labelcolor=INK)
 
 
 def _svg(figure: Figure) -> str:
     data = io.StringIO()
-    with rc_context(STYLE):
-        figure.savefig(data, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    figure.savefig(data, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     text = data.getvalue()
     return text[text.index("<svg") :]

@@ -19,24 +19,17 @@ from alocc.detector import Detector, Scores
 from alocc.errors import ConfigError
 from alocc.storage import replacing
 
-SIDE = 256
-"""Shorter side of a picture, at least."""
-HOT = np.array([[255, 220, 40], [235, 70, 20]])
-"""Colours at the threshold of the map and at twice that."""
 LONGEST = 200
 """Bytes of a picture's file name, before its suffix; file systems take 255."""
-FROM = 0.5
-"""Share of the threshold at which the colour begins to show."""
 
 
 def overlay(
-    image: NDArray[np.float32], anomaly_map: NDArray[np.float32], threshold: float, side: int = SIDE
+    image: NDArray[np.float32], anomaly_map: NDArray[np.float32], threshold: float, side: int = 256
 ) -> NDArray[np.uint8]:
-    """Lay a map over its image: colour begins at half of the threshold; what is above it has a dark edge.
+    """Lay a map (H, W) over its image (C, H, W) in [0, 1]: colour begins at half of the threshold; above, a dark edge.
 
     Args:
-        image: (C, H, W) in [0, 1].
-        anomaly_map: (H, W).
+        image, anomaly_map: see above.
         threshold: value that a normal image's map hardly ever exceeds.
         side: shorter side of the picture, at least, in pixels.
 
@@ -49,8 +42,8 @@ def overlay(
     base = np.asarray(Image.fromarray(rgb(image)).resize(size, Image.Resampling.NEAREST), dtype=np.float32)
     large = np.asarray(Image.fromarray(anomaly_map).resize(size, Image.Resampling.BILINEAR))
     relative = (large / threshold)[..., None]
-    heat, how_hot = np.clip((relative - FROM) / (1 - FROM), 0, 1), np.clip(relative - 1, 0, 1)
-    colour = HOT[0] * (1 - how_hot) + HOT[1] * how_hot
+    heat, how_hot = np.clip(2 * relative - 1, 0, 1), np.clip(relative - 1, 0, 1)
+    colour = np.array([255, 220, 40]) * (1 - how_hot) + np.array([235, 70, 20]) * how_hot  # to red at twice it
     blended = base * (1 - 0.6 * heat) + colour * 0.6 * heat
     above = large > threshold
     interior = binary_erosion(above, iterations=max(1, side // 128), border_value=1)  # the picture's border is no edge
@@ -66,11 +59,7 @@ def rgb(image: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def overlay_writer(detector: Detector, folder: Path) -> Callable[[ImageSet, Scores], None]:
-    """A function that writes a picture of each image it is given: left the image, right the overlay.
-
-    Args:
-        detector: makes the maps.
-        folder: where the pictures go, named like their images.
+    """A function that writes, for each image it is given, image and overlay side by side into ``folder``.
 
     Raises:
         ConfigError: if the folder is a file.

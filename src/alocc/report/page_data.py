@@ -16,30 +16,13 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from alocc.calibration import smallest_alpha
+from alocc.calibration import FloatArray, smallest_alpha
 from alocc.detector import Detector
 from alocc.report.pictures import COLUMNS, PER_SHEET, Sheets
 from alocc.report.results import Results, printable
 
-FloatArray = NDArray[np.float64]
-
-STEPS = 160
-HIGHEST_ALPHA = 0.5
-MOST_BARS = 60
 MOST_ROWS = 20_000
 """Images that the table lists; of more, the most anomalous. The counts are always of all."""
-
-
-@dataclass(frozen=True)
-class Panel:
-    """The histogram of one group of images."""
-
-    name: str
-    n: int
-    most: int
-    """Images in the highest bar."""
-    heights: list[float]
-    """Each bar in per cent of the highest, from left to right."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +31,8 @@ class Histogram:
 
     low: float
     high: float
-    panels: list[Panel]
+    panels: list[dict[str, Any]]
+    """Of each group its name, n, the number of images in its highest bar, and all bars in per cent of that one."""
     ticks: list[float]
 
     def percent(self, anomaly_score: float) -> float:
@@ -59,27 +43,20 @@ class Histogram:
 def alpha_steps(n_held_out: int, alpha: float) -> list[float]:
     """The values of the slider, ascending: even steps on a logarithmic scale, the smallest possible and ``alpha``."""
     smallest = smallest_alpha(n_held_out)
-    even = np.geomspace(smallest, max(HIGHEST_ALPHA, alpha), STEPS)
-    rounded = {float(f"{step:.2g}") for step in even}
+    rounded = {float(f"{step:.2g}") for step in np.geomspace(smallest, max(0.5, alpha), 160)}
     return sorted({step for step in rounded if step > smallest} | {smallest, alpha})
-
-
-def held_out_above(p_value: FloatArray, n_held_out: int) -> NDArray[np.int64]:
-    """How many held-out images are at least as anomalous as each image: k of ``(1 + k) / (n + 1)``."""
-    return np.rint(p_value * (n_held_out + 1)).astype(np.int64) - 1
 
 
 def page_data(detector: Detector, results: Results, sheets: Sheets) -> dict[str, Any]:
     """What the page calculates with: see the module."""
-    n = len(detector.held_out_scores)
-    k = held_out_above(results.scores.p_value, n)
+    k = detector.calibration.count_at_least(results.scores.anomaly_score)
     groups = []
     for name, members in results.groups().items():
         values, counts = np.unique(k[members], return_counts=True)
         groups.append({"name": name, "k": values.tolist(), "counts": counts.tolist()})
     return {
         "alpha": detector.alpha,
-        "alphas": alpha_steps(n, detector.alpha),
+        "alphas": alpha_steps(len(detector.held_out_scores), detector.alpha),
         "held_out": detector.held_out_scores.tolist(),
         "groups": groups,
         "table": image_table(results, k, sheets),
@@ -121,7 +98,7 @@ def histogram(detector: Detector, results: Results | None) -> Histogram:
     if results is not None:
         scores |= {name: results.scores.anomaly_score[members] for name, members in results.groups().items()}
     low, high = _range(scores, detector.threshold)
-    n_bars = int(np.clip(2 * np.sqrt(max(map(len, scores.values()))), 15, MOST_BARS))
+    n_bars = int(np.clip(2 * np.sqrt(max(map(len, scores.values()))), 15, 60))
     edges = np.linspace(low, high, n_bars + 1)
     ticks = [float(tick) for tick in MaxNLocator(8).tick_values(low, high) if low <= tick <= high]
     return Histogram(low, high, [_panel(name, values, edges) for name, values in scores.items()], ticks)
@@ -137,7 +114,8 @@ def _range(scores: Mapping[str, FloatArray], threshold: float) -> tuple[float, f
     return float(low - margin), float(high + margin)
 
 
-def _panel(name: str, values: FloatArray, edges: FloatArray) -> Panel:
+def _panel(name: str, values: FloatArray, edges: FloatArray) -> dict[str, Any]:
     counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
     most = max(int(counts.max()), 1)
-    return Panel(name, len(values), most, [round(100 * count / most, 2) for count in counts.tolist()])
+    heights = [round(100 * count / most, 2) for count in counts.tolist()]
+    return {"name": name, "n": len(values), "most": most, "heights": heights}

@@ -22,7 +22,6 @@ BUDGET = 4_200_000
 """Bytes of all sheets together, before base64 makes them a third larger: the page stays below 10 MB."""
 FIRST = 500
 """Images from each end, and on either side of the threshold, that get pictures before all others do."""
-QUALITY = 82
 
 Pixels = NDArray[np.uint8]
 
@@ -79,14 +78,7 @@ def by_interest(results: Results, threshold: float) -> NDArray[np.int64]:
 def triples(
     detector: Detector, results: Results, indices: NDArray[np.int64], size: tuple[int, int]
 ) -> Iterator[tuple[Pixels, Pixels, Pixels]]:
-    """Input, reconstruction and map over the input, (height, width, 3) each, of some images.
-
-    Args:
-        detector: reconstructs, and makes the maps.
-        results: the images.
-        indices: which of them.
-        size: width and height of a picture.
-    """
+    """Input, reconstruction and map over the input of some images, (height, width, 3) each; a size is width, height."""
     chosen = results.images[indices].images
     x, (_, x_hat) = to_unit_range(chosen).numpy(), detector.reconstruct(chosen)
     maps = detector.anomaly_map(chosen)
@@ -110,7 +102,7 @@ def address(pixels: Pixels, kind: str = "webp") -> str:
 def encoded(pixels: Pixels, kind: str = "webp") -> bytes:
     """A picture's file."""
     data = io.BytesIO()
-    Image.fromarray(pixels).save(data, kind, quality=QUALITY, optimize=True)
+    Image.fromarray(pixels).save(data, kind, quality=82, optimize=True)
     return data.getvalue()
 
 

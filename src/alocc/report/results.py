@@ -52,9 +52,8 @@ def score_images(
 
     Args:
         detector: scores.
-        data: what to open.
-        normal: names of the normal classes; none: those of the training, where the data have them.
-        anomalous: names of the anomalous ones; none: all others.
+        data: what :func:`alocc.data.sources.open_source` opens.
+        normal, anomalous: names of classes; none: those of the training, where the data have them, and all others.
 
     Raises:
         DataError: if the images or a class cannot be found, or not one image, of either side if sides are named, can be

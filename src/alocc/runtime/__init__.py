@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -88,17 +88,23 @@ class Runtime:
         Raises:
             DataError: if the images have a wrong shape or type.
         """
-        images = self._accepted(images)
-        batches = [_nothing()]
+        images = np.asarray(images)
+        if images.dtype != np.uint8:
+            raise DataError(f"an exported detector takes uint8 images, got {images.dtype}; floats need --engine torch")
+        if images.ndim == 3 and images.shape[2] == 3 and self.image_format.channels == 3:
+            raise DataError(f"{images.shape} looks like one colour image; give image[None], (1, H, W, 3)")
         n = self._batch
         if not self._session.only_batch:  # few images are shared out among the threads
             n = max(1, min(n, -(-len(images) // self._session.at_once)))
         chunks = [images[start : start + n] for start in range(0, len(images), n)]
-        for outputs in self._each(lambda chunk: self.outputs(brought_to(chunk, self.image_format)), chunks):
+        batches = [(np.empty(0, np.float32), np.empty(0, np.float32), np.empty(0, np.bool_))]
+        for outputs in self._each(chunks):
             batches.append(outputs)
             if progress:
                 progress(len(outputs[0]))
-        return self._scores(batches)
+        anomaly_score, p_value = (np.concatenate([batch[i] for batch in batches]) for i in (0, 1))
+        p_value = Calibration(self.held_out_scores, self.alpha).exact(p_value)
+        return Scores(anomaly_score.astype(np.float64), p_value, p_value <= self.alpha, {}, None, self.alpha)
 
     def was_seen(self, images: NDArray[np.generic]) -> NDArray[np.bool_]:
         """Which images it was trained or calibrated on: a file does not know of any."""
@@ -114,33 +120,16 @@ class Runtime:
         anomaly_score, p_value, is_anomaly = self._session.run(np.ascontiguousarray(images))
         return anomaly_score[:n], p_value[:n], is_anomaly[:n]
 
-    def _each(
-        self, compute: Callable[[NDArray[np.uint8]], Outputs], chunks: Sequence[NDArray[np.uint8]]
-    ) -> Iterable[Outputs]:
+    def _each(self, chunks: Sequence[NDArray[Any]]) -> Iterable[Outputs]:
+        def compute(chunk: NDArray[np.uint8]) -> Outputs:
+            return self.outputs(brought_to(chunk, self.image_format))
+
         if len(chunks) == 1:
             return map(compute, chunks)
         process = os.getpid()  # threads do not survive a fork: each process has its own
         if process not in self._pools:
             self._pools[process] = ThreadPoolExecutor(self._session.at_once, "alocc-runtime")
         return self._pools[process].map(compute, chunks)
-
-    def _accepted(self, images: NDArray[np.generic]) -> NDArray[np.uint8]:
-        images = np.asarray(images)
-        if images.dtype != np.uint8:
-            raise DataError(f"an exported detector takes uint8 images, got {images.dtype}; floats need --engine torch")
-        if images.ndim == 3 and images.shape[2] == 3 and self.image_format.channels == 3:
-            raise DataError(f"{images.shape} looks like one colour image; give image[None], (1, H, W, 3)")
-        return images.astype(np.uint8, copy=False)
-
-    def _scores(self, batches: Sequence[Outputs]) -> Scores:
-        anomaly_score, p_value = (np.concatenate([batch[i] for batch in batches]).astype(np.float64) for i in (0, 1))
-        n = len(self.held_out_scores)
-        p_value = np.rint(p_value * (n + 1)) / (n + 1)  # the quotient of two whole numbers, in full precision again
-        return Scores(anomaly_score, p_value, p_value <= self.alpha, {}, None, self.alpha)
-
-
-def _nothing() -> Outputs:
-    return np.empty(0, np.float32), np.empty(0, np.float32), np.empty(0, np.bool_)
 
 
 def _checked(notes: Any, path: Path) -> Mapping[str, Any]:

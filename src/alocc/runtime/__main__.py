@@ -35,10 +35,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "data", metavar="DATA", help="images: a folder, a pattern, a table of paths, an archive, a file"
     )
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE",
-        help="file to write: .csv, .jsonl or .parquet; default: CSV to standard output",
-    )  # fmt: skip
+    parser.add_argument("--out", type=Path, metavar="FILE", help=".csv, .jsonl or .parquet; default: CSV to stdout")
     parser.add_argument("--alpha", type=float, help="false-positive rate; default: the detector's own")
     parser.add_argument("--threads", type=int, default=2, help="that a batch is computed with; default: 2")
     return parser.parse_args()
@@ -61,10 +58,8 @@ def _run(given: argparse.Namespace) -> None:
     for item in totals.skipped:
         print(f"skipped: {visible(item.reason)}", file=sys.stderr)
     written = f"; {given.out} written" if given.out else ""
-    print(
-        f"{totals.n_anomalies:,} of {totals.n_images:,} images are anomalies at alpha {runtime.alpha:g}{written}",
-        file=sys.stderr,
-    )
+    found = f"{totals.n_anomalies:,} of {totals.n_images:,} images are anomalies at alpha {runtime.alpha:g}"
+    print(found + written, file=sys.stderr)
 
 
 if __name__ == "__main__":

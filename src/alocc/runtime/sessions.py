@@ -8,7 +8,7 @@ import os
 import threading
 import weakref
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,22 +25,11 @@ MOST_NOTES = 100_000_000
 Outputs = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]
 
 
-class Session(Protocol):
-    """A graph that an engine has loaded."""
-
-    metadata: Any
-    """What the file says of itself."""
-    only_batch: int | None
-    """So many images are judged at a time, the last ones filled up; none: any number, which changes no bit."""
-    at_once: int
-    """Threads that may call :meth:`run` at the same time; each computes alone: sharing a batch wastes more."""
-
-    def run(self, images: NDArray[np.uint8]) -> Outputs:
-        """anomaly_score, p_value and is_anomaly of each image."""
-
-
-def open_session(path: Path, threads: int) -> Session:
+def open_session(path: Path, threads: int) -> OnnxSession | OpenVinoSession:
     """Load an exported file.
+
+    ``metadata`` of a session is what the file says of itself; ``run`` may be called by as many threads as ``at_once``
+    says, each of which computes alone, because sharing a batch wastes more.
 
     Raises:
         ArtefactError: if it is missing, damaged, or has another kind of name.
@@ -51,11 +40,10 @@ def open_session(path: Path, threads: int) -> Session:
     if not path.is_file():
         raise ArtefactError(f"{path} does not exist")
     try:
-        kind: type[OnnxSession | OpenVinoSession] = OnnxSession if path.suffix == ".onnx" else OpenVinoSession
-        return kind(path, threads)
+        return OnnxSession(path, threads) if path.suffix == ".onnx" else OpenVinoSession(path, threads)
     except ImportError:
-        name, extra = ("onnxruntime", "runtime") if path.suffix == ".onnx" else ("openvino", "openvino")
-        raise ConfigError(f"{path} needs {name}; install it with: pip install 'alocc[{extra}]'") from None
+        name = "onnxruntime" if path.suffix == ".onnx" else "openvino"
+        raise ConfigError(f"{path} needs {name}; install it with: pip install {name}") from None
     except InputError:
         raise
     except Exception as error:  # engines raise all kinds on files that are not what they say
@@ -64,7 +52,7 @@ def open_session(path: Path, threads: int) -> Session:
 
 
 class OnnxSession:
-    """ONNX Runtime on the CPU."""
+    """ONNX Runtime on the CPU; any number of images changes no bit."""
 
     only_batch: int | None = None
 
@@ -79,7 +67,7 @@ class OnnxSession:
         self.metadata = _notes(self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "null"))
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
-        """See :class:`Session`."""
+        """anomaly_score, p_value and is_anomaly of each image."""
         outputs: Outputs = self._session.run(["anomaly_score", "p_value", "is_anomaly"], {"images": images})
         return outputs
 
@@ -87,7 +75,8 @@ class OnnxSession:
 class OpenVinoSession:
     """OpenVINO on the CPU, in 32 bits: by itself it takes 16 where the processor can."""
 
-    only_batch: int | None = 8  # by their number, it chooses how to compute
+    only_batch: int | None = 8
+    """So many images are judged at a time, the last ones filled up: by their number, it chooses how to compute."""
 
     def __init__(self, path: Path, threads: int) -> None:
         import openvino
@@ -103,7 +92,7 @@ class OpenVinoSession:
         _open_vino_sessions.add(self)
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
-        """See :class:`Session`."""
+        """anomaly_score, p_value and is_anomaly of each image."""
         if self._compiled is None:
             self._compile()
         if not hasattr(self._requests, "own"):

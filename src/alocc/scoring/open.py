@@ -19,9 +19,6 @@ from alocc.detector import Detector, artefact_path, image_hashes
 from alocc.errors import ArtefactError, ConfigError, InputError
 from alocc.runtime import SUFFIXES, Runtime
 from alocc.scores import Progress, Scores
-from alocc.scoring.stream import Engine
-
-__all__ = ["Engine", "EngineName", "ExportedDetector", "digest", "is_exported", "open_exported"]
 
 EngineName = Literal["torch", "onnx", "openvino"]
 SUFFIX_OF = {"onnx": ".onnx", "openvino": ".xml"}
@@ -56,13 +53,12 @@ def open_exported(
     threads: int = 2,
     note: Callable[[str], None] = lambda _: None,
 ) -> ExportedDetector:
-    """An exported file; or that of a run folder, which is written if there is none of this very detector.
+    """An exported file; or a run folder's for ``engine``, which is written if there is none of this very detector.
 
     Args:
-        path: the file, or a run folder.
-        engine: which of a run folder's; of a file, what its name says.
+        path, engine: the file, or a run folder and which of its files.
         alpha: false-positive rate; none: the detector's own.
-        threads: that a batch is computed with.
+        threads: batches that are computed at the same time.
         note: told if an export is written.
 
     Raises:

@@ -17,49 +17,31 @@ from alocc.scores import Progress, Scores
 
 
 class Batch(Protocol):
-    """Some images, and some that could not be used."""
+    """Some images, as the engine takes them, with their names, and some that could not be used."""
 
     @property
-    def images(self) -> Any:
-        """What the scorer takes, n of them."""
-
+    def images(self) -> Any: ...
     @property
-    def names(self) -> Sequence[str]:
-        """Theirs."""
-
+    def names(self) -> Sequence[str]: ...
     @property
-    def skipped(self) -> Sequence[Skipped]:
-        """Those that could not be used."""
+    def skipped(self) -> Sequence[Skipped]: ...
 
 
 class Engine(Protocol):
-    """What scores: a :class:`~alocc.detector.Detector` or an exported file."""
+    """What scores: a :class:`~alocc.detector.Detector`, which says what each of these is, or an exported file."""
 
     @property
-    def image_format(self) -> ImageFormat:
-        """What images are brought to before they are scored."""
-
+    def image_format(self) -> ImageFormat: ...
     @property
-    def alpha(self) -> float:
-        """False-positive rate that ``is_anomaly`` keeps."""
-
+    def alpha(self) -> float: ...
     @property
-    def threshold(self) -> float:
-        """An image is an anomaly if and only if its anomaly score is above this."""
-
+    def threshold(self) -> float: ...
     @property
-    def training(self) -> Mapping[str, Any]:
-        """What it was trained on."""
-
+    def training(self) -> Mapping[str, Any]: ...
     @property
-    def held_out_scores(self) -> FloatArray:
-        """Anomaly scores of the held-out normal images, sorted ascending."""
-
-    def score(self, images: Any, progress: Progress | None = None) -> Scores:
-        """Score n images in the detector's format."""
-
-    def was_seen(self, images: Any) -> NDArray[np.bool_]:
-        """Which images it was trained or calibrated on, as far as that is known."""
+    def held_out_scores(self) -> FloatArray: ...
+    def score(self, images: Any, progress: Progress | None = None) -> Scores: ...
+    def was_seen(self, images: Any) -> NDArray[np.bool_]: ...
 
 
 BatchT = TypeVar("BatchT", bound=Batch)
@@ -94,14 +76,10 @@ def score_batches(
     progress: Progress | None = None,
     each: Callable[[BatchT, Scores], None] | None = None,
 ) -> Iterator[Rows]:
-    """Score batch after batch. At least one image is scored before the first rows are given.
+    """Score batch after batch of images in the engine's format. At least one image is scored before the first rows.
 
-    Args:
-        scorer: what scores.
-        batches: the images, brought to its format.
-        strict: stop at the first image that cannot be used.
-        progress: told of every few images that are done.
-        each: given every batch and its scores, before the images are let go.
+    ``progress`` is told of every few images that are done, ``each`` is given every batch and its scores, before the
+    images are let go.
 
     Raises:
         DataError: if not one image can be used, or, if strict, if one cannot.

@@ -8,7 +8,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,12 +20,8 @@ from alocc.scoring.stream import Rows
 from alocc.storage import replacing
 
 COLUMNS = ("path", "anomaly_score", "p_value", "is_anomaly", "error")
-FORMULA = tuple("=+-@\t\r\n＝＋－＠")
-"""What a spreadsheet takes for the beginning of a formula, or passes over before one."""
 ROW_GROUP = 50_000
 """Rows of Parquet that are in memory together."""
-IN_MEMORY = 1 << 24
-"""Characters of a table for standard output that wait in memory; more wait in a temporary file."""
 
 Row = dict[str, Any]
 
@@ -70,11 +66,7 @@ def check_table_path(path: Path) -> None:
 
 
 def write_table(parts: Iterable[Rows], path: Path | None) -> Totals:
-    """Write rows as they come, in the format that the file's suffix names; there is no table before the last row is.
-
-    Args:
-        parts: the rows.
-        path: of the file; none: CSV on standard output.
+    """Write rows as they come, as the file's suffix says, or CSV to standard output; no table before the last row.
 
     Raises:
         ConfigError: if the suffix is unknown.
@@ -83,7 +75,7 @@ def write_table(parts: Iterable[Rows], path: Path | None) -> Totals:
     totals, parts = Totals(), iter(parts)
     parts = itertools.chain([next(parts)], parts)  # what is wrong with the images shows before anything is there
     if path is None:
-        with tempfile.SpooledTemporaryFile(IN_MEMORY, "w+", encoding="utf-8", newline="") as file:
+        with tempfile.SpooledTemporaryFile(1 << 24, "w+", encoding="utf-8", newline="") as file:
             try:
                 rows = totals.rows(parts)
                 _write_csv(file, map(_visible, rows) if sys.stdout.isatty() else rows)
@@ -118,8 +110,8 @@ def _write_csv(file: IO[str], rows: Iterator[Row]) -> None:
 
 
 def _plain(text: str) -> str:
-    """The same path in a spelling that no spreadsheet computes; errors begin with one too."""
-    return f"./{text}" if text.startswith(FORMULA) else text
+    """The same path in a spelling that no spreadsheet takes for a formula; errors begin with one too."""
+    return f"./{text}" if text.startswith(tuple("=+-@\t\r\n＝＋－＠")) else text
 
 
 def _json_lines(path: Path, rows: Iterator[Row]) -> None:
@@ -138,8 +130,4 @@ def _parquet(path: Path, rows: Iterator[Row]) -> None:
             writer.write_table(pyarrow.Table.from_pylist(group, schema=schema))
 
 
-WRITERS: dict[str, Callable[[Path, Iterator[Row]], None]] = {
-    ".csv": _csv,
-    ".jsonl": _json_lines,
-    ".parquet": _parquet,
-}
+WRITERS = {".csv": _csv, ".jsonl": _json_lines, ".parquet": _parquet}
