@@ -29,23 +29,13 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 MAX_PIXELS = 80_000_000  # below the limit at which Pillow warns
 MAX_ASPECT = 50
 """How many times longer than wide an image may be: more is a strip, which no resizing makes comparable."""
-LARGE = 4_000_000
-"""Pixels from which on images are decoded one at a time, so that memory stays bounded."""
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I", "F"})
 SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that swap height and width."""
-UPRIGHT: dict[object, Callable[[NDArray[Any]], NDArray[Any]]] = {
-    2: np.fliplr,
-    3: lambda pixels: np.rot90(pixels, 2),
-    4: np.flipud,
-    5: lambda pixels: pixels.swapaxes(0, 1),
-    6: lambda pixels: np.rot90(pixels, -1),
-    7: lambda pixels: np.rot90(pixels, 2).swapaxes(0, 1),
-    8: np.rot90,
-}
-"""EXIF orientation → what turns pixels upright; any other value turns nothing."""
-IMAGE_DEPTH = 32997
-"""TIFF tag: how many slices lie behind each other."""
+Content = str | Path | Callable[[], BinaryIO]
+"""Where the bytes of an image are: a file, or a function that opens something like one."""
+_threads: dict[int, ThreadPoolExecutor] = {}
+"""By process, as a fork copies none: the only one to decode large images, as each keeps much of what it allocated."""
 
 
 class Header(NamedTuple):
@@ -56,27 +46,16 @@ class Header(NamedTuple):
     grey: bool
 
 
-Content = str | Path | Callable[[], BinaryIO]
-"""Where the bytes of an image are: a file, or a function that opens something like one."""
-_one_by_one = ThreadPoolExecutor(1, "alocc-large-image")  # a thread keeps much of what it allocated: one, not all
-
-
 def read_header(content: Content, name: str | None = None, page: int = 0) -> Header:
-    """Size and mode of an image file, without decoding its pixels.
-
-    Args:
-        content: where the bytes are.
-        name: what to call it in errors, where it is no file.
-        page: of a TIFF, counted without reduced versions and masks of other pages.
+    """Size and mode of an image, undecoded; ``page`` counts those of a TIFF that are images of their own.
 
     Raises:
-        DataError: if the file cannot be opened as an image, or is one that :func:`read_image` refuses for its size.
+        DataError: with ``name``, if it cannot be opened as an image, or :func:`read_image` refuses its size.
     """
     with _open_image(content, name, page) as image:
         width, height = image.size
         turned = _mentions_orientation(image) and _orientation(image) in SIDEWAYS
-        if image.format == "TIFF":  # its own tag is in the size already, XMP is not
-            turned = turned and _tags(image).get(Tag.Orientation) not in SIDEWAYS
+        turned = turned and _tags(image).get(Tag.Orientation) not in SIDEWAYS  # a TIFF's tag is in the size, XMP is not
         return Header(*((width, height) if turned else (height, width)), image.mode in GREY_MODES)
 
 
@@ -101,14 +80,14 @@ def read_brought_to(content: Content, name: str | None, page: int, to: ImageForm
     """
     with _open_image(content, name, page) as image:
 
-        def prepared() -> NDArray[np.uint8]:
+        def prepare() -> NDArray[np.uint8]:
             with closing(image):  # its memory is free again before the next one begins
                 pixels: NDArray[np.uint8] = brought_to(_decode(image)[None], to)[0]
                 return pixels
 
-        if image.width * image.height <= LARGE:
-            return prepared()
-        return _one_by_one.submit(prepared).result()
+        if image.width * image.height <= 4_000_000:  # so many at a time that memory stays bounded
+            return prepare()
+        return _threads.setdefault(os.getpid(), ThreadPoolExecutor(1, "alocc-large-image")).submit(prepare).result()
 
 
 def read_mask(path: Path) -> NDArray[np.bool_]:
@@ -233,7 +212,8 @@ def _check_stack(image: ImageFile) -> None:
     described = re.search(r'^images=([2-9]|\d\d+)$|"truncated": true', str(tags.get(Tag.ImageDescription, "")), re.M)
     n_bytes = image.width * image.height * sum(tags.get(Tag.BitsPerSample, (1,))) // 8
     is_there = file_size - min(tags.get(Tag.StripOffsets, (file_size,))) >= 2 * n_bytes
-    if tags.get(IMAGE_DEPTH, 1) > 1 or (described and is_there and image.tell() == tags.next == 0):
+    n_slices = tags.get(32997, 1)  # ImageDepth
+    if n_slices > 1 or (described and is_there and image.tell() == tags.next == 0):
         raise ValueError("a stack of images on one page; save it as a TIFF of several pages, or as .npy")
 
 
@@ -272,8 +252,10 @@ def _orientation(image: ImageFile) -> object:
 
 def _turn_upright(pixels: NDArray[Any], image: ImageFile) -> NDArray[Any]:
     """Pixels of an image that is loaded: Pillow turns a TIFF while it loads it, and takes its orientation away."""
-    turn = UPRIGHT.get(_orientation(image))
-    return turn(pixels) if turn else pixels
+    orientation = _orientation(image)
+    rows, columns = -1 if orientation in (3, 4, 6, 7) else 1, -1 if orientation in (2, 3, 7, 8) else 1
+    flipped = pixels[::rows, ::columns]
+    return flipped.swapaxes(0, 1) if orientation in SIDEWAYS else flipped
 
 
 def _decode(image: ImageFile) -> NDArray[np.uint8]:
