@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,20 +13,15 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from alocc.calibration import images_needed, smallest_alpha_text
 from alocc.config import ImagesConfig
 from alocc.data.entries import Skipped
 from alocc.data.images import ImageFormat, to_unit_range
 from alocc.data.sources import Source, check_strict
 from alocc.data.splits import MIN_IMAGES
 
-FINE = 3
-"""So many times shrunk, an image loses what is small."""
-FEW = 99
-"""Fewer normal images than this: expect a coarse threshold."""
 THUMBNAIL, ALIKE = 16, 0.7
 """Side of a grey thumbnail, and root mean square difference of two, in grey levels, up to which they are duplicates."""
-FLAT = 0.01
-"""An image whose pixels deviate less than this from their mean shows nothing."""
 SHEET_IMAGES, SHEET_COLUMNS, SHEET_SIDE = 200, 20, 64
 """The contact sheet: images at most, evenly spread; images in a row; pixels of the side of one."""
 
@@ -52,10 +47,8 @@ class Inspection:
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
-        return asdict(self) | {
-            "image_format": self.image_format._asdict(),
-            "skipped": [item._asdict() for item in self.skipped],
-        }
+        skipped = [item._asdict() for item in self.skipped]
+        return asdict(self) | {"image_format": self.image_format._asdict(), "skipped": skipped}
 
 
 def inspect(
@@ -84,7 +77,8 @@ def inspect(
         if not len(batch):
             continue
         x = to_unit_range(batch.images)
-        flat += [name for name, deviation in zip(batch.names, x.flatten(1).std(1), strict=True) if deviation < FLAT]
+        is_flat = x.flatten(1).std(1) < 0.01  # nothing is to be seen
+        flat += [batch.names[i] for i in torch.nonzero(is_flat)[:, 0]]
         thumbnails.append(_thumbnails(x))
         pictures += [x[i] for i in range(len(x)) if (len(names) + i) % every == 0 and len(pictures) < SHEET_IMAGES]
         del pictures[SHEET_IMAGES:]  # a batch may bring more than are missing
@@ -100,7 +94,7 @@ def inspect(
     )
     warnings = _warnings(found, round(float(np.median([max(header[:2]) for header in headers]))))
     sheet = _contact_sheet(pictures) if pictures else None
-    return Inspection(**{**found.__dict__, "warnings": warnings}), sheet
+    return replace(found, warnings=warnings), sheet
 
 
 def _warnings(found: Inspection, large: int) -> list[str]:
@@ -110,8 +104,8 @@ def _warnings(found: Inspection, large: int) -> list[str]:
     n = found.n_images
     warnings = [
         (n < MIN_IMAGES, f"only {n} images: at least {MIN_IMAGES} are needed to train"),
-        (MIN_IMAGES <= n < FEW, f"only {n} images: alpha can be 1 / {n + 1} at best"),
-        (large > FINE * max(found.image_format.size), f"images of about {large} pixels are brought to "
+        (MIN_IMAGES <= n < images_needed(None), f"only {n} images: alpha can be {smallest_alpha_text(n)} at best"),
+        (large > 3 * max(found.image_format.size), f"images of about {large} pixels are brought to "
          f"{found.image_format}, where small faults may vanish; try --set images.tile=64 as well, and compare"),
         (len(named) > 1, f"{len(named)} classes: say which are normal (--normal {named[0] if named else ''})"),
         (len(named) >= 1 and "" in found.classes, f"{found.classes.get('', 0)} images lie beside the class folders"),
