@@ -25,10 +25,8 @@ Split = Literal["train", "test"]
 
 MAX_UNPACKED = 2 << 30
 """Bytes of a file of arrays that is unpacked into memory."""
-STEP = 16 << 20
 CLASSES = tuple("0123456789")
 EMBEDDED_TRAINING_CLASS = "1"
-PREFIX: dict[Split, str] = {"train": "train", "test": "t10k"}
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -55,12 +53,10 @@ def load_mnist(split: Split, classes: Collection[str] | None = None) -> tuple[ND
     if unknown:
         raise DataError(f'mnist has no class "{unknown[0]}"; its classes are: {", ".join(CLASSES)}')
     if split == "train" and wanted == {EMBEDDED_TRAINING_CLASS}:
-        images = read_idx(_embedded("train-1-images-idx3-ubyte.gz"))
+        images = read_idx(_embedded("train-1-images-idx3-ubyte"))
         return images, np.full(len(images), EMBEDDED_TRAINING_CLASS)
-    if split == "test":
-        images, labels = (read_idx(_embedded(f"{name}.gz")) for name in _file_names("test"))
-    else:
-        images, labels = (read_idx(_full(name)) for name in _file_names("train"))
+    read, part = (_embedded, "t10k") if split == "test" else (_full, "train")
+    images, labels = (read_idx(read(f"{part}-{kind}-ubyte")) for kind in ("images-idx3", "labels-idx1"))
     names = labels.astype(np.str_)
     keep = np.isin(names, sorted(wanted))
     return images[keep], names[keep]
@@ -90,7 +86,7 @@ def read_unpacked(path: Path) -> bytearray:
     """
     content = bytearray()
     with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
-        while chunk := file.read(STEP):
+        while chunk := file.read(1 << 20):
             content += chunk
             check_unpacked(len(content))
     return content
@@ -113,26 +109,19 @@ def cache_folder() -> Path:
     return Path(pooch.os_cache("alocc")) / "mnist"
 
 
-def _file_names(split: Split) -> tuple[str, str]:
-    return f"{PREFIX[split]}-images-idx3-ubyte", f"{PREFIX[split]}-labels-idx1-ubyte"
-
-
 def _embedded(name: str) -> bytes:
-    return gzip.decompress((resources.files("alocc.data") / "embedded" / "mnist" / name).read_bytes())
+    return gzip.decompress((resources.files("alocc.data") / "embedded" / "mnist" / f"{name}.gz").read_bytes())
 
 
-def _full(name: str) -> bytearray:
+def _full(name: str) -> bytes | bytearray:
     path = _on_disk(name)
     return _checked_content(path, name) if path else _downloaded(name)
 
 
 def _on_disk(name: str) -> Path | None:
     folders = [Path(os.environ["ALOCC_DATA"]) / "mnist"] if "ALOCC_DATA" in os.environ else []
-    for folder in [*folders, cache_folder()]:
-        for path in (folder / f"{name}.gz", folder / name):
-            if path.is_file():
-                return path
-    return None
+    places = (folder / file for folder in (*folders, cache_folder()) for file in (f"{name}.gz", name))
+    return next(filter(Path.is_file, places), None)
 
 
 def _checked_content(path: Path, name: str) -> bytearray:
@@ -172,31 +161,22 @@ def _downloaded(name: str) -> bytearray:
 
 
 class _DownloadBar:
-    """What pooch asks of a progress bar (an attribute ``total``, ``update``, ``reset``, ``close``), drawn by Rich."""
+    """What pooch asks of a progress bar, of bytes."""
+
+    total: int | None = None
 
     def __init__(self, description: str) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+        from alocc.progress import open_bar
 
-        self.progress = Progress(
-            "{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), console=Console(stderr=True)
-        )
-        self.task = self.progress.add_task(description, total=None)
-
-    @property
-    def total(self) -> float | None:
-        return self.progress.tasks[0].total
-
-    @total.setter
-    def total(self, size: float) -> None:
-        self.progress.start()
-        self.progress.update(self.task, total=size)
+        self.bar = open_bar()
+        self.task = self.bar.add_task(description, total=None, note="bytes")
+        self.bar.start()
 
     def update(self, n_bytes: int) -> None:
-        self.progress.advance(self.task, n_bytes)
+        self.bar.update(self.task, advance=n_bytes, total=self.total)
 
     def reset(self) -> None:
-        self.progress.update(self.task, completed=0)
+        self.bar.update(self.task, completed=0)
 
     def close(self) -> None:
-        self.progress.stop()
+        self.bar.stop()
