@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,25 +35,6 @@ class ArrayFile:
     def _mapped(self) -> NDArray[np.generic]:
         array: NDArray[np.generic] = np.load(self.path, mmap_mode="r", allow_pickle=False)
         return array
-
-
-class Numbered(Sequence[str]):
-    """The names "prefix#0", "prefix#1", …, each made when it is asked for: there may be millions."""
-
-    def __init__(self, prefix: str, numbers: range) -> None:
-        self.prefix, self.numbers = prefix, numbers
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    @overload
-    def __getitem__(self, part: int) -> str: ...
-    @overload
-    def __getitem__(self, part: slice) -> Numbered: ...
-    def __getitem__(self, part: int | slice) -> str | Numbered:
-        if isinstance(part, slice):
-            return Numbered(self.prefix, self.numbers[part])
-        return f"{self.prefix}#{self.numbers[part]}"
 
 
 def is_array_file(path: Path) -> bool:

@@ -12,47 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alocc.data.decoding import (
-    FORMATS,
-    MAX_PIXELS,
-    SUFFIXES,
-    Content,
-    Header,
-    count_pages,
-    read_brought_to,
-    read_header,
-    read_image,
-)
+from alocc.data.decoding import Header, read_header, read_image
 from alocc.data.resizing import ImageFormat, brought_to
 
 __all__ = [
-    "DEFAULT_MAX_SIDE",
-    "FORMATS",
-    "MAX_PIXELS",
-    "SUFFIXES",
-    "Content",
-    "Header",
-    "ImageFormat",
-    "count_pages",
-    "is_grey",
-    "prepare",
-    "prepare_batch",
-    "read_header",
-    "read_image",
-    "read_prepared",
-    "to_unit_range",
-]
-
-DEFAULT_MAX_SIDE = 64
-
-
-def read_prepared(content: Content, name: str | None, page: int, to: ImageFormat) -> Tensor:
-    """:func:`read_image`, then :func:`prepare`; of several threads, only one decodes large images.
-
-    Raises:
-        DataError: as :func:`read_image`.
-    """
-    return _tensor(read_brought_to(content, name, page, to)[None])[0]
+    "Header", "ImageFormat", "is_grey", "prepare", "prepare_batch", "read_header", "read_image", "to_unit_range",
+]  # fmt: skip
 
 
 def prepare(image: NDArray[np.generic], to: ImageFormat) -> Tensor:
@@ -68,13 +33,8 @@ def prepare(image: NDArray[np.generic], to: ImageFormat) -> Tensor:
 
 
 def prepare_batch(images: NDArray[np.generic], to: ImageFormat) -> Tensor:
-    """:func:`prepare` for many images of one size, (n, H, W) or (n, H, W, C)."""
-    return _tensor(brought_to(images, to))
-
-
-def _tensor(images: NDArray[np.generic]) -> Tensor:
-    """(n, H, W, C) → (n, C, H, W)."""
-    array = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    """:func:`prepare` for many images of one size, (n, H, W) or (n, H, W, C) → (n, C, H, W)."""
+    array = np.ascontiguousarray(brought_to(images, to).transpose(0, 3, 1, 2))
     return torch.from_numpy(array if array.flags.writeable else array.copy())  # from_numpy of a read-only array warns
 
 

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO, cast
 from urllib.parse import unquote
 
 from alocc.data import arrays, video
+from alocc.data.decoding import SUFFIXES
 from alocc.data.entries import (
     ARCHIVES,
     MANIFESTS,
@@ -22,7 +23,6 @@ from alocc.data.entries import (
     is_member,
     parts_of,
 )
-from alocc.data.images import SUFFIXES
 from alocc.errors import AloccError, ConfigError, DataError
 
 REDIRECT_HOSTS = "ALOCC_REDIRECT_HOSTS"

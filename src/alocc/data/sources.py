@@ -20,15 +20,17 @@ a class with the members of :class:`Source` and a line in :func:`open_source`.
 from __future__ import annotations
 
 import difflib
+import io
 import itertools
 import os
 import tempfile
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -37,18 +39,9 @@ from torch import Tensor
 
 from alocc.config import ImagesConfig
 from alocc.data import arrays, reading, remote, video
+from alocc.data.decoding import SUFFIXES, Header, read_header, read_image
 from alocc.data.entries import Entry, Skipped, find_entries, has_suffix
-from alocc.data.images import (
-    DEFAULT_MAX_SIDE,
-    SUFFIXES,
-    Header,
-    ImageFormat,
-    is_grey,
-    prepare,
-    prepare_batch,
-    read_header,
-    read_image,
-)
+from alocc.data.images import ImageFormat, is_grey, prepare_batch
 from alocc.data.mnist import CLASSES as MNIST_CLASSES
 from alocc.data.mnist import Split, load_mnist
 from alocc.data.reading import check_strict, none_usable
@@ -59,10 +52,6 @@ __all__ = ["Data", "ImageSet", "Skipped", "Source", "check_classes", "check_stri
            "open_source"]  # fmt: skip
 
 BUILT_IN = ("mnist",)
-MIN_SIDE = 16
-MAX_TILED_SIDE = 1024
-LOOKED_AT = 1_000
-"""Images, evenly spread, whose headers decide the format, and that are looked at for colour."""
 MOST_IN_MEMORY = 2 << 30
 """Bytes of prepared images that are kept in memory; more lie in a temporary file that vanishes with the process."""
 
@@ -130,9 +119,9 @@ class Source(ABC):
     def headers(self) -> list[Header]:
         """Size and kind of each image that can be read, as far as that is known without decoding."""
 
-    @abstractmethod
     def infer_format(self, wanted: ImagesConfig) -> ImageFormat:
         """The format that suits these images, where the config leaves it open."""
+        return _format(wanted, self.headers(), lambda: True)
 
     @abstractmethod
     def batches(self, to: ImageFormat) -> Iterator[ImageSet]:
@@ -154,9 +143,9 @@ class Source(ABC):
             kept.add(part.images)
             parts.append(replace(part, images=part.images[:0].clone()))  # the pixels are in the buffer, once
         skipped = tuple(itertools.chain.from_iterable(part.skipped for part in parts))
-        if not kept.n:
-            raise none_usable(skipped)
         names = list(itertools.chain.from_iterable(part.names for part in parts))
+        if not names:
+            raise none_usable(skipped)
         masks = list(itertools.chain.from_iterable(part.masks for part in parts))
         return ImageSet(kept.images(), names, np.concatenate([part.classes for part in parts]), skipped, masks)
 
@@ -178,12 +167,12 @@ def open_source(data: Data, split: Split, classes: Collection[str] | None = None
         data = as_images(data)
         if not len(data):
             raise DataError("an array of no images")
-        return ArraySource(data, np.full(len(data), ""), [str(i) for i in range(len(data))]).of_classes(classes)
+        return ArraySource(data, np.full(len(data), "")).of_classes(classes)
     where = str(data)
     if where in BUILT_IN:
         check_classes(classes, MNIST_CLASSES, where)
         images, names = load_mnist(split, classes)
-        return ArraySource(images, names, _numbered(f"{where}/{split}", names), where)
+        return ArraySource(images, names, _numbered(f"{where}/{split}", names).__getitem__, where)
     if remote.is_address(data):
         found = remote.open_address(where, split)
         if not isinstance(found, Path):
@@ -258,7 +247,7 @@ def _open_path(path: Path, where: str, split: Split, stride: int) -> Source:
         return VideoSource(path, where, stride)
     if arrays.is_array_file(path) and path.is_file():
         images, labels = arrays.read_arrays(path)
-        return ArraySource(images, labels, arrays.Numbered(where, range(len(images))), where)
+        return ArraySource(images, labels, lambda i: f"{where}#{i}", where)
     return EntrySource(*find_entries(path, where, split, BUILT_IN), where)
 
 
@@ -269,11 +258,13 @@ class ArraySource(Source):
         self,
         images: NDArray[np.generic] | arrays.ArrayFile,
         classes: NDArray[np.str_],
-        names: Sequence[str],
+        name: Callable[[int], str] = str,
         where: str = "the array",
+        numbers: NDArray[np.int64] | None = None,
     ) -> None:
         known, index = np.unique(classes, return_inverse=True)
-        self.images, self.names, self.where = images, names, where
+        self.images, self.name, self.where = images, name, where
+        self.numbers = np.arange(len(images)) if numbers is None else numbers
         self.classes = np.array([_composed(name) for name in known.tolist()], np.str_)[index]
         self.class_names = tuple(sorted(set(self.classes.tolist()) - {""}))
         self.n_unlabelled = int((self.classes == "").sum())
@@ -283,22 +274,19 @@ class ArraySource(Source):
 
     def _only(self, classes: Collection[str]) -> ArraySource:
         kept = np.flatnonzero(np.isin(self.classes, list(classes)))
-        return ArraySource(self.images[kept], self.classes[kept], [self.names[i] for i in kept.tolist()], self.where)
+        return ArraySource(self.images[kept], self.classes[kept], self.name, self.where, self.numbers[kept])
 
     def headers(self) -> list[Header]:
         parts = (self.images[start : start + reading.BATCH] for start in range(0, len(self), reading.BATCH))
         colour = self.images.ndim == 4 and not all(is_grey(image) for part in parts for image in part)
         return [Header(self.images.shape[1], self.images.shape[2], grey=not colour)] * len(self)
 
-    def infer_format(self, wanted: ImagesConfig) -> ImageFormat:
-        header = self.headers()[0]
-        return _format(wanted, [header], lambda: not header.grey)
-
     def batches(self, to: ImageFormat) -> Iterator[ImageSet]:
         size = reading.batch_size(to)
         for start in range(0, len(self), size):
             part = slice(start, start + size)
-            yield ImageSet(prepare_batch(self.images[part], to), self.names[part], self.classes[part])
+            names = [self.name(i) for i in self.numbers[part].tolist()]
+            yield ImageSet(prepare_batch(self.images[part], to), names, self.classes[part])
 
 
 class EntrySource(Source):
@@ -319,11 +307,12 @@ class EntrySource(Source):
         return len(self.entries)
 
     def headers(self) -> list[Header]:
-        return [header for header in map(_header, self.entries) if header]
+        return _headers(self.entries)
 
     def infer_format(self, wanted: ImagesConfig) -> ImageFormat:
-        looked_at = self._some()
-        headers = [header for header in map(_header, looked_at) if header]
+        n = len(self.entries)
+        looked_at = [self.entries[i * n // 1_000] for i in range(1_000)] if n > 1_000 else self.entries  # evenly spread
+        headers = _headers(looked_at)
         if not headers:
             raise DataError(f"none of the {len(looked_at)} files of {self.where} can be read as an image")
         return _format(wanted, headers, lambda: any(map(_has_colour, looked_at)))
@@ -331,14 +320,9 @@ class EntrySource(Source):
     def batches(self, to: ImageFormat) -> Iterator[ImageSet]:
         has_masks = any(entry.mask for entry in self.entries)
         for batch in reading.read_batches(self.entries, to, self.unusable):
-            images = torch.from_numpy(np.ascontiguousarray(batch.images.transpose(0, 3, 1, 2)))
             classes = np.array([entry.class_name for entry in batch.entries], dtype=np.str_)
             masks = [entry.mask for entry in batch.entries] if has_masks else ()
-            yield ImageSet(images, batch.names, classes, tuple(batch.skipped), masks)
-
-    def _some(self) -> list[Entry]:
-        n = len(self.entries)
-        return self.entries if n <= LOOKED_AT else [self.entries[i * n // LOOKED_AT] for i in range(LOOKED_AT)]
+            yield ImageSet(prepare_batch(batch.images, to), batch.names, classes, tuple(batch.skipped), masks)
 
 
 class VideoSource(Source):
@@ -356,23 +340,20 @@ class VideoSource(Source):
             raise DataError(f"{self.where} has no frames")
         return [Header(first.shape[0], first.shape[1], is_grey(first))]
 
-    def infer_format(self, wanted: ImagesConfig) -> ImageFormat:
-        return _format(wanted, self.headers(), lambda: True)
-
     def batches(self, to: ImageFormat) -> Iterator[ImageSet]:
         frames = self._frames()
         damage: tuple[Skipped, ...] = ()
         while not damage:
-            images, names = [], []
+            images, names = [torch.empty((0, to.channels, *to.size), dtype=torch.uint8)], []
             try:
                 for seconds, frame in itertools.islice(frames, reading.batch_size(to)):
-                    images.append(prepare(frame, to))
+                    images.append(prepare_batch(frame[None], to))
                     names.append(f"{self.where}#t={video.time_stamp(seconds)}")
             except DataError as error:
                 damage = (Skipped(self.where, str(error)),)
-            if images or damage:
-                yield ImageSet(_stacked(images, to), names, np.full(len(images), ""), damage)
-            if not images:
+            if names or damage:
+                yield ImageSet(torch.cat(images), names, np.full(len(names), ""), damage)
+            if not names:
                 return
 
     def _frames(self) -> Iterator[tuple[float, NDArray[np.uint8]]]:
@@ -386,51 +367,32 @@ class _Buffer:
     """Images put one behind the other; in memory, or in a nameless file where they are too many."""
 
     def __init__(self, to: ImageFormat) -> None:
-        self.shape = (to.channels, *to.size)
-        self.parts: list[Tensor] = []
-        self.file: Any = None
-        self.n = self.bytes = 0
+        self.shape = (-1, to.channels, *to.size)
+        self.file: BinaryIO = io.BytesIO()
 
     def add(self, images: Tensor) -> None:
-        if not len(images):
-            return
-        self.n += len(images)
-        self.bytes += images.numel() * images.element_size()
-        self.dtype = images.dtype
-        if self.file is None and self.bytes > MOST_IN_MEMORY:
+        if isinstance(self.file, io.BytesIO) and self.file.tell() + images.nbytes > MOST_IN_MEMORY:
+            in_memory = self.file.getbuffer()
             self.file = tempfile.TemporaryFile(prefix="alocc-")  # noqa: SIM115  (lives as long as its mapping)
-            for part in self.parts:
-                self.file.write(part.numpy().data)
-            self.parts = []
-        if self.file is None:
-            self.parts.append(images)
-        else:
-            self.file.write(np.ascontiguousarray(images.numpy()).data)
+            self.file.write(in_memory)
+        self.file.write(np.ascontiguousarray(images.numpy()).data)
 
     def images(self) -> Tensor:
-        if self.file is None:
-            whole = torch.empty((self.n, *self.shape), dtype=self.dtype)
-            n_filled = 0
-            while self.parts:  # each part is let go as soon as it is copied
-                part = self.parts.pop(0)
-                whole[n_filled : n_filled + len(part)] = part
-                n_filled += len(part)
-            return whole
-        kind = np.uint8 if self.dtype == torch.uint8 else np.float32
-        with self.file as file:  # closed, the pages stay as long as they are mapped
-            file.flush()
-            return torch.from_numpy(np.memmap(file, kind, "r+", shape=(self.n, *self.shape)))
+        if isinstance(self.file, io.BytesIO):
+            pixels = np.frombuffer(self.file.getbuffer(), np.uint8)
+        else:
+            with self.file as file:  # closed, the pages stay as long as they are mapped
+                file.flush()
+                pixels = np.memmap(file, np.uint8, "r+")
+        return torch.from_numpy(pixels.reshape(self.shape))
 
 
-def _stacked(images: Sequence[Tensor], to: ImageFormat) -> Tensor:
-    return torch.stack(list(images)) if images else torch.empty((0, to.channels, *to.size), dtype=torch.uint8)
-
-
-def _header(entry: Entry) -> Header | None:
-    try:
-        return read_header(entry.content, entry.name, entry.page)
-    except DataError:
-        return None  # named when it is loaded
+def _headers(entries: Iterable[Entry]) -> list[Header]:
+    headers = []
+    for entry in entries:
+        with suppress(DataError):  # named when it is loaded
+            headers.append(read_header(entry.content, entry.name, entry.page))
+    return headers
 
 
 def _has_colour(entry: Entry) -> bool:
@@ -460,9 +422,8 @@ def _typical_size(headers: Sequence[Header], crop: int | None) -> tuple[int, int
 
     Where images are cut, 1,024 and the side of a crop take the place of 64 and 16.
     """
-    longest, shortest = (MAX_TILED_SIDE, crop) if crop else (DEFAULT_MAX_SIDE, MIN_SIDE)
-    height = float(np.median([header.height for header in headers]))
-    width = float(np.median([header.width for header in headers]))
+    longest, shortest = (1024, crop) if crop else (64, 16)
+    height, width = (float(np.median(sides)) for sides in list(zip(*headers, strict=True))[:2])
     scale = min(1.0, longest / max(height, width))
     scale = max(scale, shortest / min(height, width))
     return round(height * scale), round(width * scale)

@@ -21,12 +21,15 @@ def frames(path: Path, stride: int = 1) -> Iterator[tuple[float, NDArray[np.uint
         DataError: if the file is no video, damaged, or shorter than it says: after the frames before that.
         ConfigError: if PyAV is not installed.
     """
-    av = _library()
+    try:
+        import av
+    except ImportError:
+        raise ConfigError("video needs PyAV; in alocc's clone: pip install '.[video]'") from None
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise DataError(f"{path} has no pictures in it")
-            stream = container.streams.video[0]
+            stream: Any = container.streams.video[0]
             stream.thread_type = "AUTO"
             interval, time, lasts = 1 / float(stream.average_rate or 25), 0.0, 0.0
             for number, frame in enumerate(_decode(container, stream)):
@@ -71,11 +74,3 @@ def time_stamp(seconds: float) -> str:
     minutes, rest = divmod(round(seconds * 1000), 60_000)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest / 1000:06.3f}"
-
-
-def _library() -> Any:
-    try:
-        import av
-    except ImportError:
-        raise ConfigError("video needs PyAV; install it with: pip install 'alocc[video]'") from None
-    return av
