@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -27,17 +26,8 @@ iterating = threading.Event()
 PLAIN_LINE_EVERY = 10.0
 
 
-class Moment(Protocol):
-    """Where a training stands; see :class:`alocc.training.loop.Moment`."""
-
-    @property
-    def phase(self) -> str: ...
-    @property
-    def iteration(self) -> int: ...
-    @property
-    def planned(self) -> int: ...
-    @property
-    def losses(self) -> Mapping[str, float]: ...
+Moment = tuple[str, int, int, Mapping[str, float]]
+"""Phase, iterations done and planned, and losses of a training: :class:`alocc.training.loop.Moment`."""
 
 
 def plain(message: str, style: str = "") -> Text:
@@ -69,10 +59,10 @@ def open_bar() -> Progress:
 
 
 @contextmanager
-def _bar_or_lines(description: str, total: int | None) -> Iterator[Callable[[str, int, int | None, str], None]]:
-    """A bar; without a terminal, a plain line now and then. Both show what is done, from the first call on."""
+def _bar_or_lines() -> Iterator[Callable[[str, int, int | None, str], None]]:
+    """A bar; without a terminal, a plain line now and then. Rate and time left count from the first call on."""
     with open_bar() as bar:
-        task = bar.add_task(description, total=total, note="")
+        task = bar.add_task("", total=None, note="")
         began = last_line = 0.0
         first = 0
 
@@ -84,7 +74,9 @@ def _bar_or_lines(description: str, total: int | None) -> Iterator[Callable[[str
             bar.update(task, description=description, total=total, completed=done, note=note)
             if not err.is_terminal and now - last_line > PLAIN_LINE_EVERY:
                 last_line, speed = now, (done - first) / (now - began)
-                of_all, left = (f"/{total:,}", f"  {(total - done) / speed:.0f} s left") if total and speed else ("", "")
+                of_all, left = (
+                    (f"/{total:,}", f"  {(total - done) / speed:.0f} s left") if total and speed else ("", "")
+                )
                 print_note(f"{description} {done:,}{of_all}  {per_second(speed)}{left}{note and '  ' + note}")
 
         yield show
@@ -93,12 +85,12 @@ def _bar_or_lines(description: str, total: int | None) -> Iterator[Callable[[str
 @contextmanager
 def training_progress() -> Iterator[Callable[[Moment], None]]:
     """A bar with rate, time left and losses; without a terminal, a plain line now and then."""
-    with _bar_or_lines("training", None) as show:
+    with _bar_or_lines() as show:
 
         def show_moment(moment: Moment) -> None:
-            (iterating.set if moment.iteration < moment.planned else iterating.clear)()
-            losses = "  ".join(f"{name} {value:.3f}" for name, value in moment.losses.items())
-            show(moment.phase, moment.iteration, moment.planned, losses)
+            phase, done, planned, losses = moment
+            (iterating.set if done < planned else iterating.clear)()
+            show(phase, done, planned, "  ".join(f"{name} {value:.3f}" for name, value in losses.items()))
 
         yield show_moment
 
@@ -107,7 +99,7 @@ def training_progress() -> Iterator[Callable[[Moment], None]]:
 def image_progress(description: str, n_images: int | None) -> Iterator[Callable[[int], None]]:
     """A bar over images; without a terminal, a plain line now and then."""
     done = 0
-    with _bar_or_lines(description, n_images) as show:
+    with _bar_or_lines() as show:
 
         def advance(n_done: int) -> None:
             nonlocal done

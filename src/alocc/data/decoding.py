@@ -49,8 +49,7 @@ class Header(NamedTuple):
 def read_header(content: Content, name: str | None = None, page: int = 0) -> Header:
     """Size and mode of an image, undecoded; ``page`` counts those of a TIFF that are images of their own.
 
-    Raises:
-        DataError: with ``name``, if it cannot be opened as an image, or :func:`read_image` refuses its size.
+    A DataError, with ``name``, if it cannot be opened as an image, or :func:`read_image` refuses its size.
     """
     with _open_image(content, name, page) as image:
         width, height = image.size
@@ -62,22 +61,15 @@ def read_header(content: Content, name: str | None = None, page: int = 0) -> Hea
 def read_image(content: Content, name: str | None = None, page: int = 0) -> NDArray[np.uint8]:
     """Decode an image file, upright as its EXIF orientation says: uint8, (H, W) if grey, (H, W, 3) if colour.
 
-    Transparency is ignored: the colour below it counts.
-
-    Raises:
-        DataError: if the file is not an image, damaged, animated, more than 50 times longer than wide, or has more than
-            ``MAX_PIXELS`` pixels.
+    Transparency is ignored: the colour below it counts. A DataError if the file is not an image, damaged, animated, or
+    beyond ``MAX_PIXELS`` or ``MAX_ASPECT``.
     """
     with _open_image(content, name, page) as image:
         return _decode(image)
 
 
 def read_brought_to(content: Content, name: str | None, page: int, to: ImageFormat) -> NDArray[np.uint8]:
-    """:func:`read_image` in a detector's format, (H, W, C); of several threads, only one decodes large images.
-
-    Raises:
-        DataError: as :func:`read_image`.
-    """
+    """:func:`read_image` in a detector's format, (H, W, C); of several threads, only one decodes large images."""
     with _open_image(content, name, page) as image:
 
         def prepare() -> NDArray[np.uint8]:
@@ -94,10 +86,7 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     """Where a mask marks an anomaly, upright, (H, W): where it is not black, in whatever bits, and not transparent.
 
     Of a palette the first colour is the background, unless another one is black. What is drawn in black on transparency
-    is marked too.
-
-    Raises:
-        DataError: as :func:`read_image`, and if there are several pages, or 16 bits of several channels.
+    is marked too. A DataError as of :func:`read_image`, or for several pages, or 16 bits of several channels.
     """
     if (n := count_pages(path)) > 1:
         raise DataError(f"{path} has {n} pages; a mask is one image")
@@ -128,7 +117,12 @@ def _open_image(content: Content, name: str | None, page: int) -> Iterator[Image
                 pages = _image_pages(file)
                 image.seek(pages[page] if page < len(pages) else page)
                 _check_stack(image)
-            _check_size(image)
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width}×{image.height} pixels; {MAX_PIXELS:,} are allowed")
+            if max(image.size) > MAX_ASPECT * min(image.size):
+                raise ValueError(
+                    f"{image.width}×{image.height} pixels are more than {MAX_ASPECT} times longer than wide"
+                )
             yield image
     except Image.DecompressionBombError:
         raise DataError(f"{called} cannot be read (far more than the {MAX_PIXELS:,} pixels that are allowed)") from None
@@ -196,14 +190,6 @@ def _image_pages(file: BinaryIO) -> list[int]:
 def _tags(image: Image.Image) -> Any:
     """Tags of a TIFF, by number; of another image none."""
     return getattr(image, "tag_v2", {})
-
-
-def _check_size(image: ImageFile) -> None:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"{width}×{height} pixels; {MAX_PIXELS:,} are allowed")
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise ValueError(f"{width}×{height} pixels are more than {MAX_ASPECT} times longer than wide")
 
 
 def _check_stack(image: ImageFile) -> None:

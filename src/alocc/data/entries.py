@@ -79,10 +79,7 @@ class Entry:
 
 
 def in_order(parts: Sequence[str]) -> list[tuple[bool, str, str]]:
-    """Sort key of a path: files before folders, and numbers in names by their value, so img_2 comes before img_10.
-
-    Names whose numbers are equally wide, with leading zeros, sort as text does.
-    """
+    """Sort key of a path: files before folders; numbers in names by their value, or as text where equally wide."""
 
     def by_value(number: re.Match[str]) -> str:
         digits = number[0].lstrip("0")
@@ -98,9 +95,7 @@ def arrange(
 
     A source has parts if it has folders called train and test, spelled as in ``SPLITS``, or no other than one of them.
     Training images that stand alone are used whatever is asked for; files in no part are skipped, masks passed over.
-
-    Raises:
-        DataError: if there are test images alone, and those to train on are asked for.
+    A DataError if there are test images alone, and those to train on are asked for.
     """
     tops = {(*folders, "")[0] for folders, _, _ in found}
     part_of = {top: MASKS if top.lower() == MASKS else SPLITS.get(top.lower(), "") for top in tops}
@@ -121,10 +116,7 @@ def arrange(
 
 
 def folder_entries(root: Path, split: str) -> tuple[list[Entry], list[Skipped]]:
-    """Image files below a folder, in order, with their classes and, where it is laid out in parts, their masks.
-
-    Links are followed, but no folder is entered twice. Hidden files and folders are passed over.
-    """
+    """Image files below a folder, in order, but for hidden ones; links are followed, but no folder entered twice."""
     found: list[tuple[Folders, str, str | Opener]] = []
     skipped: list[Skipped] = []
     visited = {root.resolve()}
@@ -186,11 +178,8 @@ def manifest_entries(manifest: Path, split: str) -> tuple[list[Entry], list[Skip
     """Images that a table names: columns path, and optionally label, split and mask; paths are relative to the table.
 
     A label may be a number, a truth value or a date: its text is the class. A line without a split is in each.
-
-    Raises:
-        DataError: if the table cannot be read, has no column ``path``, has a column that may be meant for one of the
-            four and is called otherwise, or names no images of the split.
-        ConfigError: if the library that reads Parquet is missing.
+    A DataError if the table cannot be read, has no column ``path``, calls one of the four otherwise, as far as can be
+    guessed, or names no images of the split; a ConfigError if the library that reads Parquet is missing.
     """
     entries: list[Entry] = []
     skipped: list[Skipped] = []
@@ -219,8 +208,7 @@ def manifest_entries(manifest: Path, split: str) -> tuple[list[Entry], list[Skip
 def archive_entries(archive: Path, where: str, split: str) -> tuple[list[Entry], list[Skipped]]:
     """Images in a zip or tar file, read from there one by one; a single folder around everything does not count.
 
-    Raises:
-        DataError: if the archive cannot be read, or would unpack to far more than its own size.
+    A DataError if the archive cannot be read, or would unpack to far more than its own size.
     """
     try:
         most = max(FREE_BYTES, MAX_RATIO * archive.stat().st_size)
@@ -241,16 +229,9 @@ def archive_entries(archive: Path, where: str, split: str) -> tuple[list[Entry],
 
 
 def find_entries(path: Path, where: str, split: str, built_in: Sequence[str] = ()) -> tuple[list[Entry], list[Skipped]]:
-    """Images of a folder, a pattern, a table, an archive or a file.
+    """Images of a folder, pattern, table, archive or file at ``path``, called ``where`` in names and errors.
 
-    Args:
-        path: where they are.
-        where: what to call that in errors, and in the names of an archive's images.
-        split: which part of a source that has parts.
-        built_in: names of data sets, one of which may have been meant.
-
-    Raises:
-        DataError: if there is no such thing, or it cannot be read.
+    A DataError if there is none, or it cannot be read; it asks whether one of the data sets ``built_in`` was meant.
     """
     if not where:
         raise DataError("DATA is empty; is a variable not set? Give . for the working directory")
@@ -258,10 +239,8 @@ def find_entries(path: Path, where: str, split: str, built_in: Sequence[str] = (
         if glob.has_magic(str(path)):
             return glob_entries(str(path)), []
         near = difflib.get_close_matches(where, built_in, n=1)
-        choices = (
-            f"give a folder, an image file or one of: {', '.join(built_in)}" if built_in else "give a folder or a file"
-        )
-        hint = f'did you mean "{near[0]}"?' if near else choices
+        others = f", an image file or one of: {', '.join(built_in)}" if built_in else " or a file"
+        hint = f'did you mean "{near[0]}"?' if near else f"give a folder{others}"
         raise DataError(f"{where} does not exist; {hint}")
     if path.is_dir():
         return folder_entries(path, split)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alocc.config import ImagesConfig
 from alocc.data.resizing import ImageFormat
 
 OVERLAP = 0.25
@@ -33,11 +32,6 @@ class Frame:
     """What every image is brought to."""
     tile: int | None = None
     """Side of the square crops; none: one crop, the whole image."""
-
-    @classmethod
-    def of(cls, images: ImagesConfig, image_format: ImageFormat) -> Frame:
-        """The frame that a config asks for."""
-        return cls(image_format, images.tile)
 
     @property
     def crop_format(self) -> ImageFormat:
@@ -103,10 +97,7 @@ class Frame:
         return max(1, min(self.n_crops, most // n_images))
 
     def draw(self, images: Tensor, generator: torch.Generator, most: int = MOST_CROPS) -> tuple[Tensor, Tensor]:
-        """Crops to learn from, as many of each image, from anywhere in it; and the index of the image each is from.
-
-        Whole images are all taken, however many.
-        """
+        """As many crops of each image, from anywhere in it, and the index of its image; whole images are all taken."""
         if self.n_crops == 1:
             return images, torch.arange(len(images))
         n = self.crops_of_each(len(images), most)

@@ -54,13 +54,9 @@ class Inspection:
 def inspect(
     source: Source, progress: Callable[[int], None] | None = None, strict: bool = False
 ) -> tuple[Inspection, Image.Image | None]:
-    """Read all images once, in bounded memory.
+    """Read all images once, in bounded memory: what was found, and a contact sheet, none if no image can be used.
 
-    Returns:
-        What was found, and a contact sheet; no sheet if no image can be used.
-
-    Raises:
-        DataError: if not one file can be read as an image, or, if strict, if one cannot be used.
+    A DataError if not one file can be read as an image, or, if strict, if one cannot be used.
     """
     headers = source.headers()
     image_format = source.infer_format(ImagesConfig())
@@ -80,7 +76,7 @@ def inspect(
         is_flat = x.flatten(1).std(1) < 0.01  # nothing is to be seen
         flat += [batch.names[i] for i in torch.nonzero(is_flat)[:, 0]]
         thumbnails.append(_thumbnails(x))
-        pictures += [x[i] for i in range(len(x)) if (len(names) + i) % every == 0 and len(pictures) < SHEET_IMAGES]
+        pictures += [x[i] for i in range(len(x)) if (len(names) + i) % every == 0]
         del pictures[SHEET_IMAGES:]  # a batch may bring more than are missing
         names += batch.names
         classes.update(batch.classes.tolist())

@@ -39,14 +39,9 @@ CONTENT_SHA256 = {
 
 
 def load_mnist(split: Split, classes: Collection[str] | None = None) -> tuple[NDArray[np.uint8], NDArray[np.str_]]:
-    """Images (n, 28, 28), uint8, and their class names "0"…"9", in the database's order.
+    """Images (n, 28, 28), uint8, and their class names "0"…"9", in the database's order; of some classes, or all.
 
-    Args:
-        split: the 60,000 training or the 10,000 test images.
-        classes: keep only these digits; none for all.
-
-    Raises:
-        DataError: if a class is no digit, or the full training set is needed and neither on disk nor to be downloaded.
+    A DataError if a class is no digit, or the full training set is needed and neither on disk nor to be downloaded.
     """
     wanted = set(CLASSES if classes is None else classes)
     unknown = sorted(wanted - set(CLASSES))
@@ -78,12 +73,7 @@ def read_idx(content: bytes | bytearray) -> NDArray[np.uint8]:
 
 
 def read_unpacked(path: Path) -> bytearray:
-    """Content of a file, unpacked if its name ends in .gz, in bounded steps.
-
-    Raises:
-        DataError: if that is more than ``MAX_UNPACKED``, however small the file is.
-        OSError, EOFError, zlib.error: if it cannot be read.
-    """
+    """Content of a file, unpacked if its name ends in .gz; a DataError from ``MAX_UNPACKED`` bytes on."""
     content = bytearray()
     with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
         while chunk := file.read(1 << 20):
@@ -93,11 +83,7 @@ def read_unpacked(path: Path) -> bytearray:
 
 
 def check_unpacked(n_bytes: int) -> None:
-    """Refuse more bytes than are unpacked into memory.
-
-    Raises:
-        DataError: with what to do.
-    """
+    """Refuse, with a DataError, more bytes than are unpacked into memory."""
     if n_bytes > MAX_UNPACKED:
         raise DataError(f"more than {MAX_UNPACKED:,} bytes unpacked; save it as .npy, which is read piece by piece")
 

@@ -8,21 +8,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote
 
-from alocc.data import arrays, video
+from alocc.data import arrays, entries, video
 from alocc.data.decoding import SUFFIXES
-from alocc.data.entries import (
-    ARCHIVES,
-    MANIFESTS,
-    Entry,
-    Opener,
-    Skipped,
-    arrange,
-    has_suffix,
-    image_entries,
-    in_order,
-    is_member,
-    parts_of,
-)
+from alocc.data.entries import Entry, Opener, Skipped, has_suffix
 from alocc.errors import AloccError, ConfigError, DataError
 
 REDIRECT_HOSTS = "ALOCC_REDIRECT_HOSTS"
@@ -35,34 +23,37 @@ def is_address(data: object) -> bool:
 
 
 def open_address(address: str, split: str) -> Path | tuple[list[Entry], list[Skipped]]:
-    """A single file is fetched, and its path returned; a folder is listed, and its images are fetched as they are read.
+    """Path of a single file, which is fetched; or images of a folder, which are fetched as they are read.
 
-    Raises:
-        DataError: if there is nothing there, or it cannot be reached, or lies at another host.
-        ConfigError: if the library for this kind of address is not installed.
+    A DataError if there is nothing there, or it cannot be reached, or lies at another host; a ConfigError if the
+    library for this kind of address is not installed.
     """
-    if has_suffix(address, MANIFESTS):
+    if has_suffix(address, entries.MANIFESTS):
         raise DataError(f"{address}: a table names files beside it; copy both, or give the folder")
     is_web = address.startswith(("http://", "https://"))
     try:
         files, root, options = _file_system(address, is_web)
-        if has_suffix(address, (*ARCHIVES, *video.SUFFIXES)) or arrays.is_array_file(Path(address)):
+        if has_suffix(address, (*entries.ARCHIVES, *video.SUFFIXES)) or arrays.is_array_file(Path(address)):
             import fsspec
 
             each = {"filecache": {"same_names": True}, address.partition("://")[0]: options}
             return Path(fsspec.open_local(f"filecache::{address}", **each))
         if has_suffix(address, tuple(SUFFIXES)):
-            return image_entries(address, _opener(files, root)), []
+            return entries.image_entries(address, _opener(files, root)), []
         top = root.rstrip("/") + "/"
         below = {name: name.removeprefix(top) for name in files.find(root) if name.startswith(top)}
     except Exception as error:  # every file system has errors of its own
         if isinstance(error, AloccError):
             raise
         raise DataError(f"{address} cannot be read ({_reason(error)})") from None
-    parts = {name: parts_of(unquote(path) if is_web else path) for name, path in below.items() if is_member(path)}
-    names = sorted(parts, key=lambda name: in_order(parts[name]))
+    parts = {
+        name: entries.parts_of(unquote(path) if is_web else path)
+        for name, path in below.items()
+        if entries.is_member(path)
+    }
+    names = sorted(parts, key=lambda name: entries.in_order(parts[name]))
     found = [(parts[name][:-1], files.unstrip_protocol(name), _opener(files, name)) for name in names]
-    return arrange(found, address, split)
+    return entries.arrange(found, address, split)
 
 
 def _file_system(address: str, is_web: bool) -> tuple[Any, str, dict[str, Any]]:

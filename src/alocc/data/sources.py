@@ -24,7 +24,6 @@ import io
 import itertools
 import os
 import tempfile
-import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -40,7 +39,7 @@ from torch import Tensor
 from alocc.config import ImagesConfig
 from alocc.data import arrays, reading, remote, video
 from alocc.data.decoding import SUFFIXES, Header, read_header, read_image
-from alocc.data.entries import Entry, Skipped, find_entries, has_suffix
+from alocc.data.entries import Entry, Skipped, class_of, find_entries, has_suffix
 from alocc.data.images import ImageFormat, is_grey, prepare_batch
 from alocc.data.mnist import CLASSES as MNIST_CLASSES
 from alocc.data.mnist import Split, load_mnist
@@ -98,15 +97,11 @@ class Source(ABC):
     """Images without a class, in a source with classes."""
 
     def of_classes(self, classes: Collection[str] | None) -> Source:
-        """The images of some classes; all if none are asked for.
-
-        Raises:
-            DataError: if there is no such class.
-        """
+        """The images of some classes, None for all; a DataError if there is no such class."""
         if classes is None:
             return self
         check_classes(classes, self.class_names, self.where)
-        return self._only({_composed(name) for name in classes})
+        return self._only({class_of([name]) for name in classes})
 
     def _only(self, classes: Collection[str]) -> Source:
         return self
@@ -128,15 +123,7 @@ class Source(ABC):
         """Decode and resize, some images at a time; those that cannot be used are named in ``skipped``."""
 
     def load(self, to: ImageFormat, strict: bool = False) -> ImageSet:
-        """All images together.
-
-        Args:
-            to: their format.
-            strict: stop at the first image that cannot be used.
-
-        Raises:
-            DataError: if not one can be used, or, if strict, if one cannot.
-        """
+        """All images together; a DataError if not one can be used, or, if strict, if one cannot."""
         kept, parts = _Buffer(to), []
         for part in self.batches(to):
             check_strict(strict, part.skipped)
@@ -151,17 +138,10 @@ class Source(ABC):
 
 
 def open_source(data: Data, split: Split, classes: Collection[str] | None = None, stride: int = 1) -> Source:
-    """Find out what ``data`` is.
+    """Find out what ``data`` is (the table above), and take the part ``split`` of it where it has parts.
 
-    Args:
-        data: see the table above.
-        split: which part of a source that has parts.
-        classes: keep only images of these classes; none for all.
-        stride: of a video, take one frame in this many.
-
-    Raises:
-        DataError: if there is no such thing, or no such class in it.
-        ConfigError: if a library is missing that this kind of source needs.
+    Only these classes are kept, None for all; of a video, one frame in ``stride``. A DataError if there is no such
+    thing, or no such class in it; a ConfigError if a library is missing that this kind of source needs.
     """
     if not isinstance(data, str | os.PathLike):
         data = as_images(data)
@@ -173,16 +153,16 @@ def open_source(data: Data, split: Split, classes: Collection[str] | None = None
         check_classes(classes, MNIST_CLASSES, where)
         images, names = load_mnist(split, classes)
         return ArraySource(images, names, _numbered(f"{where}/{split}", names).__getitem__, where)
+    path = Path(data)
     if remote.is_address(data):
         found = remote.open_address(where, split)
         if not isinstance(found, Path):
             return EntrySource(*found, where).of_classes(classes)
-        try:
-            return _open_path(found, where, split, stride).of_classes(classes)
-        except DataError as error:
-            raise DataError(str(error).replace(str(found), where)) from None
+        path = found
+    elif where:
+        where = str(path)
     try:
-        return _open_path(Path(data), where and str(Path(data)), split, stride).of_classes(classes)
+        return _open_path(path, where, split, stride).of_classes(classes)
     except OSError as error:  # a name that is too long, a folder that may not be entered
         raise DataError(f"{data} cannot be read ({error.strerror or error})") from None
 
@@ -190,31 +170,17 @@ def open_source(data: Data, split: Split, classes: Collection[str] | None = None
 def open_normals(
     data: Data, split: Split, normal: Collection[str] | None = None, default: Collection[str] = (), stride: int = 1
 ) -> Source:
-    """The normal images of ``data``: of the classes asked for, else of those of a training, else all.
+    """:func:`open_source`, of the classes that are ``normal``, else of a training's ``default``, else all.
 
-    Args:
-        data: see the table above.
-        split: which part of a source that has parts.
-        normal: the normal classes, if the user named them.
-        default: those that the detector was trained on; they do not count for data without classes.
-        stride: of a video, take one frame in this many.
-
-    Raises:
-        DataError: if there is no such thing, or no such class in it, or it is not said which of several are normal.
-        ConfigError: as :func:`open_source`.
+    The default does not count for data without classes. A DataError if it is not said which of several are normal.
     """
-    if str(data) in BUILT_IN:  # which is not loaded, or fetched, before it is known what of it
-        normal = default or None if normal is None else normal
-    if normal is not None:
-        return open_source(data, split, normal, stride)
-    listed = f"its classes are: {', '.join(MNIST_CLASSES)}"
-    if str(data) not in BUILT_IN:
-        source = open_source(data, split, stride=stride)
-        names, n = source.class_names, source.n_unlabelled
-        if not names or default or (len(names) == 1 and not n):
-            return source.of_classes(default if names and default else None)
+    source = None if str(data) in BUILT_IN else open_source(data, split, stride=stride)  # else fetched, all of it
+    names, n = (source.class_names, source.n_unlabelled) if source else (MNIST_CLASSES, 0)
+    asked = (default or None) if normal is None and names else normal
+    if asked is None and (len(names) > 1 or (names and n)):
         listed = f"its classes are: {', '.join(names)}" + (f"; {n:,} images have none" if n else "")
-    raise DataError(f"{data}: say which classes are normal, with --normal; {listed}")
+        raise DataError(f"{data}: say which classes are normal, with --normal; {listed}")
+    return source.of_classes(asked) if source else open_source(data, split, asked)
 
 
 def known_classes(data: Data, split: Split) -> tuple[str, ...]:
@@ -223,30 +189,22 @@ def known_classes(data: Data, split: Split) -> tuple[str, ...]:
 
 
 def check_classes(asked: Collection[str] | None, known: Sequence[str], where: str) -> None:
-    """Refuse classes that are not there.
-
-    Raises:
-        DataError: with the name that comes nearest, and all that there are.
-    """
+    """Refuse classes that are not there: a DataError with the name that comes nearest, and all that there are."""
     if asked is not None and not asked:
         raise DataError("no class is named; leave the classes out to take all")
     for name in asked or ():
-        if _composed(name) not in known:
+        if class_of([name]) not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f'did you mean "{near[0]}"? ' if near else ""
             listed = f"its classes are: {', '.join(known)}" if known else "it has no classes (sub-folders, or labels)"
             raise DataError(f'{where} has no class "{name}"; {hint}{listed}')
 
 
-def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
-
-
 def _open_path(path: Path, where: str, split: Split, stride: int) -> Source:
     if has_suffix(path, video.SUFFIXES) and path.is_file():
         return VideoSource(path, where, stride)
     if arrays.is_array_file(path) and path.is_file():
-        images, labels = arrays.read_arrays(path)
+        images, labels = arrays.read_arrays(path, where)
         return ArraySource(images, labels, lambda i: f"{where}#{i}", where)
     return EntrySource(*find_entries(path, where, split, BUILT_IN), where)
 
@@ -265,7 +223,7 @@ class ArraySource(Source):
         known, index = np.unique(classes, return_inverse=True)
         self.images, self.name, self.where = images, name, where
         self.numbers = np.arange(len(images)) if numbers is None else numbers
-        self.classes = np.array([_composed(name) for name in known.tolist()], np.str_)[index]
+        self.classes = np.array([class_of([name]) for name in known.tolist()], np.str_)[index]
         self.class_names = tuple(sorted(set(self.classes.tolist()) - {""}))
         self.n_unlabelled = int((self.classes == "").sum())
 
@@ -357,10 +315,7 @@ class VideoSource(Source):
                 return
 
     def _frames(self) -> Iterator[tuple[float, NDArray[np.uint8]]]:
-        try:
-            yield from video.frames(self.path, self.stride)
-        except DataError as error:  # the path may be that of a copy
-            raise DataError(str(error).replace(str(self.path), self.where)) from None
+        return video.frames(self.path, self.stride, self.where)
 
 
 class _Buffer:
@@ -418,10 +373,7 @@ def _format(wanted: ImagesConfig, headers: Sequence[Header], any_colour: Callabl
 
 
 def _typical_size(headers: Sequence[Header], crop: int | None) -> tuple[int, int]:
-    """The median size, shrunk so that the longer side is at most 64, or enlarged to at least 16 for the shorter.
-
-    Where images are cut, 1,024 and the side of a crop take the place of 64 and 16.
-    """
+    """The median size, brought below 64, or, where images are cut, 1,024; the shorter side at least 16, or a crop's."""
     longest, shortest = (1024, crop) if crop else (64, 16)
     height, width = (float(np.median(sides)) for sides in list(zip(*headers, strict=True))[:2])
     scale = min(1.0, longest / max(height, width))
