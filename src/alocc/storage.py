@@ -18,10 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 METADATA_KEY = "alocc"
-MOST_HEADER = 1 << 24
-"""Bytes of names and metadata in a file of tensors, at most."""
-TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]+\.tmp")
-"""Name of a file under way, with the name that it will have."""
+MOST_HEADER = 1 << 24  # bytes of names and metadata in a file of tensors, at most
+TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]+\.tmp")  # name of a file under way, with the name that it will have
 
 
 @contextmanager

@@ -27,11 +27,9 @@ from alocc.errors import DataError
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 MAX_PIXELS = 80_000_000  # below the limit at which Pillow warns
-MAX_ASPECT = 50
-"""How many times longer than wide an image may be: more is a strip, which no resizing makes comparable."""
+MAX_ASPECT = 50  # how many times longer than wide an image may be: more is a strip, which no resizing makes comparable
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I", "F"})
-SIDEWAYS = (5, 6, 7, 8)
-"""EXIF orientations that swap height and width."""
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 Content = str | Path | Callable[[], BinaryIO]
 """Where the bytes of an image are: a file, or a function that opens something like one."""
 _threads: dict[int, ThreadPoolExecutor] = {}

@@ -20,13 +20,13 @@ import unicodedata
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
-from alocc.data.decoding import SUFFIXES, count_pages
+from alocc.data.decoding import SUFFIXES, Content, count_pages
 from alocc.errors import AloccError, ConfigError, DataError
 
 Opener = Callable[[], BinaryIO]
@@ -47,8 +47,7 @@ SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "tes
 DAMAGE = (OSError, EOFError, ValueError, NotImplementedError, zipfile.BadZipFile, tarfile.TarError, zlib.error,
           lzma.LZMAError)  # fmt: skip
 """What damaged archives raise."""
-MAX_BYTES = 500_000_000
-"""A member of an archive that says it is larger is not unpacked."""
+MAX_BYTES = 500_000_000  # a member of an archive that says it is larger is not unpacked
 MAX_RATIO, FREE_BYTES = 100, 100_000_000
 """An archive may unpack to so many times its own size, and to so much whatever its size."""
 MASKS = "ground_truth"
@@ -70,12 +69,15 @@ class Entry:
 
     name: str
     """What people know it by: its path, with the archive's path or the page number where it has one."""
-    content: str | Opener
+    content: Content
     """Where its bytes are."""
     class_name: str = ""
     page: int = 0
     mask: Path | None = None
     """An image that is not black where the anomaly is."""
+
+
+Images = tuple[list[Entry], list[Skipped]]  # those of a source, and what cannot be used of it
 
 
 def in_order(parts: Sequence[str]) -> list[tuple[bool, str, str]]:
@@ -88,9 +90,7 @@ def in_order(parts: Sequence[str]) -> list[tuple[bool, str, str]]:
     return [(depth < len(parts), re.sub("[0-9]+", by_value, name), name) for depth, name in enumerate(parts, start=1)]
 
 
-def arrange(
-    found: Sequence[tuple[Folders, str, str | Opener]], where: str, split: str
-) -> tuple[list[Entry], list[Skipped]]:
+def arrange(found: Sequence[tuple[Folders, str, Content]], where: str, split: str) -> Images:
     """Entries of the folders, name and content of each file; its class is the first folder, or the first in its part.
 
     A source has parts if it has folders called train and test, spelled as in ``SPLITS``, or no other than one of them.
@@ -115,9 +115,9 @@ def arrange(
     return entries, skipped
 
 
-def folder_entries(root: Path, split: str) -> tuple[list[Entry], list[Skipped]]:
+def folder_entries(root: Path, split: str) -> Images:
     """Image files below a folder, in order, but for hidden ones; links are followed, but no folder entered twice."""
-    found: list[tuple[Folders, str, str | Opener]] = []
+    found: list[tuple[Folders, str, Content]] = []
     skipped: list[Skipped] = []
     visited = {root.resolve()}
 
@@ -149,7 +149,7 @@ def _mask_of(entry: Entry, root: Path, masks: str) -> Path | None:
     return next((mask for name in names if (mask := _spelled(folder, name))), None)
 
 
-def image_entries(name: str, content: str | Opener, class_name: str = "") -> list[Entry]:
+def image_entries(name: str, content: Content, class_name: str = "") -> list[Entry]:
     """The entry of one encoded image; of a TIFF of several pages, one a page."""
     pages = count_pages(content) if has_suffix(name, (".tif", ".tiff")) else 1
     if pages == 1:
@@ -174,7 +174,7 @@ def glob_entries(pattern: str) -> list[Entry]:
     ]
 
 
-def manifest_entries(manifest: Path, split: str) -> tuple[list[Entry], list[Skipped]]:
+def manifest_entries(manifest: Path, split: str) -> Images:
     """Images that a table names: columns path, and optionally label, split and mask; paths are relative to the table.
 
     A label may be a number, a truth value or a date: its text is the class. A line without a split is in each.
@@ -205,7 +205,7 @@ def manifest_entries(manifest: Path, split: str) -> tuple[list[Entry], list[Skip
     return entries, skipped
 
 
-def archive_entries(archive: Path, where: str, split: str) -> tuple[list[Entry], list[Skipped]]:
+def archive_entries(archive: Path, where: str, split: str) -> Images:
     """Images in a zip or tar file, read from there one by one; a single folder around everything does not count.
 
     A DataError if the archive cannot be read, or would unpack to far more than its own size.
@@ -228,7 +228,7 @@ def archive_entries(archive: Path, where: str, split: str) -> tuple[list[Entry],
     return arrange(images, where, split)
 
 
-def find_entries(path: Path, where: str, split: str, built_in: Sequence[str] = ()) -> tuple[list[Entry], list[Skipped]]:
+def find_entries(path: Path, where: str, split: str, built_in: Sequence[str] = ()) -> Images:
     """Images of a folder, pattern, table, archive or file at ``path``, called ``where`` in names and errors.
 
     A DataError if there is none, or it cannot be read; it asks whether one of the data sets ``built_in`` was meant.
@@ -256,6 +256,18 @@ def find_entries(path: Path, where: str, split: str, built_in: Sequence[str] = (
 def class_of(folders: Sequence[str]) -> str:
     """The first of the folders on the way to an image; an é is one letter, however Unicode spells it."""
     return unicodedata.normalize("NFC", shown(folders[0])) if folders else ""
+
+
+def check_classes(asked: Collection[str] | None, known: Sequence[str], where: str) -> None:
+    """Refuse classes that are not there: a DataError with the name that comes nearest, and all that there are."""
+    if asked is not None and not asked:
+        raise DataError("no class is named; leave the classes out to take all")
+    for name in asked or ():
+        if class_of([name]) not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f'did you mean "{near[0]}"? ' if near else ""
+            listed = f"its classes are: {', '.join(known)}" if known else "it has no classes (sub-folders, or labels)"
+            raise DataError(f'{where} has no class "{name}"; {hint}{listed}')
 
 
 def shown(path: str | os.PathLike[str]) -> str:

@@ -18,10 +18,8 @@ from alocc.data.resizing import ImageFormat
 
 OVERLAP = 0.25
 """Share of a tile's side that it has in common with the next one, at least: what lies on a border is whole in one."""
-MOST_CROPS = 20_000
-"""Crops that train, and crops that calibrate the maps, at most, where images are cut."""
-CROPS_AT_ONCE = 512
-"""Crops that are in memory at one time, about."""
+MOST_CROPS = 20_000  # crops that train, and crops that calibrate the maps, at most, where images are cut
+CROPS_AT_ONCE = 512  # crops that are in memory at one time, about
 
 
 @dataclass(frozen=True)
@@ -46,10 +44,8 @@ class Frame:
     @property
     def corners(self) -> list[tuple[int, int]]:
         """Upper left corner of each crop, row after row."""
-        height, width, _ = self.crop_format
-        return list(
-            itertools.product(offsets(self.image_format.height, height), offsets(self.image_format.width, width))
-        )
+        (height, width), (crop_height, crop_width) = self.image_format.size, self.crop_format.size
+        return list(itertools.product(offsets(height, crop_height), offsets(width, crop_width)))
 
     @property
     def n_crops(self) -> int:

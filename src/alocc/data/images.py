@@ -1,7 +1,7 @@
 """One image, or many of one size, as tensors: the only place that knows the value range.
 
 An image is an array (H, W) or (H, W, C), uint8 or float in [0, 1], until :func:`prepare_batch` makes it a tensor
-(C, H, W) of uint8, and that until a network sees it (:func:`to_unit_range`): a quarter of the size, whatever it is from.
+(C, H, W) of uint8, and that until a network sees it (:func:`to_unit_range`): a quarter of the size.
 Files are decoded in :mod:`alocc.data.decoding`, sizes and colours are changed in :mod:`alocc.data.resizing`.
 """
 

@@ -89,8 +89,7 @@ def inspect(
         len(names), image_format, dict(classes), dict(sizes.most_common()), dict(types), duplicates, flat, skipped, ()
     )
     warnings = _warnings(found, round(float(np.median([max(header[:2]) for header in headers]))))
-    sheet = _contact_sheet(pictures) if pictures else None
-    return replace(found, warnings=warnings), sheet
+    return replace(found, warnings=warnings), _contact_sheet(pictures) if pictures else None
 
 
 def _warnings(found: Inspection, large: int) -> list[str]:

@@ -12,6 +12,7 @@ import math
 import os
 import zlib
 from collections.abc import Collection
+from contextlib import closing, suppress
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -19,12 +20,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from alocc.data.entries import check_classes
 from alocc.errors import DataError
 
 Split = Literal["train", "test"]
 
-MAX_UNPACKED = 2 << 30
-"""Bytes of a file of arrays that is unpacked into memory."""
+MAX_UNPACKED = 2 << 30  # bytes of a file of arrays that is unpacked into memory
 CLASSES = tuple("0123456789")
 EMBEDDED_TRAINING_CLASS = "1"
 MIRRORS = (
@@ -43,10 +44,8 @@ def load_mnist(split: Split, classes: Collection[str] | None = None) -> tuple[ND
 
     A DataError if a class is no digit, or the full training set is needed and neither on disk nor to be downloaded.
     """
+    check_classes(classes, CLASSES, "mnist")
     wanted = set(CLASSES if classes is None else classes)
-    unknown = sorted(wanted - set(CLASSES))
-    if unknown:
-        raise DataError(f'mnist has no class "{unknown[0]}"; its classes are: {", ".join(CLASSES)}')
     if split == "train" and wanted == {EMBEDDED_TRAINING_CLASS}:
         images = read_idx(_embedded("train-1-images-idx3-ubyte"))
         return images, np.full(len(images), EMBEDDED_TRAINING_CLASS)
@@ -127,18 +126,14 @@ def _downloaded(name: str) -> bytearray:
     archive, folder = f"{name}.gz", cache_folder()
     pooch.get_logger().setLevel("WARNING")
     for mirror in MIRRORS:
-        bar = _DownloadBar(archive)
-        try:
+        with closing(_DownloadBar(archive)) as bar, suppress(requests.RequestException, OSError):
             # the check is ours, of the content: mirrors compress the same files differently
             downloader = pooch.HTTPDownloader(progressbar=bar, timeout=20)
             path = Path(pooch.retrieve(mirror + archive, None, archive, folder, downloader=downloader))
-            return _checked_content(path, name)
-        except DataError:
-            path.unlink()
-        except (requests.RequestException, OSError):
-            continue
-        finally:
-            bar.close()
+            try:
+                return _checked_content(path, name)
+            except DataError:
+                path.unlink()
     raise DataError(
         f"the full MNIST training set is not on this machine and cannot be downloaded; put {archive} into {folder}, "
         "or into a folder called mnist and set ALOCC_DATA to the folder that holds that one "

@@ -14,8 +14,7 @@ from alocc.data.entries import Entry, Skipped
 from alocc.data.resizing import ImageFormat
 from alocc.errors import DataError
 
-BATCH = 256
-"""Images that are decoded, and then wait, together; a second batch is decoded meanwhile."""
+BATCH = 256  # images that are decoded, and then wait, together; a second batch is decoded meanwhile
 
 
 class Batch(NamedTuple):

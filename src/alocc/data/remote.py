@@ -17,11 +17,6 @@ REDIRECT_HOSTS = "ALOCC_REDIRECT_HOSTS"
 """Environment variable: the hosts, between commas, that an address may lead on to; * for any."""
 
 
-def is_address(data: object) -> bool:
-    """Whether a data argument is an address, not a path."""
-    return isinstance(data, str) and "://" in data
-
-
 def open_address(address: str, split: str) -> Path | tuple[list[Entry], list[Skipped]]:
     """Path of a single file, which is fetched; or images of a folder, which are fetched as they are read.
 

@@ -24,10 +24,8 @@ from numpy.typing import NDArray
 
 from alocc.errors import DataError
 
-ONE = 1 << 15
-"""What the weights of an output pixel add up to."""
-STRIP = 1_000_000
-"""Pixels of a large image that are computed with at one time."""
+ONE = 1 << 15  # what the weights of an output pixel add up to
+STRIP = 1_000_000  # pixels of a large image that are computed with at one time
 
 
 class ImageFormat(NamedTuple):

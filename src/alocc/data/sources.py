@@ -19,7 +19,6 @@ a class with the members of :class:`Source` and a line in :func:`open_source`.
 
 from __future__ import annotations
 
-import difflib
 import io
 import itertools
 import os
@@ -28,6 +27,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -39,7 +39,7 @@ from torch import Tensor
 from alocc.config import ImagesConfig
 from alocc.data import arrays, reading, remote, video
 from alocc.data.decoding import SUFFIXES, Header, read_header, read_image
-from alocc.data.entries import Entry, Skipped, class_of, find_entries, has_suffix
+from alocc.data.entries import Entry, Skipped, check_classes, class_of, find_entries, has_suffix
 from alocc.data.images import ImageFormat, is_grey, prepare_batch
 from alocc.data.mnist import CLASSES as MNIST_CLASSES
 from alocc.data.mnist import Split, load_mnist
@@ -90,11 +90,9 @@ class ImageSet:
 class Source(ABC):
     """Images that are not loaded yet."""
 
-    where: str
-    """What people call it."""
+    where: str  # what people call it
     class_names: tuple[str, ...] = ()
-    n_unlabelled: int = 0
-    """Images without a class, in a source with classes."""
+    n_unlabelled: int = 0  # images without a class, in a source with classes
 
     def of_classes(self, classes: Collection[str] | None) -> Source:
         """The images of some classes, None for all; a DataError if there is no such class."""
@@ -150,11 +148,10 @@ def open_source(data: Data, split: Split, classes: Collection[str] | None = None
         return ArraySource(data, np.full(len(data), "")).of_classes(classes)
     where = str(data)
     if where in BUILT_IN:
-        check_classes(classes, MNIST_CLASSES, where)
         images, names = load_mnist(split, classes)
         return ArraySource(images, names, _numbered(f"{where}/{split}", names).__getitem__, where)
     path = Path(data)
-    if remote.is_address(data):
+    if "://" in where:
         found = remote.open_address(where, split)
         if not isinstance(found, Path):
             return EntrySource(*found, where).of_classes(classes)
@@ -186,18 +183,6 @@ def open_normals(
 def known_classes(data: Data, split: Split) -> tuple[str, ...]:
     """The classes of a source."""
     return MNIST_CLASSES if str(data) in BUILT_IN else open_source(data, split).class_names
-
-
-def check_classes(asked: Collection[str] | None, known: Sequence[str], where: str) -> None:
-    """Refuse classes that are not there: a DataError with the name that comes nearest, and all that there are."""
-    if asked is not None and not asked:
-        raise DataError("no class is named; leave the classes out to take all")
-    for name in asked or ():
-        if class_of([name]) not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f'did you mean "{near[0]}"? ' if near else ""
-            listed = f"its classes are: {', '.join(known)}" if known else "it has no classes (sub-folders, or labels)"
-            raise DataError(f'{where} has no class "{name}"; {hint}{listed}')
 
 
 def _open_path(path: Path, where: str, split: Split, stride: int) -> Source:
@@ -287,19 +272,20 @@ class VideoSource(Source):
     """Frames of a video, named by their time."""
 
     def __init__(self, path: Path, where: str, stride: int) -> None:
-        self.path, self.where, self.stride = path, where, stride
+        self.where = where
+        self.frames = partial(video.frames, path, stride, where)
 
     def __len__(self) -> int:
         return 0
 
     def headers(self) -> list[Header]:
-        first = next((image for _, image in self._frames()), None)
+        first = next((image for _, image in self.frames()), None)
         if first is None:
             raise DataError(f"{self.where} has no frames")
         return [Header(first.shape[0], first.shape[1], is_grey(first))]
 
     def batches(self, to: ImageFormat) -> Iterator[ImageSet]:
-        frames = self._frames()
+        frames = self.frames()
         damage: tuple[Skipped, ...] = ()
         while not damage:
             images, names = [torch.empty((0, to.channels, *to.size), dtype=torch.uint8)], []
@@ -313,9 +299,6 @@ class VideoSource(Source):
                 yield ImageSet(torch.cat(images), names, np.full(len(names), ""), damage)
             if not names:
                 return
-
-    def _frames(self) -> Iterator[tuple[float, NDArray[np.uint8]]]:
-        return video.frames(self.path, self.stride, self.where)
 
 
 class _Buffer:
@@ -364,18 +347,15 @@ def _numbered(prefix: str, classes: NDArray[np.str_]) -> list[str]:
 
 
 def _format(wanted: ImagesConfig, headers: Sequence[Header], any_colour: Callable[[], bool]) -> ImageFormat:
-    height, width = wanted.size or _typical_size(headers, wanted.tile)
-    channels = wanted.channels
-    if channels is None:
-        all_grey = all(header.grey for header in headers)
-        channels = 1 if all_grey or not any_colour() else 3
-    return ImageFormat(height, width, channels)
+    """What is wanted; else colour if a file says so and an image has it, and the median size.
 
-
-def _typical_size(headers: Sequence[Header], crop: int | None) -> tuple[int, int]:
-    """The median size, brought below 64, or, where images are cut, 1,024; the shorter side at least 16, or a crop's."""
-    longest, shortest = (1024, crop) if crop else (64, 16)
-    height, width = (float(np.median(sides)) for sides in list(zip(*headers, strict=True))[:2])
-    scale = min(1.0, longest / max(height, width))
-    scale = max(scale, shortest / min(height, width))
-    return round(height * scale), round(width * scale)
+    That is brought below 64, or, where images are cut, 1,024; the shorter side at least to 16, or a crop's.
+    """
+    size = wanted.size
+    if size is None:
+        height, width = (float(np.median(sides)) for sides in list(zip(*headers, strict=True))[:2])
+        longest, shortest = (1024, wanted.tile) if wanted.tile else (64, 16)
+        scale = max(min(1.0, longest / max(height, width)), shortest / min(height, width))
+        size = round(height * scale), round(width * scale)
+    channels = wanted.channels or (1 if all(header.grey for header in headers) or not any_colour() else 3)
+    return ImageFormat(*size, channels)
