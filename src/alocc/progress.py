@@ -21,8 +21,7 @@ from rich.progress import (
 from rich.text import Text
 
 err = Console(stderr=True, highlight=False)
-iterating = threading.Event()
-"""Set from a training's first iteration to its last: only then does somebody ask whether to stop."""
+iterating = threading.Event()  # set from a training's first iteration to its last: only then is it asked to stop
 PLAIN_LINE_EVERY = 10.0
 
 

@@ -48,8 +48,7 @@ DAMAGE = (OSError, EOFError, ValueError, NotImplementedError, zipfile.BadZipFile
           lzma.LZMAError)  # fmt: skip
 """What damaged archives raise."""
 MAX_BYTES = 500_000_000  # a member of an archive that says it is larger is not unpacked
-MAX_RATIO, FREE_BYTES = 100, 100_000_000
-"""An archive may unpack to so many times its own size, and to so much whatever its size."""
+MAX_RATIO, FREE_BYTES = 100, 100_000_000  # an archive may unpack to so many times its own size, and to so much anyway
 MASKS = "ground_truth"
 """Folder of the masks in the layout of industrial sets: train/good, test/good, test/<defect>, ground_truth/<defect>."""
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -67,14 +66,11 @@ class Skipped(NamedTuple):
 class Entry:
     """One encoded image."""
 
-    name: str
-    """What people know it by: its path, with the archive's path or the page number where it has one."""
-    content: Content
-    """Where its bytes are."""
+    name: str  # what people know it by: its path, with the archive's path or the page number where it has one
+    content: Content  # where its bytes are
     class_name: str = ""
     page: int = 0
-    mask: Path | None = None
-    """An image that is not black where the anomaly is."""
+    mask: Path | None = None  # an image that is not black where the anomaly is
 
 
 Images = tuple[list[Entry], list[Skipped]]  # those of a source, and what cannot be used of it

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from alocc.data.resizing import ImageFormat
 
-OVERLAP = 0.25
-"""Share of a tile's side that it has in common with the next one, at least: what lies on a border is whole in one."""
+OVERLAP = 0.25  # share of a tile's side that the next one has too, at least: what lies on a border is whole in one
 MOST_CROPS = 20_000  # crops that train, and crops that calibrate the maps, at most, where images are cut
 CROPS_AT_ONCE = 512  # crops that are in memory at one time, about
 
@@ -26,10 +25,8 @@ CROPS_AT_ONCE = 512  # crops that are in memory at one time, about
 class Frame:
     """Working size of images, and how they are cut."""
 
-    image_format: ImageFormat
-    """What every image is brought to."""
-    tile: int | None = None
-    """Side of the square crops; none: one crop, the whole image."""
+    image_format: ImageFormat  # what every image is brought to
+    tile: int | None = None  # side of the square crops; none: one crop, the whole image
 
     @property
     def crop_format(self) -> ImageFormat:

@@ -31,17 +31,12 @@ class Inspection:
     """What was found."""
 
     n_images: int
-    image_format: ImageFormat
-    """What training would bring the images to."""
+    image_format: ImageFormat  # what training would bring the images to
     classes: dict[str, int]
-    sizes: dict[str, int]
-    """height×width → how many, the most frequent first."""
-    types: dict[str, int]
-    """grey or colour, as the files say."""
-    duplicates: Sequence[Sequence[str]]
-    """Groups of images that are the same but for noise and compression."""
-    flat: Sequence[str]
-    """Images of a single grey or colour."""
+    sizes: dict[str, int]  # height×width → how many, the most frequent first
+    types: dict[str, int]  # grey or colour, as the files say
+    duplicates: Sequence[Sequence[str]]  # groups of images that are the same but for noise and compression
+    flat: Sequence[str]  # images of a single grey or colour
     skipped: Sequence[Skipped]
     warnings: Sequence[str]
 

@@ -28,10 +28,7 @@ Split = Literal["train", "test"]
 MAX_UNPACKED = 2 << 30  # bytes of a file of arrays that is unpacked into memory
 CLASSES = tuple("0123456789")
 EMBEDDED_TRAINING_CLASS = "1"
-MIRRORS = (
-    "https://ossci-datasets.s3.amazonaws.com/mnist/",
-    "https://storage.googleapis.com/cvdf-datasets/mnist/",
-)
+MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
 # of the uncompressed files, so that any gzip of them will do
 CONTENT_SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",

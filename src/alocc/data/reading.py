@@ -20,10 +20,8 @@ BATCH = 256  # images that are decoded, and then wait, together; a second batch 
 class Batch(NamedTuple):
     """Some images of one format, and some that could not be used."""
 
-    entries: Sequence[Entry]
-    """Those that could be read."""
-    images: NDArray[np.uint8]
-    """Theirs: (n, H, W, C)."""
+    entries: Sequence[Entry]  # those that could be read
+    images: NDArray[np.uint8]  # theirs: (n, H, W, C)
     skipped: Sequence[Skipped]
 
     @property

@@ -13,8 +13,7 @@ from alocc.data.decoding import SUFFIXES
 from alocc.data.entries import Entry, Opener, Skipped, has_suffix
 from alocc.errors import AloccError, ConfigError, DataError
 
-REDIRECT_HOSTS = "ALOCC_REDIRECT_HOSTS"
-"""Environment variable: the hosts, between commas, that an address may lead on to; * for any."""
+REDIRECT_HOSTS = "ALOCC_REDIRECT_HOSTS"  # variable: hosts, between commas, that an address may lead on to; * for any
 
 
 def open_address(address: str, split: str) -> Path | tuple[list[Entry], list[Skipped]]:

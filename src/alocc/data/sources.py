@@ -51,9 +51,7 @@ __all__ = ["Data", "ImageSet", "Skipped", "Source", "check_classes", "check_stri
            "open_source"]  # fmt: skip
 
 BUILT_IN = ("mnist",)
-MOST_IN_MEMORY = 2 << 30
-"""Bytes of prepared images that are kept in memory; more lie in a temporary file that vanishes with the process."""
-
+MOST_IN_MEMORY = 2 << 30  # bytes of prepared images; more lie in a temporary file that vanishes with the process
 Data = str | os.PathLike[str] | NDArray[np.generic]
 
 

@@ -27,8 +27,7 @@ class Fold(NamedTuple):
 class Split:
     """Which normal images train and which calibrate."""
 
-    folds: tuple[Fold, ...]
-    """One; or several, where every image trains some networks and calibrates the others."""
+    folds: tuple[Fold, ...]  # one; or several, where every image trains some networks and calibrates the others
 
     @property
     def crosses(self) -> bool:
