@@ -33,7 +33,7 @@ SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 Content = str | Path | Callable[[], BinaryIO]
 """Where the bytes of an image are: a file, or a function that opens something like one."""
 _threads: dict[int, ThreadPoolExecutor] = {}
-"""By process, as a fork copies none: the only one to decode large images, as each keeps much of what it allocated."""
+"""By process, as a fork copies none: the one that decodes large images, as each keeps much of what it allocated."""
 
 
 class Header(NamedTuple):
@@ -75,7 +75,7 @@ def read_brought_to(content: Content, name: str | None, page: int, to: ImageForm
                 pixels: NDArray[np.uint8] = brought_to(_decode(image)[None], to)[0]
                 return pixels
 
-        if image.width * image.height <= 4_000_000:  # so many at a time that memory stays bounded
+        if image.width * image.height <= 4_000_000:  # larger ones one by one, so that memory stays bounded
             return prepare()
         return _threads.setdefault(os.getpid(), ThreadPoolExecutor(1, "alocc-large-image")).submit(prepare).result()
 
