@@ -128,7 +128,7 @@ def folder_entries(root: Path, split: str) -> Images:
         sub_folders[:] = [path.name for path in fresh]
         folders = Path(folder).relative_to(root).parts
         for name in sorted(filter(is_image_name, files), key=lambda name: in_order([name])):
-            content = os.path.join(folder, name)  # noqa: PTH118  (a string: there may be millions)
+            content = str(Path(folder, name))  # a string: there may be millions
             found.append((folders, shown(content), content))
     entries, beside = arrange(found, shown(root), split)
     masks = next((folders[0] for folders, _, _ in found if folders and folders[0].lower() == MASKS), None)
