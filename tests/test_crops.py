@@ -112,7 +112,7 @@ def test_what_crops_cannot_do_is_said(settings, message):
 def test_trial_crops_come_from_anywhere():
     images = torch.arange(441).view(1, 1, 21, 21).repeat_interleave(48, 2).repeat_interleave(48, 3)
     config = with_settings(preset("robust"), ["images.tile=64"])
-    frame = Frame.of(config.images, ImageFormat(1008, 1008, 1))
+    frame = Frame(ImageFormat(1008, 1008, 1), config.images.tile)
     plan = Plan(config, TrainingImages(normals=None, frame=frame, split=None, summary={}), phases=())
     chosen = trial_images(plan, images.expand(250, -1, -1, -1))
     assert len(chosen) == MOST_IMAGES == 200 and len(set(chosen[:, 0, 30, 30].tolist())) > 100

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -22,22 +21,12 @@ from rich.progress import (
 from rich.text import Text
 
 err = Console(stderr=True, highlight=False)
-iterating = threading.Event()
-"""Set from a training's first iteration to its last: only then does somebody ask whether to stop."""
+iterating = threading.Event()  # set from a training's first iteration to its last: only then is it asked to stop
 PLAIN_LINE_EVERY = 10.0
 
 
-class Moment(Protocol):
-    """Where a training stands; see :class:`alocc.training.loop.Moment`."""
-
-    @property
-    def phase(self) -> str: ...
-    @property
-    def iteration(self) -> int: ...
-    @property
-    def planned(self) -> int: ...
-    @property
-    def losses(self) -> Mapping[str, float]: ...
+Moment = tuple[str, int, int, Mapping[str, float]]
+"""Phase, iterations done and planned, and losses of a training: :class:`alocc.training.loop.Moment`."""
 
 
 def plain(message: str, style: str = "") -> Text:
@@ -69,46 +58,52 @@ def open_bar() -> Progress:
 
 
 @contextmanager
-def training_progress() -> Iterator[Callable[[Moment], None]]:
-    """A bar with rate, time left and losses; without a terminal, a plain line now and then."""
+def _bar_or_lines() -> Iterator[Callable[[str, int, int | None, str], None]]:
+    """A bar; without a terminal, a plain line now and then. Rate and time left count from the first call on."""
     with open_bar() as bar:
-        task = bar.add_task("training", total=None, note="")
-        last_line = began = 0.0
+        task = bar.add_task("", total=None, note="")
+        began = last_line = 0.0
         first = 0
 
-        def show(moment: Moment) -> None:
-            nonlocal last_line, began, first
-            (iterating.set if moment.iteration < moment.planned else iterating.clear)()
+        def show(description: str, done: int, total: int | None, note: str) -> None:
+            nonlocal began, last_line, first
             now = time.monotonic()
             if not began:
-                last_line = began = now
-                first = moment.iteration
-            losses = "  ".join(f"{name} {value:.3f}" for name, value in moment.losses.items())
-            bar.update(task, description=moment.phase, total=moment.planned, completed=moment.iteration, note=losses)
+                began, last_line, first = now, now, done
+            bar.update(task, description=description, total=total, completed=done, note=note)
             if not err.is_terminal and now - last_line > PLAIN_LINE_EVERY:
-                last_line = now
-                speed = (moment.iteration - first) / (now - began)
-                done = f"{moment.phase} {moment.iteration:,}/{moment.planned:,}  {per_second(speed)}"
-                print_note(f"{done}  {(moment.planned - moment.iteration) / speed:.0f} s left  {losses}")
+                last_line, speed = now, (done - first) / (now - began)
+                of_all, left = (
+                    (f"/{total:,}", f"  {(total - done) / speed:.0f} s left") if total and speed else ("", "")
+                )
+                print_note(f"{description} {done:,}{of_all}  {per_second(speed)}{left}{note and '  ' + note}")
 
         yield show
 
 
 @contextmanager
+def training_progress() -> Iterator[Callable[[Moment], None]]:
+    """A bar with rate, time left and losses; without a terminal, a plain line now and then."""
+    with _bar_or_lines() as show:
+
+        def show_moment(moment: Moment) -> None:
+            phase, done, planned, losses = moment
+            (iterating.set if done < planned else iterating.clear)()
+            show(phase, done, planned, "  ".join(f"{name} {value:.3f}" for name, value in losses.items()))
+
+        yield show_moment
+
+
+@contextmanager
 def image_progress(description: str, n_images: int | None) -> Iterator[Callable[[int], None]]:
     """A bar over images; without a terminal, a plain line now and then."""
-    with open_bar() as bar:
-        task = bar.add_task(description, total=n_images, note="")
-        done, began, last_line = 0, time.monotonic(), time.monotonic()
+    done = 0
+    with _bar_or_lines() as show:
 
         def advance(n_done: int) -> None:
-            nonlocal done, last_line
+            nonlocal done
             done += n_done
-            bar.advance(task, n_done)
-            now = time.monotonic()
-            if not err.is_terminal and now - last_line > PLAIN_LINE_EVERY:
-                last_line, speed = now, done / (now - began)
-                left = f"  {(n_images - done) / speed:.0f} s left" if n_images else ""
-                print_note(f"{description} {done:,}{f'/{n_images:,}' if n_images else ''}  {per_second(speed)}{left}")
+            show(description, done, n_images, "")
 
+        advance(0)
         yield advance

@@ -20,10 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 METADATA_KEY = "alocc"
-MOST_HEADER = 1 << 24
-"""Bytes of names and metadata in a file of tensors, at most."""
-TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]+\.tmp")
-"""Name of a file under way, with the name that it will have."""
+MOST_HEADER = 1 << 24  # bytes of names and metadata in a file of tensors, at most
+TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]+\.tmp")  # name of a file under way, with the name that it will have
 
 
 @contextmanager
@@ -31,10 +29,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path`` to write to; it becomes ``path`` if the block ends well.
 
     A file that is there keeps its mode, a link still points where it did, and what is no file, a pipe or a device, is
-    written to itself.
-
-    Raises:
-        ArtefactError: if the place cannot be written to.
+    written to itself. An ArtefactError if the place cannot be written to.
     """
     temporary = None
     try:
@@ -94,11 +89,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what :func:`save_tensors` wrote. Nothing in the file is ever executed.
-
-    Raises:
-        ArtefactError: if the file is missing, damaged, or not written by alocc.
-    """
+    """Read what :func:`save_tensors` wrote, executing nothing; an ArtefactError if it is missing or damaged."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 

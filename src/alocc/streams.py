@@ -29,11 +29,9 @@ class _Output(io.FileIO):
 
 @contextmanager
 def standard_streams() -> Iterator[None]:
-    """Run a command: it fails if its output cannot be written, and SIGTERM lets it tidy up.
+    """Run a command: SIGTERM lets it tidy up, and output that cannot be written is an OutputError.
 
-    Raises:
-        OutputError: if standard output cannot be written, on a full disk for instance.
-        SystemExit: silently, with code 1, if whoever reads standard output has seen enough.
+    It exits with code 1, silently, if whoever reads standard output has seen enough.
     """
     output, terminate = sys.stdout, signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if output is None:  # closed: writing must fail, not vanish

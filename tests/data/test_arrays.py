@@ -42,9 +42,8 @@ def npz(path, compression=zipfile.ZIP_DEFLATED, **members):
 
 @pytest.fixture
 def small_limit(monkeypatch):
-    """As little may be unpacked as takes no time to make: 10 MB, in steps of 1 MB."""
+    """As little may be unpacked as takes no time to make: 10 MB."""
     monkeypatch.setattr(mnist, "MAX_UNPACKED", 10 << 20)
-    monkeypatch.setattr(mnist, "STEP", 1 << 20)
 
 
 def peak_of(refused):

@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import subprocess
 import sys
 import warnings
 import zlib
@@ -388,3 +389,20 @@ def test_pages_of_what_is_no_tiff_are_one(tmp_path):
     (tmp_path / "a.tif").write_bytes(png(BLOCKS))
     assert count_pages(tmp_path / "a.tif") == count_pages(tmp_path / "gone.tif") == 1
     assert count_pages(lambda: io.BytesIO(tiff(page(BLOCKS), page(BLOCKS)))) == 2
+
+
+def test_a_forked_process_decodes_large_images_too(tmp_path):
+    Image.new("L", (2_100, 2_100), 7).save(tmp_path / "large.png")
+    script = """if True:
+        import os, signal, sys
+        from alocc.data.decoding import ImageFormat, read_brought_to
+        read = lambda: read_brought_to(sys.argv[1], None, 0, ImageFormat(2, 2, 1))
+        assert (read() == 7).all()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            os._exit(0 if (read() == 7).all() else 1)
+        sys.exit(os.waitpid(child, 0)[1])
+    """
+    command = [sys.executable, "-W", "ignore", "-c", script, str(tmp_path / "large.png")]
+    assert subprocess.run(command, timeout=60).returncode == 0

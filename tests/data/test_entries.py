@@ -520,6 +520,21 @@ def test_pages_of_a_tiff_are_images(tmp_path):
     assert images.names[1] == f"{tmp_path}/scan.tif#page=1"
 
 
+def pages(*values):
+    buffer = io.BytesIO()
+    first, *others = [Image.fromarray(flat(value)) for value in values]
+    first.save(buffer, "TIFF", save_all=True, append_images=others)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("name", ["all.zip", "all.tar", "all.tar.gz"])
+def test_pages_of_a_tiff_in_an_archive_are_images(tmp_path, name):
+    pack(tmp_path / name, {"good/scan.tif": pages(1, 2, 3), "good/single.tif": pages(4)})
+    images = open_source(tmp_path / name, "test").load(GREY)
+    assert (values(images), images.classes.tolist()) == ([1, 2, 3, 4], ["good"] * 4)
+    assert images.names[1::2] == [f"{tmp_path / name}/good/scan.tif#page=1", f"{tmp_path / name}/good/single.tif"]
+
+
 @pytest.mark.parametrize("compressed", [False, True])
 def test_arrays_in_files(tmp_path, compressed):
     array = np.stack([flat(i) for i in range(5)])
@@ -605,9 +620,9 @@ def test_images_go_into_a_file_from_the_first_byte_too_many_on(monkeypatch):
     buffer = sources._Buffer(GREY)
     images = torch.arange(4, dtype=torch.uint8)[:, None, None, None].expand(4, 1, 20, 20).clone()
     buffer.add(images[:3])
-    assert buffer.file is None and len(buffer.parts) == 1
+    assert isinstance(buffer.file, io.BytesIO)
     buffer.add(images[3:])
-    assert buffer.parts == [] and buffer.file.seek(0, 2) == 4 * 400
+    assert not isinstance(buffer.file, io.BytesIO) and buffer.file.seek(0, 2) == 4 * 400
     assert buffer.images().equal(images)
 
 
@@ -653,6 +668,38 @@ def test_images_behind_an_address(server, parts):
     assert images.names[0] == f"{server}/bent/1.png"
     assert values(open_source(f"{server}/good/2.png", "test").load(GREY)) == [10]
     assert values(open_source(f"{server}/all.zip", "test").load(GREY)) == [7]
+
+
+def test_pages_of_a_tiff_behind_an_address_are_images(server, parts):
+    in_folder(parts / "scans", {"a.tif": pages(1, 2), "b.tiff": pages(3)})
+    images = open_source(f"{server}/scans/", "test").load(GREY)
+    assert values(images) == [1, 2, 3]
+    assert images.names == [f"{server}/scans/a.tif#page=0", f"{server}/scans/a.tif#page=1", f"{server}/scans/b.tiff"]
+    assert values(open_source(f"{server}/scans/a.tif", "test").load(GREY)) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("error", "listed", "read"),
+    [
+        (ValueError("odd"), "memory://folder/ cannot be read (ValueError: odd)", "(ValueError: odd)"),
+        (DataError("ours"), "ours", "(ours)"),
+    ],
+    ids=["ValueError", "DataError"],
+)
+def test_an_error_of_a_file_system_is_no_missing_library_and_ours_stays(monkeypatch, error, listed, read):
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(MemoryFileSystem, "find", fail)
+    monkeypatch.setattr(MemoryFileSystem, "open", fail)
+    with pytest.raises(DataError) as raised:
+        open_source("memory://folder/", "test")
+    assert str(raised.value) == listed
+    with pytest.raises(DataError) as raised:
+        open_source("memory://1.png", "test").load(GREY)
+    assert str(raised.value).endswith(f"memory://1.png cannot be read {read}")
 
 
 def test_an_address_that_leads_nowhere_is_one_line(server):

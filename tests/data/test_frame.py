@@ -7,7 +7,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alocc.config import ImagesConfig
 from alocc.data.frame import CROPS_AT_ONCE, MOST_CROPS, OVERLAP, Frame, offsets, thinned
 from alocc.data.images import ImageFormat
 
@@ -68,7 +67,7 @@ def test_an_image_is_as_anomalous_as_its_worst_crop_by_hand():
 
 
 def test_each_crop_is_an_image_of_the_frame_of_crops():
-    frame = Frame.of(ImagesConfig(tile=16), ImageFormat(40, 28, 3))
+    frame = Frame(ImageFormat(40, 28, 3), tile=16)
     assert frame.crop_format == frame.of_crops.image_format == frame.of_crops.crop_format == ImageFormat(16, 16, 3)
     assert (frame.n_crops, frame.of_crops.n_crops) == (6, 1)
 

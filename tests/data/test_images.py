@@ -12,7 +12,6 @@ from alocc.data.images import (
     Header,
     ImageFormat,
     is_grey,
-    prepare,
     prepare_batch,
     read_header,
     read_image,
@@ -33,6 +32,10 @@ UPRIGHT = {
     7: lambda a: np.rot90(a, 2).T,
     8: np.rot90,
 }
+
+
+def prepare(image, to):
+    return prepare_batch(np.asarray(image)[None], to)[0]
 
 
 def png_claiming(width, height):

@@ -53,3 +53,11 @@ def test_nothing_that_can_be_read_is_refused(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no")
     with pytest.raises(DataError, match="none of the 1 files"):
         inspect(open_source(tmp_path, "train"))
+
+
+def test_few_images_are_warned_of_with_the_alpha_that_they_support(tmp_path):
+    np.save(tmp_path / "x.npy", np.stack([texture(i) for i in range(98)]))
+    found, _ = inspect(open_source(tmp_path / "x.npy", "train"))
+    assert found.warnings == ["only 98 images: alpha can be 0.0102 at best"]
+    np.save(tmp_path / "x.npy", np.stack([texture(i) for i in range(99)]))
+    assert inspect(open_source(tmp_path / "x.npy", "train"))[0].warnings == []

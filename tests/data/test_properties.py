@@ -17,8 +17,13 @@ from PIL import Image
 
 from alocc.data import resizing, sources
 from alocc.data.entries import shown
-from alocc.data.images import ImageFormat, prepare, prepare_batch, read_header, read_image
+from alocc.data.images import ImageFormat, prepare_batch, read_header, read_image
 from alocc.data.sources import open_source
+
+
+def prepare(image, to):
+    return prepare_batch(np.asarray(image)[None], to)[0]
+
 
 SIDES = st.integers(1, 24)
 FORMATS = st.builds(ImageFormat, st.integers(1, 20), st.integers(1, 20), st.sampled_from([1, 3]))

@@ -44,7 +44,7 @@ def detector_of(name, *settings):
     """Networks as they were born, calibrated on noise: enough to score with."""
     config = with_settings(preset(name), ["networks.width=4", *settings])
     images = torch.rand((40, 1, 16, 16), generator=generator(0, "images"))
-    scorer = Scorer(config, Frame.of(config.images, FORMAT))
+    scorer = Scorer(config, Frame(FORMAT, config.images.tile))
     scorer.add_networks(*build_networks(config.networks, 1, FORMAT.size, generator(0, "weights")))
     for part in scorer.parts.values():
         fit_part(part, Normals(images))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,40 +37,19 @@ class ArrayFile:
         return array
 
 
-class Numbered(Sequence[str]):
-    """The names "prefix#0", "prefix#1", …, each made when it is asked for: there may be millions."""
-
-    def __init__(self, prefix: str, numbers: range) -> None:
-        self.prefix, self.numbers = prefix, numbers
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    @overload
-    def __getitem__(self, part: int) -> str: ...
-    @overload
-    def __getitem__(self, part: slice) -> Numbered: ...
-    def __getitem__(self, part: int | slice) -> str | Numbered:
-        if isinstance(part, slice):
-            return Numbered(self.prefix, self.numbers[part])
-        return f"{self.prefix}#{self.numbers[part]}"
-
-
 def is_array_file(path: Path) -> bool:
     """Whether a file holds arrays, by its name."""
     return path.suffix.lower() in (".npy", ".npz") or bool(IDX_NAME.search(path.name.lower()))
 
 
-def read_arrays(path: Path) -> tuple[NDArray[np.generic] | ArrayFile, NDArray[np.str_]]:
+def read_arrays(path: Path, where: str = "") -> tuple[NDArray[np.generic] | ArrayFile, NDArray[np.str_]]:
     """Images (n, H, W[, C]), uint8 or float in [0, 1], and the class of each, "" where there are no labels.
 
-    An .npy file is read piece by piece. Labels stand in the same .npz file, or, for IDX, in the file
-    whose name has "labels" for "images". Nothing is unpickled.
-
-    Raises:
-        DataError: if there are no such arrays in the file, or it would be unpacked to more than 2 GiB.
+    An .npy file is read piece by piece. Labels stand in the same .npz file, or, for IDX, in the file whose name has
+    "labels" for "images". Nothing is unpickled. A DataError if there are no such arrays, or more than 2 GiB of them.
     """
     images: NDArray[np.generic] | ArrayFile
+    where = where or str(path)  # the path may be that of a copy
     try:
         if path.suffix.lower() == ".npy":
             images, labels = ArrayFile(path), None
@@ -84,15 +61,15 @@ def read_arrays(path: Path) -> tuple[NDArray[np.generic] | ArrayFile, NDArray[np
             labels = read_idx(read_unpacked(beside)) if beside != path and beside.exists() else None
         check_images(images.shape, images.dtype)
     except DataError as error:
-        raise DataError(f"{path}: {error}") from None
+        raise DataError(f"{where}: {error}") from None
     except Exception as error:  # damaged files raise all kinds
-        raise DataError(f"{path} cannot be read as arrays ({error})") from None
+        raise DataError(f"{where} cannot be read as arrays ({error})") from None
     if not len(images):
-        raise DataError(f"{path} holds no images: its array is {images.shape}")
+        raise DataError(f"{where} holds no images: its array is {images.shape}")
     if labels is None:
         return images, np.full(len(images), "")
     if labels.shape != images.shape[:1]:
-        raise DataError(f"{path} has {len(images)} images, but labels of shape {labels.shape}")
+        raise DataError(f"{where} has {len(images)} images, but labels of shape {labels.shape}")
     return images, labels.astype(np.str_)
 
 

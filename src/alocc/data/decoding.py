@@ -27,25 +27,13 @@ from alocc.errors import DataError
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 MAX_PIXELS = 80_000_000  # below the limit at which Pillow warns
-MAX_ASPECT = 50
-"""How many times longer than wide an image may be: more is a strip, which no resizing makes comparable."""
-LARGE = 4_000_000
-"""Pixels from which on images are decoded one at a time, so that memory stays bounded."""
+MAX_ASPECT = 50  # how many times longer than wide an image may be: more is a strip, which no resizing makes comparable
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I", "F"})
-SIDEWAYS = (5, 6, 7, 8)
-"""EXIF orientations that swap height and width."""
-UPRIGHT: dict[object, Callable[[NDArray[Any]], NDArray[Any]]] = {
-    2: np.fliplr,
-    3: lambda pixels: np.rot90(pixels, 2),
-    4: np.flipud,
-    5: lambda pixels: pixels.swapaxes(0, 1),
-    6: lambda pixels: np.rot90(pixels, -1),
-    7: lambda pixels: np.rot90(pixels, 2).swapaxes(0, 1),
-    8: np.rot90,
-}
-"""EXIF orientation → what turns pixels upright; any other value turns nothing."""
-IMAGE_DEPTH = 32997
-"""TIFF tag: how many slices lie behind each other."""
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
+Content = str | Path | Callable[[], BinaryIO]
+"""Where the bytes of an image are: a file, or a function that opens something like one."""
+_threads: dict[int, ThreadPoolExecutor] = {}
+"""By process, as a fork copies none: the one that decodes large images, as each keeps much of what it allocated."""
 
 
 class Header(NamedTuple):
@@ -56,69 +44,47 @@ class Header(NamedTuple):
     grey: bool
 
 
-Content = str | Path | Callable[[], BinaryIO]
-"""Where the bytes of an image are: a file, or a function that opens something like one."""
-_one_by_one = ThreadPoolExecutor(1, "alocc-large-image")  # a thread keeps much of what it allocated: one, not all
-
-
 def read_header(content: Content, name: str | None = None, page: int = 0) -> Header:
-    """Size and mode of an image file, without decoding its pixels.
+    """Size and mode of an image, undecoded; ``page`` counts those of a TIFF that are images of their own.
 
-    Args:
-        content: where the bytes are.
-        name: what to call it in errors, where it is no file.
-        page: of a TIFF, counted without reduced versions and masks of other pages.
-
-    Raises:
-        DataError: if the file cannot be opened as an image, or is one that :func:`read_image` refuses for its size.
+    A DataError, with ``name``, if it cannot be opened as an image, or :func:`read_image` refuses its size.
     """
     with _open_image(content, name, page) as image:
         width, height = image.size
         turned = _mentions_orientation(image) and _orientation(image) in SIDEWAYS
-        if image.format == "TIFF":  # its own tag is in the size already, XMP is not
-            turned = turned and _tags(image).get(Tag.Orientation) not in SIDEWAYS
+        turned = turned and _tags(image).get(Tag.Orientation) not in SIDEWAYS  # a TIFF's tag is in the size, XMP is not
         return Header(*((width, height) if turned else (height, width)), image.mode in GREY_MODES)
 
 
 def read_image(content: Content, name: str | None = None, page: int = 0) -> NDArray[np.uint8]:
     """Decode an image file, upright as its EXIF orientation says: uint8, (H, W) if grey, (H, W, 3) if colour.
 
-    Transparency is ignored: the colour below it counts.
-
-    Raises:
-        DataError: if the file is not an image, damaged, animated, more than 50 times longer than wide, or has more than
-            ``MAX_PIXELS`` pixels.
+    Transparency is ignored: the colour below it counts. A DataError if the file is not an image, damaged, animated, or
+    beyond ``MAX_PIXELS`` or ``MAX_ASPECT``.
     """
     with _open_image(content, name, page) as image:
         return _decode(image)
 
 
 def read_brought_to(content: Content, name: str | None, page: int, to: ImageFormat) -> NDArray[np.uint8]:
-    """:func:`read_image` in a detector's format, (H, W, C); of several threads, only one decodes large images.
-
-    Raises:
-        DataError: as :func:`read_image`.
-    """
+    """:func:`read_image` in a detector's format, (H, W, C); of several threads, only one decodes large images."""
     with _open_image(content, name, page) as image:
 
-        def prepared() -> NDArray[np.uint8]:
+        def prepare() -> NDArray[np.uint8]:
             with closing(image):  # its memory is free again before the next one begins
                 pixels: NDArray[np.uint8] = brought_to(_decode(image)[None], to)[0]
                 return pixels
 
-        if image.width * image.height <= LARGE:
-            return prepared()
-        return _one_by_one.submit(prepared).result()
+        if image.width * image.height <= 4_000_000:  # larger ones one by one, so that memory stays bounded
+            return prepare()
+        return _threads.setdefault(os.getpid(), ThreadPoolExecutor(1, "alocc-large-image")).submit(prepare).result()
 
 
 def read_mask(path: Path) -> NDArray[np.bool_]:
     """Where a mask marks an anomaly, upright, (H, W): where it is not black, in whatever bits, and not transparent.
 
     Of a palette the first colour is the background, unless another one is black. What is drawn in black on transparency
-    is marked too.
-
-    Raises:
-        DataError: as :func:`read_image`, and if there are several pages, or 16 bits of several channels.
+    is marked too. A DataError as of :func:`read_image`, or for several pages, or 16 bits of several channels.
     """
     if (n := count_pages(path)) > 1:
         raise DataError(f"{path} has {n} pages; a mask is one image")
@@ -149,7 +115,12 @@ def _open_image(content: Content, name: str | None, page: int) -> Iterator[Image
                 pages = _image_pages(file)
                 image.seek(pages[page] if page < len(pages) else page)
                 _check_stack(image)
-            _check_size(image)
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width}×{image.height} pixels; {MAX_PIXELS:,} are allowed")
+            if max(image.size) > MAX_ASPECT * min(image.size):
+                raise ValueError(
+                    f"{image.width}×{image.height} pixels are more than {MAX_ASPECT} times longer than wide"
+                )
             yield image
     except Image.DecompressionBombError:
         raise DataError(f"{called} cannot be read (far more than the {MAX_PIXELS:,} pixels that are allowed)") from None
@@ -219,21 +190,14 @@ def _tags(image: Image.Image) -> Any:
     return getattr(image, "tag_v2", {})
 
 
-def _check_size(image: ImageFile) -> None:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"{width}×{height} pixels; {MAX_PIXELS:,} are allowed")
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise ValueError(f"{width}×{height} pixels are more than {MAX_ASPECT} times longer than wide")
-
-
 def _check_stack(image: ImageFile) -> None:
     """Refuse a TIFF with several images of which its only page shows the first: as ImageJ writes large stacks."""
     tags, file_size = _tags(image), cast(BinaryIO, image.fp).seek(0, os.SEEK_END)
     described = re.search(r'^images=([2-9]|\d\d+)$|"truncated": true', str(tags.get(Tag.ImageDescription, "")), re.M)
     n_bytes = image.width * image.height * sum(tags.get(Tag.BitsPerSample, (1,))) // 8
     is_there = file_size - min(tags.get(Tag.StripOffsets, (file_size,))) >= 2 * n_bytes
-    if tags.get(IMAGE_DEPTH, 1) > 1 or (described and is_there and image.tell() == tags.next == 0):
+    n_slices = tags.get(32997, 1)  # ImageDepth
+    if n_slices > 1 or (described and is_there and image.tell() == tags.next == 0):
         raise ValueError("a stack of images on one page; save it as a TIFF of several pages, or as .npy")
 
 
@@ -272,8 +236,10 @@ def _orientation(image: ImageFile) -> object:
 
 def _turn_upright(pixels: NDArray[Any], image: ImageFile) -> NDArray[Any]:
     """Pixels of an image that is loaded: Pillow turns a TIFF while it loads it, and takes its orientation away."""
-    turn = UPRIGHT.get(_orientation(image))
-    return turn(pixels) if turn else pixels
+    orientation = _orientation(image)
+    rows, columns = -1 if orientation in (3, 4, 6, 7) else 1, -1 if orientation in (2, 3, 7, 8) else 1
+    flipped = pixels[::rows, ::columns]
+    return flipped.swapaxes(0, 1) if orientation in SIDEWAYS else flipped
 
 
 def _decode(image: ImageFile) -> NDArray[np.uint8]:

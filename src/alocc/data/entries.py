@@ -1,8 +1,7 @@
 """Where encoded images lie → entries: one for each image, named, with its class, and opened only when it is read.
 
-A folder, a glob, a list of files (manifest), an archive and a remote place differ in nothing but how their entries are
-found; :class:`alocc.data.sources.EntrySource` does the rest. All but a manifest, whose lines are its order, are in one
-order (:func:`in_order`), and all but a manifest and a glob may be laid out in parts (:func:`arrange`).
+A folder, a glob, a list of files (manifest), an archive and a remote place differ only in how their images are found.
+All but a manifest are in one order (:func:`in_order`); all but a manifest and a glob may have parts (:func:`arrange`).
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ import unicodedata
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple
 
-from alocc.data.decoding import SUFFIXES, count_pages
-from alocc.errors import ConfigError, DataError
+from alocc.data.decoding import SUFFIXES, Content, count_pages
+from alocc.errors import AloccError, ConfigError, DataError
 
-Item = TypeVar("Item")
 Opener = Callable[[], BinaryIO]
 Folders = tuple[str, ...]
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -45,14 +44,11 @@ COLUMNS = {
 """Columns of a manifest, and what others call them: such a column is asked about, not passed over."""
 SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 """How the parts of a source may be called, in any case."""
-MULTIPAGE = (".tif", ".tiff")
 DAMAGE = (OSError, EOFError, ValueError, NotImplementedError, zipfile.BadZipFile, tarfile.TarError, zlib.error,
           lzma.LZMAError)  # fmt: skip
 """What damaged archives raise."""
-MAX_BYTES = 500_000_000
-"""A member of an archive that says it is larger is not unpacked."""
-MAX_RATIO, FREE_BYTES = 100, 100_000_000
-"""An archive may unpack to so many times its own size, and to so much whatever its size."""
+MAX_BYTES = 500_000_000  # a member of an archive that says it is larger is not unpacked
+MAX_RATIO, FREE_BYTES = 100, 100_000_000  # an archive may unpack to so many times its own size, and to so much anyway
 MASKS = "ground_truth"
 """Folder of the masks in the layout of industrial sets: train/good, test/good, test/<defect>, ground_truth/<defect>."""
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -70,65 +66,54 @@ class Skipped(NamedTuple):
 class Entry:
     """One encoded image."""
 
-    name: str
-    """What people know it by: its path, with the archive's path or the page number where it has one."""
-    content: str | Opener
-    """Where its bytes are."""
+    name: str  # what people know it by: its path, with the archive's path or the page number where it has one
+    content: Content  # where its bytes are
     class_name: str = ""
     page: int = 0
-    mask: Path | None = None
-    """An image that is not black where the anomaly is."""
+    mask: Path | None = None  # an image that is not black where the anomaly is
+
+
+Images = tuple[list[Entry], list[Skipped]]  # those of a source, and what cannot be used of it
 
 
 def in_order(parts: Sequence[str]) -> list[tuple[bool, str, str]]:
-    """Sort key of a path: files before folders, and numbers in names by their value, so img_2 comes before img_10.
+    """Sort key of a path: files before folders; numbers in names by their value, or as text where equally wide."""
 
-    Names whose numbers are equally wide, with leading zeros, sort as text does.
-    """
-    return [(depth < len(parts), re.sub("[0-9]+", _by_value, name), name) for depth, name in enumerate(parts, start=1)]
+    def by_value(number: re.Match[str]) -> str:
+        digits = number[0].lstrip("0")
+        return f"0{chr(len(digits))}{digits}"  # a digit, as before; then the longer number is the larger one
 
-
-def _by_value(number: re.Match[str]) -> str:
-    digits = number[0].lstrip("0")
-    return f"0{chr(len(digits))}{digits}"  # a digit, as before; then the longer number is the larger one
+    return [(depth < len(parts), re.sub("[0-9]+", by_value, name), name) for depth, name in enumerate(parts, start=1)]
 
 
-def arrange(found: Sequence[tuple[Folders, Item]], where: str, split: str) -> tuple[list[tuple[str, Item]], list[Item]]:
-    """Give each file its class: the first folder on its way, or, in a source of parts, the first one in its part.
+def arrange(found: Sequence[tuple[Folders, str, Content]], where: str, split: str) -> Images:
+    """Entries of the folders, name and content of each file; its class is the first folder, or the first in its part.
 
     A source has parts if it has folders called train and test, spelled as in ``SPLITS``, or no other than one of them.
-    Training images that stand alone are used whatever is asked for.
-
-    Args:
-        found: folders on the way to a file, and the file.
-        where: what to call the source in errors.
-        split: the part that is asked for.
-
-    Returns:
-        Class and file of what is in that part; files that are in no part, and no masks.
-
-    Raises:
-        DataError: if there are test images alone, and those to train on are asked for.
+    Training images that stand alone are used whatever is asked for; files in no part are skipped, masks passed over.
+    A DataError if there are test images alone, and those to train on are asked for.
     """
-    tops = {folders[0] if folders else "" for folders, _ in found}
+    tops = {(*folders, "")[0] for folders, _, _ in found}
     part_of = {top: MASKS if top.lower() == MASKS else SPLITS.get(top.lower(), "") for top in tops}
     parts = {"train", "test"} & set(part_of.values())
-    if not parts or (len(parts) < 2 and "" in part_of.values()):
-        return [(class_of((*folders, "")), file) for folders, file in found], []
-    if split == "train" and parts == {"test"}:
+    has_parts = len(parts) == 2 or (len(parts) == 1 and "" not in part_of.values())
+    if has_parts and split == "train" and parts == {"test"}:
         raise DataError(f"{where} has a folder of test images and none of training images; give that folder itself")
     asked = split if split in parts else "train"
-    placed = [(part_of[folders[0] if folders else ""], folders, file) for folders, file in found]
-    kept = [(class_of((*folders[1:], "")), file) for part, folders, file in placed if part == asked]
-    return kept, [file for part, _, file in placed if not part]
+    entries: list[Entry] = []
+    skipped: list[Skipped] = []
+    for folders, name, content in found:
+        part = part_of[(*folders, "")[0]]
+        if not has_parts or part == asked:
+            entries += image_entries(name, content, class_of(folders[1:] if has_parts else folders))
+        elif not part:
+            skipped.append(Skipped(name, f"{name} lies beside the folders of training and test images"))
+    return entries, skipped
 
 
-def folder_entries(root: Path, split: str) -> tuple[list[Entry], list[Skipped]]:
-    """Image files below a folder, in order, with their classes and, where it is laid out in parts, their masks.
-
-    Links are followed, but no folder is entered twice. Hidden files and folders are passed over.
-    """
-    found: list[tuple[Folders, str]] = []
+def folder_entries(root: Path, split: str) -> Images:
+    """Image files below a folder, in order, but for hidden ones; links are followed, but no folder entered twice."""
+    found: list[tuple[Folders, str, Content]] = []
     skipped: list[Skipped] = []
     visited = {root.resolve()}
 
@@ -142,20 +127,14 @@ def folder_entries(root: Path, split: str) -> tuple[list[Entry], list[Skipped]]:
         visited.update(path.resolve() for path in fresh)
         sub_folders[:] = [path.name for path in fresh]
         folders = Path(folder).relative_to(root).parts
-        images = sorted(filter(is_image_name, files), key=lambda name: in_order([name]))
-        found.extend((folders, os.path.join(folder, name)) for name in images)  # noqa: PTH118  (a string: there may be millions)
-    kept, beside = arrange(found, shown(root), split)
-    skipped += [beside_parts(path) for path in beside]
-    entries = [entry for class_name, path in kept for entry in file_entries(Path(path), class_name)]
-    masks = next((folders[0] for folders, _ in found if folders and folders[0].lower() == MASKS), None)
-    if masks and len(kept) < len(found):
+        for name in sorted(filter(is_image_name, files), key=lambda name: in_order([name])):
+            content = str(Path(folder, name))  # a string: there may be millions
+            found.append((folders, shown(content), content))
+    entries, beside = arrange(found, shown(root), split)
+    masks = next((folders[0] for folders, _, _ in found if folders and folders[0].lower() == MASKS), None)
+    if masks and len({entry.content for entry in entries}) < len(found):  # else it is a class
         entries = [replace(entry, mask=_mask_of(entry, root, masks)) for entry in entries]
-    return entries, skipped
-
-
-def beside_parts(name: str) -> Skipped:
-    """Why an image is in no part of a source that has parts."""
-    return Skipped(shown(name), f"{shown(name)} lies beside the folders of training and test images")
+    return entries, skipped + beside
 
 
 def _mask_of(entry: Entry, root: Path, masks: str) -> Path | None:
@@ -166,14 +145,17 @@ def _mask_of(entry: Entry, root: Path, masks: str) -> Path | None:
     return next((mask for name in names if (mask := _spelled(folder, name))), None)
 
 
-def file_entries(path: Path, class_name: str = "") -> list[Entry]:
-    """One image file; a TIFF with several pages is one entry a page."""
-    pages = count_pages(path) if path.suffix.lower() in MULTIPAGE else 1
-    content = str(path)
-    name = shown(content)
+def image_entries(name: str, content: Content, class_name: str = "") -> list[Entry]:
+    """The entry of one encoded image; of a TIFF of several pages, one a page."""
+    pages = count_pages(content) if has_suffix(name, (".tif", ".tiff")) else 1
     if pages == 1:
         return [Entry(name, content, class_name)]
     return [Entry(f"{name}#page={page}", content, class_name, page) for page in range(pages)]
+
+
+def file_entries(path: Path, class_name: str = "") -> list[Entry]:
+    """:func:`image_entries` of a file."""
+    return image_entries(shown(str(path)), str(path), class_name)
 
 
 def glob_entries(pattern: str) -> list[Entry]:
@@ -183,18 +165,17 @@ def glob_entries(pattern: str) -> list[Entry]:
         fixed = fixed.parent
     matches = map(Path, glob.glob(pattern, recursive=True))  # noqa: PTH207  (Path.glob takes no absolute pattern)
     found = {path.relative_to(fixed).parts: path for path in matches if is_image_name(path.name) and not path.is_dir()}
-    return [entry for parts in sorted(found, key=in_order) for entry in file_entries(found[parts], class_of(parts))]
+    return [
+        entry for parts in sorted(found, key=in_order) for entry in file_entries(found[parts], class_of(parts[:-1]))
+    ]
 
 
-def manifest_entries(manifest: Path, split: str) -> tuple[list[Entry], list[Skipped]]:
+def manifest_entries(manifest: Path, split: str) -> Images:
     """Images that a table names: columns path, and optionally label, split and mask; paths are relative to the table.
 
     A label may be a number, a truth value or a date: its text is the class. A line without a split is in each.
-
-    Raises:
-        DataError: if the table cannot be read, has no column ``path``, has a column that may be meant for one of the
-            four and is called otherwise, or names no images of the split.
-        ConfigError: if the library that reads Parquet is missing.
+    A DataError if the table cannot be read, has no column ``path``, calls one of the four otherwise, as far as can be
+    guessed, or names no images of the split; a ConfigError if the library that reads Parquet is missing.
     """
     entries: list[Entry] = []
     skipped: list[Skipped] = []
@@ -212,7 +193,7 @@ def manifest_entries(manifest: Path, split: str) -> tuple[list[Entry], list[Skip
             skipped.append(Skipped(name.strip() or f"{manifest}:{number}", f"{line}: no file {name.strip()!r}"))
         else:
             mask_path = (_spelled(manifest.parent, mask) or manifest.parent / mask) if mask.strip() else None
-            found = file_entries(path, class_of((label.strip(), "")))
+            found = file_entries(path, class_of([label.strip()]))
             entries.extend(replace(entry, mask=mask_path) for entry in found)
     if others and not entries:
         listed = ", ".join(f"{part} ({n:,})" for part, n in others.items())
@@ -220,11 +201,10 @@ def manifest_entries(manifest: Path, split: str) -> tuple[list[Entry], list[Skip
     return entries, skipped
 
 
-def archive_entries(archive: Path, where: str, split: str) -> tuple[list[Entry], list[Skipped]]:
+def archive_entries(archive: Path, where: str, split: str) -> Images:
     """Images in a zip or tar file, read from there one by one; a single folder around everything does not count.
 
-    Raises:
-        DataError: if the archive cannot be read, or would unpack to far more than its own size.
+    A DataError if the archive cannot be read, or would unpack to far more than its own size.
     """
     try:
         most = max(FREE_BYTES, MAX_RATIO * archive.stat().st_size)
@@ -240,24 +220,14 @@ def archive_entries(archive: Path, where: str, split: str) -> tuple[list[Entry],
         raise DataError(f"{where} cannot be read as an archive ({reason})") from None
     around = {parts[0] for parts, _, _ in members if len(parts) > 2}
     depth = 1 if len(around) == 1 and all(len(parts) > 2 for parts, _, _ in members) else 0
-    kept, beside = arrange(
-        [(parts[depth:-1], (f"{where}/{name}", content)) for parts, name, content in members], where, split
-    )
-    entries = [Entry(shown(name), content, class_name) for class_name, (name, content) in kept]
-    return entries, [beside_parts(name) for name, _ in beside]
+    images = [(parts[depth:-1], shown(f"{where}/{name}"), content) for parts, name, content in members]
+    return arrange(images, where, split)
 
 
-def find_entries(path: Path, where: str, split: str, built_in: Sequence[str] = ()) -> tuple[list[Entry], list[Skipped]]:
-    """Images of a folder, a pattern, a table, an archive or a file.
+def find_entries(path: Path, where: str, split: str, built_in: Sequence[str] = ()) -> Images:
+    """Images of a folder, pattern, table, archive or file at ``path``, called ``where`` in names and errors.
 
-    Args:
-        path: where they are.
-        where: what to call that in errors, and in the names of an archive's images.
-        split: which part of a source that has parts.
-        built_in: names of data sets, one of which may have been meant.
-
-    Raises:
-        DataError: if there is no such thing, or it cannot be read.
+    A DataError if there is none, or it cannot be read; it asks whether one of the data sets ``built_in`` was meant.
     """
     if not where:
         raise DataError("DATA is empty; is a variable not set? Give . for the working directory")
@@ -265,10 +235,8 @@ def find_entries(path: Path, where: str, split: str, built_in: Sequence[str] = (
         if glob.has_magic(str(path)):
             return glob_entries(str(path)), []
         near = difflib.get_close_matches(where, built_in, n=1)
-        choices = (
-            f"give a folder, an image file or one of: {', '.join(built_in)}" if built_in else "give a folder or a file"
-        )
-        hint = f'did you mean "{near[0]}"?' if near else choices
+        others = f", an image file or one of: {', '.join(built_in)}" if built_in else " or a file"
+        hint = f'did you mean "{near[0]}"?' if near else f"give a folder{others}"
         raise DataError(f"{where} does not exist; {hint}")
     if path.is_dir():
         return folder_entries(path, split)
@@ -281,9 +249,21 @@ def find_entries(path: Path, where: str, split: str, built_in: Sequence[str] = (
     return file_entries(path), []
 
 
-def class_of(parts: Sequence[str]) -> str:
-    """Class of an image from its path below the source; an é is one letter, however Unicode spells it."""
-    return unicodedata.normalize("NFC", shown(parts[0])) if len(parts) > 1 else ""
+def class_of(folders: Sequence[str]) -> str:
+    """The first of the folders on the way to an image; an é is one letter, however Unicode spells it."""
+    return unicodedata.normalize("NFC", shown(folders[0])) if folders else ""
+
+
+def check_classes(asked: Collection[str] | None, known: Sequence[str], where: str) -> None:
+    """Refuse classes that are not there: a DataError with the name that comes nearest, and all that there are."""
+    if asked is not None and not asked:
+        raise DataError("no class is named; leave the classes out to take all")
+    for name in asked or ():
+        if class_of([name]) not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f'did you mean "{near[0]}"? ' if near else ""
+            listed = f"its classes are: {', '.join(known)}" if known else "it has no classes (sub-folders, or labels)"
+            raise DataError(f'{where} has no class "{name}"; {hint}{listed}')
 
 
 def shown(path: str | os.PathLike[str]) -> str:
@@ -322,25 +302,29 @@ def has_suffix(path: str | Path, suffixes: Sequence[str]) -> bool:
 def _rows(manifest: Path) -> Iterator[tuple[int, Mapping[str | None, object]]]:
     """Lines and their numbers; cells have the names in ``COLUMNS``, and those beyond the last column the name None."""
     try:
-        if manifest.suffix.lower() == ".parquet":
-            try:
-                from pyarrow.parquet import ParquetFile
-            except ImportError:
-                raise ConfigError(f"{manifest} needs pyarrow; install it with: pip install pyarrow") from None
-            with ParquetFile(manifest) as file:
+        if has_suffix(manifest, (".parquet",)):
+            with _open_parquet(manifest) as file:
                 columns = _columns(manifest, file.schema_arrow.names)
                 rows = file.read(list(columns)).rename_columns(list(columns.values())).to_pylist()
             yield from enumerate(rows, start=2)
             return
         with manifest.open(encoding="utf-8-sig", newline="") as text:
-            lines = csv.DictReader(text, delimiter="\t" if manifest.suffix.lower() == ".tsv" else ",")
+            lines = csv.DictReader(text, delimiter="\t" if has_suffix(manifest, (".tsv",)) else ",")
             columns = _columns(manifest, lines.fieldnames or ())
             for row in lines:
                 yield lines.line_num, {columns.get(name, name): cell for name, cell in row.items()}
-    except (ConfigError, DataError):
+    except AloccError:
         raise
     except (*DAMAGE, csv.Error) as error:
         raise DataError(f"{manifest} cannot be read as a table of images ({error})") from None
+
+
+def _open_parquet(manifest: Path) -> Any:
+    try:
+        from pyarrow.parquet import ParquetFile
+    except ImportError:
+        raise ConfigError(f"{manifest} needs pyarrow; install it with: pip install pyarrow") from None
+    return ParquetFile(manifest)
 
 
 def _columns(manifest: Path, names: Sequence[str]) -> dict[str, str]:
@@ -372,7 +356,7 @@ def _spelled(folder: Path, name: str) -> Path | None:
     """What a name stands for in a folder, but for blanks around it, the kind of slash and Unicode's form; else none."""
     spellings = [name, name.strip(), name.strip().replace("\\", "/")] if name.strip() else []
     forms = (unicodedata.normalize(form, one) for form in ("NFC", "NFD") for one in spellings)
-    return next((path for one in (*spellings[:1], *forms) if _exists(path := folder / one)), None)
+    return next((path for one in (*spellings[:1], *forms) if os.path.lexists(path := folder / one)), None)
 
 
 class _TooMuchError(Exception):
@@ -381,23 +365,11 @@ class _TooMuchError(Exception):
 
 def _zip_members(archive: Path, most: int) -> Iterator[tuple[str, Opener]]:
     file = zipfile.ZipFile(archive)  # open as long as an entry is; its reads may come from several threads
-
-    def opener(info: zipfile.ZipInfo) -> Opener:
-        def read() -> BinaryIO:
-            if info.file_size > MAX_BYTES:
-                raise _too_large(info.file_size)
-            try:
-                return io.BytesIO(file.read(info))
-            except (*DAMAGE, RuntimeError) as error:  # the last: encrypted
-                raise OSError(str(error)) from None
-
-        return read
-
     members = [info for info in file.infolist() if not info.is_dir() and is_member(info.filename)]
     if sum(info.file_size for info in members if info.file_size <= MAX_BYTES) > most:
         raise _TooMuchError
     for info in members:
-        yield info.filename, opener(info)
+        yield info.filename, partial(_open_member, partial(file.read, info), info.file_size)
 
 
 def _tar_members(archive: Path, most: int) -> Iterator[tuple[str, Opener]]:
@@ -412,36 +384,25 @@ def _tar_members(archive: Path, most: int) -> Iterator[tuple[str, Opener]]:
                     raise _TooMuchError
         unpacked.seek(0)
 
-    def opener(member: tarfile.TarInfo) -> Opener:
-        start, size = member.offset_data, member.size
-        is_file = member.isreg() and not member.issparse()  # a sparse one unpacks to more than there is of it
-
-        def read() -> BinaryIO:
-            if not is_file:
-                raise OSError("a link or a hole inside an archive")
-            if size > MAX_BYTES:
-                raise _too_large(size)
-            if unpack:
-                return io.BytesIO(unpacked.getbuffer()[start : start + size])
-            with archive.open("rb") as file:
-                file.seek(start)
-                return io.BytesIO(file.read(size))
-
-        return read
+    def read(start: int, size: int) -> bytes | memoryview:
+        if unpack:
+            return unpacked.getbuffer()[start : start + size]
+        with archive.open("rb") as file:
+            file.seek(start)
+            return file.read(size)
 
     with tarfile.open(None if unpack else archive, "r:", unpacked if unpack else None) as members:
         for member in members:
             if not member.isdir() and is_member(member.name):
-                yield member.name, opener(member)
+                is_whole = member.isreg() and not member.issparse()  # a sparse one unpacks to more than there is of it
+                content = partial(read, member.offset_data, member.size)
+                yield member.name, partial(_open_member, content, member.size, is_whole)
 
 
-def _too_large(size: int) -> OSError:
-    return OSError(f"{size:,} bytes; {MAX_BYTES:,} are allowed")
-
-
-def _exists(path: Path) -> bool:
-    """Whether there is anything at a path; no path that the system refuses to look at."""
-    try:
-        return path.exists() or path.is_symlink()
-    except (OSError, ValueError):
-        return False
+def _open_member(read: Callable[[], bytes | memoryview], size: int, is_whole: bool = True) -> BinaryIO:
+    """A member of an archive in memory."""
+    if not is_whole:
+        raise OSError("a link or a hole inside an archive")
+    if size > MAX_BYTES:
+        raise OSError(f"{size:,} bytes; {MAX_BYTES:,} are allowed")
+    return io.BytesIO(read())

@@ -14,30 +14,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alocc.config import ImagesConfig
 from alocc.data.resizing import ImageFormat
 
-OVERLAP = 0.25
-"""Share of a tile's side that it has in common with the next one, at least: what lies on a border is whole in one."""
-MOST_CROPS = 20_000
-"""Crops that train, and crops that calibrate the maps, at most, where images are cut."""
-CROPS_AT_ONCE = 512
-"""Crops that are in memory at one time, about."""
+OVERLAP = 0.25  # share of a tile's side that the next one has too, at least: what lies on a border is whole in one
+MOST_CROPS = 20_000  # crops that train, and crops that calibrate the maps, at most, where images are cut
+CROPS_AT_ONCE = 512  # crops that are in memory at one time, about
 
 
 @dataclass(frozen=True)
 class Frame:
     """Working size of images, and how they are cut."""
 
-    image_format: ImageFormat
-    """What every image is brought to."""
-    tile: int | None = None
-    """Side of the square crops; none: one crop, the whole image."""
-
-    @classmethod
-    def of(cls, images: ImagesConfig, image_format: ImageFormat) -> Frame:
-        """The frame that a config asks for."""
-        return cls(image_format, images.tile)
+    image_format: ImageFormat  # what every image is brought to
+    tile: int | None = None  # side of the square crops; none: one crop, the whole image
 
     @property
     def crop_format(self) -> ImageFormat:
@@ -52,10 +41,8 @@ class Frame:
     @property
     def corners(self) -> list[tuple[int, int]]:
         """Upper left corner of each crop, row after row."""
-        height, width, _ = self.crop_format
-        return list(
-            itertools.product(offsets(self.image_format.height, height), offsets(self.image_format.width, width))
-        )
+        (height, width), (crop_height, crop_width) = self.image_format.size, self.crop_format.size
+        return list(itertools.product(offsets(height, crop_height), offsets(width, crop_width)))
 
     @property
     def n_crops(self) -> int:
@@ -103,10 +90,7 @@ class Frame:
         return max(1, min(self.n_crops, most // n_images))
 
     def draw(self, images: Tensor, generator: torch.Generator, most: int = MOST_CROPS) -> tuple[Tensor, Tensor]:
-        """Crops to learn from, as many of each image, from anywhere in it; and the index of the image each is from.
-
-        Whole images are all taken, however many.
-        """
+        """As many crops of each image, from anywhere in it, and the index of its image; whole images are all taken."""
         if self.n_crops == 1:
             return images, torch.arange(len(images))
         n = self.crops_of_each(len(images), most)

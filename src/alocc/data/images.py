@@ -1,7 +1,7 @@
 """One image, or many of one size, as tensors: the only place that knows the value range.
 
-An image is an array (H, W) or (H, W, C), uint8 or float in [0, 1], until :func:`prepare` makes it a tensor (C, H, W) of
-uint8, and that until a network sees it (:func:`to_unit_range`): four times smaller, and files and arrays are alike.
+An image is an array (H, W) or (H, W, C), uint8 or float in [0, 1], until :func:`prepare_batch` makes it a tensor
+(C, H, W) of uint8, and that until a network sees it (:func:`to_unit_range`): a quarter of the size.
 Files are decoded in :mod:`alocc.data.decoding`, sizes and colours are changed in :mod:`alocc.data.resizing`.
 """
 
@@ -12,69 +12,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alocc.data.decoding import (
-    FORMATS,
-    MAX_PIXELS,
-    SUFFIXES,
-    Content,
-    Header,
-    count_pages,
-    read_brought_to,
-    read_header,
-    read_image,
-)
+from alocc.data.decoding import Header, read_header, read_image
 from alocc.data.resizing import ImageFormat, brought_to
 
-__all__ = [
-    "DEFAULT_MAX_SIDE",
-    "FORMATS",
-    "MAX_PIXELS",
-    "SUFFIXES",
-    "Content",
-    "Header",
-    "ImageFormat",
-    "count_pages",
-    "is_grey",
-    "prepare",
-    "prepare_batch",
-    "read_header",
-    "read_image",
-    "read_prepared",
-    "to_unit_range",
-]
-
-DEFAULT_MAX_SIDE = 64
-
-
-def read_prepared(content: Content, name: str | None, page: int, to: ImageFormat) -> Tensor:
-    """:func:`read_image`, then :func:`prepare`; of several threads, only one decodes large images.
-
-    Raises:
-        DataError: as :func:`read_image`.
-    """
-    return _tensor(read_brought_to(content, name, page, to)[None])[0]
-
-
-def prepare(image: NDArray[np.generic], to: ImageFormat) -> Tensor:
-    """Bring an image, uint8 or float in [0, 1], to a detector's format: (C, H, W), uint8.
-
-    Grey becomes colour by repetition, colour becomes grey by ITU-R 601 luma, and the size changes by bilinear
-    interpolation with an antialiasing filter.
-
-    Raises:
-        DataError: if the array is no image, or its values are outside [0, 1] (float) or not 8-bit (integer).
-    """
-    return prepare_batch(np.asarray(image)[None], to)[0]
+__all__ = ["Header", "ImageFormat", "is_grey", "prepare_batch", "read_header", "read_image", "to_unit_range"]
 
 
 def prepare_batch(images: NDArray[np.generic], to: ImageFormat) -> Tensor:
-    """:func:`prepare` for many images of one size, (n, H, W) or (n, H, W, C)."""
-    return _tensor(brought_to(images, to))
+    """Images of one size, (n, H, W) or (n, H, W, C), in a detector's format: (n, C, H, W), uint8; errors of brought_to.
 
-
-def _tensor(images: NDArray[np.generic]) -> Tensor:
-    """(n, H, W, C) → (n, C, H, W)."""
-    array = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    Grey becomes colour by repetition, colour becomes grey by ITU-R 601 luma, and the size changes by bilinear
+    interpolation with an antialiasing filter.
+    """
+    array = np.ascontiguousarray(brought_to(images, to).transpose(0, 3, 1, 2))
     return torch.from_numpy(array if array.flags.writeable else array.copy())  # from_numpy of a read-only array warns
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,20 +12,15 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from alocc.calibration import images_needed, smallest_alpha_text
 from alocc.config import ImagesConfig
 from alocc.data.entries import Skipped
 from alocc.data.images import ImageFormat, to_unit_range
 from alocc.data.sources import Source, check_strict
 from alocc.data.splits import MIN_IMAGES
 
-FINE = 3
-"""So many times shrunk, an image loses what is small."""
-FEW = 99
-"""Fewer normal images than this: expect a coarse threshold."""
 THUMBNAIL, ALIKE = 16, 0.7
 """Side of a grey thumbnail, and root mean square difference of two, in grey levels, up to which they are duplicates."""
-FLAT = 0.01
-"""An image whose pixels deviate less than this from their mean shows nothing."""
 SHEET_IMAGES, SHEET_COLUMNS, SHEET_SIDE = 200, 20, 64
 """The contact sheet: images at most, evenly spread; images in a row; pixels of the side of one."""
 
@@ -35,17 +30,12 @@ class Inspection:
     """What was found."""
 
     n_images: int
-    image_format: ImageFormat
-    """What training would bring the images to."""
+    image_format: ImageFormat  # what training would bring the images to
     classes: dict[str, int]
-    sizes: dict[str, int]
-    """height×width → how many, the most frequent first."""
-    types: dict[str, int]
-    """grey or colour, as the files say."""
-    duplicates: Sequence[Sequence[str]]
-    """Groups of images that are the same but for noise and compression."""
-    flat: Sequence[str]
-    """Images of a single grey or colour."""
+    sizes: dict[str, int]  # height×width → how many, the most frequent first
+    types: dict[str, int]  # grey or colour, as the files say
+    duplicates: Sequence[Sequence[str]]  # groups of images that are the same but for noise and compression
+    flat: Sequence[str]  # images of a single grey or colour
     skipped: Sequence[Skipped]
     warnings: Sequence[str]
 
@@ -53,13 +43,9 @@ class Inspection:
 def inspect(
     source: Source, progress: Callable[[int], None] | None = None, strict: bool = False
 ) -> tuple[Inspection, Image.Image | None]:
-    """Read all images once, in bounded memory.
+    """Read all images once, in bounded memory: what was found, and a contact sheet, none if no image can be used.
 
-    Returns:
-        What was found, and a contact sheet; no sheet if no image can be used.
-
-    Raises:
-        DataError: if not one file can be read as an image, or, if strict, if one cannot be used.
+    A DataError if not one file can be read as an image, or, if strict, if one cannot be used.
     """
     headers = source.headers()
     image_format = source.infer_format(ImagesConfig())
@@ -76,9 +62,10 @@ def inspect(
         if not len(batch):
             continue
         x = to_unit_range(batch.images)
-        flat += [name for name, deviation in zip(batch.names, x.flatten(1).std(1), strict=True) if deviation < FLAT]
+        is_flat = x.flatten(1).std(1) < 0.01  # nothing is to be seen
+        flat += [batch.names[i] for i in torch.nonzero(is_flat)[:, 0]]
         thumbnails.append(_thumbnails(x))
-        pictures += [x[i] for i in range(len(x)) if (len(names) + i) % every == 0 and len(pictures) < SHEET_IMAGES]
+        pictures += [x[i] for i in range(len(x)) if (len(names) + i) % every == 0]
         del pictures[SHEET_IMAGES:]  # a batch may bring more than are missing
         names += batch.names
         classes.update(batch.classes.tolist())
@@ -91,8 +78,7 @@ def inspect(
         len(names), image_format, dict(classes), dict(sizes.most_common()), dict(types), duplicates, flat, skipped, ()
     )
     warnings = _warnings(found, round(float(np.median([max(header[:2]) for header in headers]))))
-    sheet = _contact_sheet(pictures) if pictures else None
-    return Inspection(**{**found.__dict__, "warnings": warnings}), sheet
+    return replace(found, warnings=warnings), _contact_sheet(pictures) if pictures else None
 
 
 def _warnings(found: Inspection, large: int) -> list[str]:
@@ -102,8 +88,8 @@ def _warnings(found: Inspection, large: int) -> list[str]:
     n = found.n_images
     warnings = [
         (n < MIN_IMAGES, f"only {n} images: at least {MIN_IMAGES} are needed to train"),
-        (MIN_IMAGES <= n < FEW, f"only {n} images: alpha can be 1 / {n + 1} at best"),
-        (large > FINE * max(found.image_format.size), f"images of about {large} pixels are brought to "
+        (MIN_IMAGES <= n < images_needed(None), f"only {n} images: alpha can be {smallest_alpha_text(n)} at best"),
+        (large > 3 * max(found.image_format.size), f"images of about {large} pixels are brought to "
          f"{found.image_format}, where small faults may vanish; try --set images.tile=64 as well, and compare"),
         (len(named) > 1, f"{len(named)} classes: say which are normal (--normal {named[0] if named else ''})"),
         (len(named) >= 1 and "" in found.classes, f"{found.classes.get('', 0)} images lie beside the class folders"),

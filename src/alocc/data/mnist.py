@@ -12,6 +12,7 @@ import math
 import os
 import zlib
 from collections.abc import Collection
+from contextlib import closing, suppress
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -19,20 +20,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from alocc.data.entries import check_classes
 from alocc.errors import DataError
 
 Split = Literal["train", "test"]
 
-MAX_UNPACKED = 2 << 30
-"""Bytes of a file of arrays that is unpacked into memory."""
-STEP = 16 << 20
+MAX_UNPACKED = 2 << 30  # bytes of a file of arrays that is unpacked into memory
 CLASSES = tuple("0123456789")
 EMBEDDED_TRAINING_CLASS = "1"
-PREFIX: dict[Split, str] = {"train": "train", "test": "t10k"}
-MIRRORS = (
-    "https://ossci-datasets.s3.amazonaws.com/mnist/",
-    "https://storage.googleapis.com/cvdf-datasets/mnist/",
-)
+MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
 # of the uncompressed files, so that any gzip of them will do
 CONTENT_SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -41,26 +37,17 @@ CONTENT_SHA256 = {
 
 
 def load_mnist(split: Split, classes: Collection[str] | None = None) -> tuple[NDArray[np.uint8], NDArray[np.str_]]:
-    """Images (n, 28, 28), uint8, and their class names "0"…"9", in the database's order.
+    """Images (n, 28, 28), uint8, and their class names "0"…"9", in the database's order; of some classes, or all.
 
-    Args:
-        split: the 60,000 training or the 10,000 test images.
-        classes: keep only these digits; none for all.
-
-    Raises:
-        DataError: if a class is no digit, or the full training set is needed and neither on disk nor to be downloaded.
+    A DataError if a class is no digit, or the full training set is needed and neither on disk nor to be downloaded.
     """
+    check_classes(classes, CLASSES, "mnist")
     wanted = set(CLASSES if classes is None else classes)
-    unknown = sorted(wanted - set(CLASSES))
-    if unknown:
-        raise DataError(f'mnist has no class "{unknown[0]}"; its classes are: {", ".join(CLASSES)}')
     if split == "train" and wanted == {EMBEDDED_TRAINING_CLASS}:
-        images = read_idx(_embedded("train-1-images-idx3-ubyte.gz"))
+        images = read_idx(_embedded("train-1-images-idx3-ubyte"))
         return images, np.full(len(images), EMBEDDED_TRAINING_CLASS)
-    if split == "test":
-        images, labels = (read_idx(_embedded(f"{name}.gz")) for name in _file_names("test"))
-    else:
-        images, labels = (read_idx(_full(name)) for name in _file_names("train"))
+    read, part = (_embedded, "t10k") if split == "test" else (_full, "train")
+    images, labels = (read_idx(read(f"{part}-{kind}-ubyte")) for kind in ("images-idx3", "labels-idx1"))
     names = labels.astype(np.str_)
     keep = np.isin(names, sorted(wanted))
     return images[keep], names[keep]
@@ -82,26 +69,17 @@ def read_idx(content: bytes | bytearray) -> NDArray[np.uint8]:
 
 
 def read_unpacked(path: Path) -> bytearray:
-    """Content of a file, unpacked if its name ends in .gz, in bounded steps.
-
-    Raises:
-        DataError: if that is more than ``MAX_UNPACKED``, however small the file is.
-        OSError, EOFError, zlib.error: if it cannot be read.
-    """
+    """Content of a file, unpacked if its name ends in .gz; a DataError from ``MAX_UNPACKED`` bytes on."""
     content = bytearray()
     with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
-        while chunk := file.read(STEP):
+        while chunk := file.read(1 << 20):
             content += chunk
             check_unpacked(len(content))
     return content
 
 
 def check_unpacked(n_bytes: int) -> None:
-    """Refuse more bytes than are unpacked into memory.
-
-    Raises:
-        DataError: with what to do.
-    """
+    """Refuse, with a DataError, more bytes than are unpacked into memory."""
     if n_bytes > MAX_UNPACKED:
         raise DataError(f"more than {MAX_UNPACKED:,} bytes unpacked; save it as .npy, which is read piece by piece")
 
@@ -113,26 +91,19 @@ def cache_folder() -> Path:
     return Path(pooch.os_cache("alocc")) / "mnist"
 
 
-def _file_names(split: Split) -> tuple[str, str]:
-    return f"{PREFIX[split]}-images-idx3-ubyte", f"{PREFIX[split]}-labels-idx1-ubyte"
-
-
 def _embedded(name: str) -> bytes:
-    return gzip.decompress((resources.files("alocc.data") / "embedded" / "mnist" / name).read_bytes())
+    return gzip.decompress((resources.files("alocc.data") / "embedded" / "mnist" / f"{name}.gz").read_bytes())
 
 
-def _full(name: str) -> bytearray:
+def _full(name: str) -> bytes | bytearray:
     path = _on_disk(name)
     return _checked_content(path, name) if path else _downloaded(name)
 
 
 def _on_disk(name: str) -> Path | None:
     folders = [Path(os.environ["ALOCC_DATA"]) / "mnist"] if "ALOCC_DATA" in os.environ else []
-    for folder in [*folders, cache_folder()]:
-        for path in (folder / f"{name}.gz", folder / name):
-            if path.is_file():
-                return path
-    return None
+    places = (folder / file for folder in (*folders, cache_folder()) for file in (f"{name}.gz", name))
+    return next(filter(Path.is_file, places), None)
 
 
 def _checked_content(path: Path, name: str) -> bytearray:
@@ -152,18 +123,14 @@ def _downloaded(name: str) -> bytearray:
     archive, folder = f"{name}.gz", cache_folder()
     pooch.get_logger().setLevel("WARNING")
     for mirror in MIRRORS:
-        bar = _DownloadBar(archive)
-        try:
+        with closing(_DownloadBar(archive)) as bar, suppress(requests.RequestException, OSError):
             # the check is ours, of the content: mirrors compress the same files differently
             downloader = pooch.HTTPDownloader(progressbar=bar, timeout=20)
             path = Path(pooch.retrieve(mirror + archive, None, archive, folder, downloader=downloader))
-            return _checked_content(path, name)
-        except DataError:
-            path.unlink()
-        except (requests.RequestException, OSError):
-            continue
-        finally:
-            bar.close()
+            try:
+                return _checked_content(path, name)
+            except DataError:
+                path.unlink()
     raise DataError(
         f"the full MNIST training set is not on this machine and cannot be downloaded; put {archive} into {folder}, "
         "or into a folder called mnist and set ALOCC_DATA to the folder that holds that one "
@@ -172,31 +139,22 @@ def _downloaded(name: str) -> bytearray:
 
 
 class _DownloadBar:
-    """What pooch asks of a progress bar (an attribute ``total``, ``update``, ``reset``, ``close``), drawn by Rich."""
+    """What pooch asks of a progress bar, of bytes."""
+
+    total: int | None = None
 
     def __init__(self, description: str) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+        from alocc.progress import open_bar
 
-        self.progress = Progress(
-            "{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), console=Console(stderr=True)
-        )
-        self.task = self.progress.add_task(description, total=None)
-
-    @property
-    def total(self) -> float | None:
-        return self.progress.tasks[0].total
-
-    @total.setter
-    def total(self, size: float) -> None:
-        self.progress.start()
-        self.progress.update(self.task, total=size)
+        self.bar = open_bar()
+        self.task = self.bar.add_task(description, total=None, note="bytes")
+        self.bar.start()
 
     def update(self, n_bytes: int) -> None:
-        self.progress.advance(self.task, n_bytes)
+        self.bar.update(self.task, advance=n_bytes, total=self.total)
 
     def reset(self) -> None:
-        self.progress.update(self.task, completed=0)
+        self.bar.update(self.task, completed=0)
 
     def close(self) -> None:
-        self.progress.stop()
+        self.bar.stop()

@@ -14,19 +14,14 @@ from alocc.data.entries import Entry, Skipped
 from alocc.data.resizing import ImageFormat
 from alocc.errors import DataError
 
-BATCH = 256
-"""Images that are decoded, and then wait, together; a second batch is decoded meanwhile."""
-MOST_IN_BATCH = 32 << 20
-"""Bytes of a batch, about."""
+BATCH = 256  # images that are decoded, and then wait, together; a second batch is decoded meanwhile
 
 
 class Batch(NamedTuple):
     """Some images of one format, and some that could not be used."""
 
-    entries: Sequence[Entry]
-    """Those that could be read."""
-    images: NDArray[np.uint8]
-    """Theirs: (n, H, W, C)."""
+    entries: Sequence[Entry]  # those that could be read
+    images: NDArray[np.uint8]  # theirs: (n, H, W, C)
     skipped: Sequence[Skipped]
 
     @property
@@ -36,13 +31,7 @@ class Batch(NamedTuple):
 
 
 def read_batches(entries: Sequence[Entry], to: ImageFormat, unusable: Sequence[Skipped] = ()) -> Iterator[Batch]:
-    """Decode and resize in order, a few hundred images at a time; the next batch is under way meanwhile.
-
-    Args:
-        entries: what to read.
-        to: the format.
-        unusable: images that are known to be unusable; they come first.
-    """
+    """Decode and resize in order, the next batch meanwhile; first come images known to be unusable."""
     nothing = np.empty((0, *to.size, to.channels), np.uint8)
     if unusable:
         yield Batch((), nothing, unusable)
@@ -68,16 +57,12 @@ def read_batches(entries: Sequence[Entry], to: ImageFormat, unusable: Sequence[S
 
 
 def batch_size(to: ImageFormat) -> int:
-    """``BATCH`` images, or fewer large ones."""
-    return min(BATCH, max(8, MOST_IN_BATCH // (to.channels * to.height * to.width)))
+    """``BATCH`` images, or fewer large ones, so that a batch has about 32 MiB."""
+    return min(BATCH, max(8, (32 << 20) // (to.channels * to.height * to.width)))
 
 
 def check_strict(strict: bool, skipped: Sequence[Skipped]) -> None:
-    """Refuse images that cannot be used where the user asked for that.
-
-    Raises:
-        DataError: with the first one's reason.
-    """
+    """Where the user asked for that, refuse images that cannot be used: a DataError with the first one's reason."""
     if strict and skipped:
         raise DataError(f"{skipped[0].reason}; leave --strict out to go on without such images")
 

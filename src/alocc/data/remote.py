@@ -8,66 +8,57 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote
 
-from alocc.data import arrays, video
-from alocc.data.entries import (
-    ARCHIVES,
-    MANIFESTS,
-    Entry,
-    Opener,
-    Skipped,
-    arrange,
-    beside_parts,
-    has_suffix,
-    in_order,
-    is_member,
-    parts_of,
-)
-from alocc.data.images import SUFFIXES
-from alocc.errors import ConfigError, DataError
+from alocc.data import arrays, entries, video
+from alocc.data.decoding import SUFFIXES
+from alocc.data.entries import Entry, Opener, Skipped, has_suffix
+from alocc.errors import AloccError, ConfigError, DataError
 
-REDIRECT_HOSTS = "ALOCC_REDIRECT_HOSTS"
-"""Environment variable: the hosts, between commas, that an address may lead on to; * for any."""
-
-
-def is_address(data: object) -> bool:
-    """Whether a data argument is an address, not a path."""
-    return isinstance(data, str) and "://" in data
+REDIRECT_HOSTS = "ALOCC_REDIRECT_HOSTS"  # variable: hosts, between commas, that an address may lead on to; * for any
 
 
 def open_address(address: str, split: str) -> Path | tuple[list[Entry], list[Skipped]]:
-    """A single file is fetched, and its path returned; a folder is listed, and its images are fetched as they are read.
+    """Path of a single file, which is fetched; or images of a folder, which are fetched as they are read.
 
-    Raises:
-        DataError: if there is nothing there, or it cannot be reached, or lies at another host.
-        ConfigError: if the library for this kind of address is not installed.
+    A DataError if there is nothing there, or it cannot be reached, or lies at another host; a ConfigError if the
+    library for this kind of address is not installed.
     """
+    if has_suffix(address, entries.MANIFESTS):
+        raise DataError(f"{address}: a table names files beside it; copy both, or give the folder")
+    is_web = address.startswith(("http://", "https://"))
+    try:
+        files, root, options = _file_system(address, is_web)
+        if has_suffix(address, (*entries.ARCHIVES, *video.SUFFIXES)) or arrays.is_array_file(Path(address)):
+            import fsspec
+
+            each = {"filecache": {"same_names": True}, address.partition("://")[0]: options}
+            return Path(fsspec.open_local(f"filecache::{address}", **each))
+        if has_suffix(address, tuple(SUFFIXES)):
+            return entries.image_entries(address, _opener(files, root)), []
+        top = root.rstrip("/") + "/"
+        below = {name: name.removeprefix(top) for name in files.find(root) if name.startswith(top)}
+    except Exception as error:  # every file system has errors of its own
+        if isinstance(error, AloccError):
+            raise
+        raise DataError(f"{address} cannot be read ({_reason(error)})") from None
+    parts = {
+        name: entries.parts_of(unquote(path) if is_web else path)
+        for name, path in below.items()
+        if entries.is_member(path)
+    }
+    names = sorted(parts, key=lambda name: entries.in_order(parts[name]))
+    found = [(parts[name][:-1], files.unstrip_protocol(name), _opener(files, name)) for name in names]
+    return entries.arrange(found, address, split)
+
+
+def _file_system(address: str, is_web: bool) -> tuple[Any, str, dict[str, Any]]:
+    """Fsspec's file system behind an address, the place in it, and its options."""
     try:
         import fsspec
 
-        protocol = address.partition("://")[0]
-        is_web = protocol in ("http", "https")
         options = {"client_kwargs": {"trace_configs": [_one_host()]}} if is_web else {}
-        files, root = fsspec.core.url_to_fs(address, **options)
-        if has_suffix(address, (*ARCHIVES, *video.SUFFIXES, *MANIFESTS)) or arrays.is_array_file(Path(address)):
-            if has_suffix(address, MANIFESTS):
-                raise DataError(f"{address}: a table names files beside it; copy both, or give the folder")
-            each = {"filecache": {"same_names": True}, protocol: options}
-            return Path(fsspec.open_local(f"filecache::{address}", **each))
-        if has_suffix(address, tuple(SUFFIXES)):
-            return [Entry(address, _opener(files, root))], []
-        top = root.rstrip("/") + "/"
-        below = {name: name.removeprefix(top) for name in files.find(root) if name.startswith(top)}
-    except DataError:
-        raise
-    except (ImportError, ValueError) as error:
+        return *fsspec.core.url_to_fs(address, **options), options
+    except (ImportError, ValueError) as error:  # the latter: no such protocol
         raise ConfigError(f"{address}: {error}; for http, in the clone: pip install '.[remote]'") from None
-    except Exception as error:  # every file system has errors of its own
-        raise DataError(f"{address} cannot be read ({_reason(error)})") from None
-    parts = {name: parts_of(unquote(path) if is_web else path) for name, path in below.items() if is_member(path)}
-    found = [(parts[name][:-1], name) for name in sorted(parts, key=lambda name: in_order(parts[name]))]
-    kept, beside = arrange(found, address, split)
-    entries = [Entry(files.unstrip_protocol(name), _opener(files, name), class_name) for class_name, name in kept]
-    return entries, [beside_parts(files.unstrip_protocol(name)) for name in beside]
 
 
 @functools.cache
@@ -90,8 +81,9 @@ def _one_host() -> Any:
 
 
 def _reason(error: Exception) -> str:
-    cause = error.__cause__  # where a refusal is hidden behind "not found"
-    return str(cause) if isinstance(cause, DataError) else f"{type(error).__name__}: {error}"
+    """Our own words where there are any, be they hidden behind "not found"."""
+    ours = next((one for one in (error, error.__cause__) if isinstance(one, AloccError)), None)
+    return str(ours or f"{type(error).__name__}: {error}")
 
 
 def _opener(files: Any, name: str) -> Opener:

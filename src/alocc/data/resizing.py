@@ -10,7 +10,7 @@ For output pixel i and input pixel j along a side, with s = max(n_in, n_out), th
     y_i  = ⌊(Σ_j w_ij·x_j + 2^14) / 2^15⌋
 
 first along the width, then along the height. All sums are below 2^24, so float32 holds them exactly in any order.
-Colour becomes grey before: ⌊(299·R + 587·G + 114·B + 500) / 1000⌋.
+Colour becomes grey before, by ITU-R 601: ⌊(299·R + 587·G + 114·B + 500) / 1000⌋.
 """
 
 from __future__ import annotations
@@ -24,14 +24,8 @@ from numpy.typing import NDArray
 
 from alocc.errors import DataError
 
-ONE = 1 << 15
-"""What the weights of an output pixel add up to."""
-LUMA = (299, 587, 114)
-"""Thousandths of R, G and B in grey (ITU-R 601)."""
-STRIP = 1_000_000
-"""Pixels of a large image that are computed with at one time."""
-BLOCK = 32
-"""Output pixels that are computed together, from the part of the side that they depend on."""
+ONE = 1 << 15  # what the weights of an output pixel add up to
+STRIP = 1_000_000  # pixels of a large image that are computed with at one time
 
 
 class ImageFormat(NamedTuple):
@@ -61,13 +55,8 @@ class _Block(NamedTuple):
 def brought_to(images: NDArray[np.generic], to: ImageFormat) -> NDArray[np.uint8]:
     """Images of one size in another format: (n, height, width, channels), uint8.
 
-    Args:
-        images: (n, H, W) or (n, H, W, C), uint8, or float in [0, 1], rounded to 255ths before anything else: an image
-            has the same pixels whether it comes from a file or as floats.
-        to: the format.
-
-    Raises:
-        DataError: if the array holds no images, or its values are outside [0, 1] (float) or not 8-bit (integer).
+    They come as (n, H, W) or (n, H, W, C), uint8, or float in [0, 1], rounded to 255ths before anything else, so that
+    floats and files give the same pixels. A DataError if the array holds no images, or has other values.
     """
     images = images[..., None] if images.ndim == 3 else images
     check_images(images.shape, images.dtype)
@@ -79,11 +68,7 @@ def brought_to(images: NDArray[np.generic], to: ImageFormat) -> NDArray[np.uint8
 
 
 def as_images(images: object) -> NDArray[np.generic]:
-    """What somebody passes as images, as an array (n, H, W) or (n, H, W, C) that :func:`brought_to` takes.
-
-    Raises:
-        DataError: if it is one image, images of different sizes, or nothing like images.
-    """
+    """What somebody passes as images, as an array (n, H, W[, C]); a DataError if it is no images of one size."""
     try:
         array = np.asarray(images)
     except ValueError:
@@ -93,11 +78,7 @@ def as_images(images: object) -> NDArray[np.generic]:
 
 
 def check_images(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    """Refuse an array that is not many images, by its shape and type.
-
-    Raises:
-        DataError: with what to do.
-    """
+    """Refuse, with a DataError, an array that is not many images by its shape and type."""
     if len(shape) == 2 or (len(shape) == 3 and 0 < shape[2] <= 4 < shape[1]):
         raise DataError(f"an array of shape {shape} looks like one image; give image[None], an array of one")
     if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)) or 0 in shape[1:]:
@@ -134,7 +115,7 @@ def _recolour(image: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
     if image.shape[2] == channels:
         return image
     R, G, B = np.moveaxis(image.astype(np.int32), 2, 0)
-    grey: NDArray[np.int32] = (LUMA[0] * R + LUMA[1] * G + LUMA[2] * B + 500) // 1000
+    grey: NDArray[np.int32] = (299 * R + 587 * G + 114 * B + 500) // 1000
     return grey.astype(np.uint8)[..., None]
 
 
@@ -156,8 +137,8 @@ def _filter(n_in: int, n_out: int) -> Sequence[_Block]:
     """The triangle filter, as blocks of output pixels."""
     blocks = []
     s = max(n_in, n_out)
-    for start in range(0, n_out, BLOCK):
-        i = np.arange(start, min(start + BLOCK, n_out))[:, None]
+    for start in range(0, n_out, 32):  # each from the part of the side that it depends on
+        i = np.arange(start, min(start + 32, n_out))[:, None]
         centre = (2 * i + 1) * n_in // (2 * n_out)  # the input pixel in which an output pixel's middle lies
         reach = 1 + s // n_out
         low, high = max(0, int(centre[0, 0]) - reach), min(n_in, int(centre[-1, 0]) + reach + 1)

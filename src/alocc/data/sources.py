@@ -19,16 +19,17 @@ a class with the members of :class:`Source` and a line in :func:`open_source`.
 
 from __future__ import annotations
 
-import difflib
+import io
 import itertools
 import os
 import tempfile
-import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -37,18 +38,9 @@ from torch import Tensor
 
 from alocc.config import ImagesConfig
 from alocc.data import arrays, reading, remote, video
-from alocc.data.entries import Entry, Skipped, find_entries, has_suffix
-from alocc.data.images import (
-    DEFAULT_MAX_SIDE,
-    SUFFIXES,
-    Header,
-    ImageFormat,
-    is_grey,
-    prepare,
-    prepare_batch,
-    read_header,
-    read_image,
-)
+from alocc.data.decoding import SUFFIXES, Header, read_header, read_image
+from alocc.data.entries import Entry, Skipped, check_classes, class_of, find_entries, has_suffix
+from alocc.data.images import ImageFormat, is_grey, prepare_batch
 from alocc.data.mnist import CLASSES as MNIST_CLASSES
 from alocc.data.mnist import Split, load_mnist
 from alocc.data.reading import check_strict, none_usable
@@ -59,13 +51,7 @@ __all__ = ["Data", "ImageSet", "Skipped", "Source", "check_classes", "check_stri
            "open_source"]  # fmt: skip
 
 BUILT_IN = ("mnist",)
-MIN_SIDE = 16
-MAX_TILED_SIDE = 1024
-LOOKED_AT = 1_000
-"""Images, evenly spread, whose headers decide the format, and that are looked at for colour."""
-MOST_IN_MEMORY = 2 << 30
-"""Bytes of prepared images that are kept in memory; more lie in a temporary file that vanishes with the process."""
-
+MOST_IN_MEMORY = 2 << 30  # bytes of prepared images; more lie in a temporary file that vanishes with the process
 Data = str | os.PathLike[str] | NDArray[np.generic]
 
 
@@ -102,22 +88,16 @@ class ImageSet:
 class Source(ABC):
     """Images that are not loaded yet."""
 
-    where: str
-    """What people call it."""
+    where: str  # what people call it
     class_names: tuple[str, ...] = ()
-    n_unlabelled: int = 0
-    """Images without a class, in a source with classes."""
+    n_unlabelled: int = 0  # images without a class, in a source with classes
 
     def of_classes(self, classes: Collection[str] | None) -> Source:
-        """The images of some classes; all if none are asked for.
-
-        Raises:
-            DataError: if there is no such class.
-        """
+        """The images of some classes, None for all; a DataError if there is no such class."""
         if classes is None:
             return self
         check_classes(classes, self.class_names, self.where)
-        return self._only({_composed(name) for name in classes})
+        return self._only({class_of([name]) for name in classes})
 
     def _only(self, classes: Collection[str]) -> Source:
         return self
@@ -130,70 +110,54 @@ class Source(ABC):
     def headers(self) -> list[Header]:
         """Size and kind of each image that can be read, as far as that is known without decoding."""
 
-    @abstractmethod
     def infer_format(self, wanted: ImagesConfig) -> ImageFormat:
         """The format that suits these images, where the config leaves it open."""
+        return _format(wanted, self.headers(), lambda: True)
 
     @abstractmethod
     def batches(self, to: ImageFormat) -> Iterator[ImageSet]:
         """Decode and resize, some images at a time; those that cannot be used are named in ``skipped``."""
 
     def load(self, to: ImageFormat, strict: bool = False) -> ImageSet:
-        """All images together.
-
-        Args:
-            to: their format.
-            strict: stop at the first image that cannot be used.
-
-        Raises:
-            DataError: if not one can be used, or, if strict, if one cannot.
-        """
+        """All images together; a DataError if not one can be used, or, if strict, if one cannot."""
         kept, parts = _Buffer(to), []
         for part in self.batches(to):
             check_strict(strict, part.skipped)
             kept.add(part.images)
             parts.append(replace(part, images=part.images[:0].clone()))  # the pixels are in the buffer, once
         skipped = tuple(itertools.chain.from_iterable(part.skipped for part in parts))
-        if not kept.n:
-            raise none_usable(skipped)
         names = list(itertools.chain.from_iterable(part.names for part in parts))
+        if not names:
+            raise none_usable(skipped)
         masks = list(itertools.chain.from_iterable(part.masks for part in parts))
         return ImageSet(kept.images(), names, np.concatenate([part.classes for part in parts]), skipped, masks)
 
 
 def open_source(data: Data, split: Split, classes: Collection[str] | None = None, stride: int = 1) -> Source:
-    """Find out what ``data`` is.
+    """Find out what ``data`` is (the table above), and take the part ``split`` of it where it has parts.
 
-    Args:
-        data: see the table above.
-        split: which part of a source that has parts.
-        classes: keep only images of these classes; none for all.
-        stride: of a video, take one frame in this many.
-
-    Raises:
-        DataError: if there is no such thing, or no such class in it.
-        ConfigError: if a library is missing that this kind of source needs.
+    Only these classes are kept, None for all; of a video, one frame in ``stride``. A DataError if there is no such
+    thing, or no such class in it; a ConfigError if a library is missing that this kind of source needs.
     """
     if not isinstance(data, str | os.PathLike):
         data = as_images(data)
         if not len(data):
             raise DataError("an array of no images")
-        return ArraySource(data, np.full(len(data), ""), [str(i) for i in range(len(data))]).of_classes(classes)
+        return ArraySource(data, np.full(len(data), "")).of_classes(classes)
     where = str(data)
     if where in BUILT_IN:
-        check_classes(classes, MNIST_CLASSES, where)
         images, names = load_mnist(split, classes)
-        return ArraySource(images, names, _numbered(f"{where}/{split}", names), where)
-    if remote.is_address(data):
+        return ArraySource(images, names, _numbered(f"{where}/{split}", names).__getitem__, where)
+    path = Path(data)
+    if "://" in where:
         found = remote.open_address(where, split)
         if not isinstance(found, Path):
             return EntrySource(*found, where).of_classes(classes)
-        try:
-            return _open_path(found, where, split, stride).of_classes(classes)
-        except DataError as error:
-            raise DataError(str(error).replace(str(found), where)) from None
+        path = found
+    elif where:
+        where = str(path)
     try:
-        return _open_path(Path(data), where and str(Path(data)), split, stride).of_classes(classes)
+        return _open_path(path, where, split, stride).of_classes(classes)
     except OSError as error:  # a name that is too long, a folder that may not be entered
         raise DataError(f"{data} cannot be read ({error.strerror or error})") from None
 
@@ -201,31 +165,17 @@ def open_source(data: Data, split: Split, classes: Collection[str] | None = None
 def open_normals(
     data: Data, split: Split, normal: Collection[str] | None = None, default: Collection[str] = (), stride: int = 1
 ) -> Source:
-    """The normal images of ``data``: of the classes asked for, else of those of a training, else all.
+    """:func:`open_source`, of the classes that are ``normal``, else of a training's ``default``, else all.
 
-    Args:
-        data: see the table above.
-        split: which part of a source that has parts.
-        normal: the normal classes, if the user named them.
-        default: those that the detector was trained on; they do not count for data without classes.
-        stride: of a video, take one frame in this many.
-
-    Raises:
-        DataError: if there is no such thing, or no such class in it, or it is not said which of several are normal.
-        ConfigError: as :func:`open_source`.
+    The default does not count for data without classes. A DataError if it is not said which of several are normal.
     """
-    if str(data) in BUILT_IN:  # which is not loaded, or fetched, before it is known what of it
-        normal = default or None if normal is None else normal
-    if normal is not None:
-        return open_source(data, split, normal, stride)
-    listed = f"its classes are: {', '.join(MNIST_CLASSES)}"
-    if str(data) not in BUILT_IN:
-        source = open_source(data, split, stride=stride)
-        names, n = source.class_names, source.n_unlabelled
-        if not names or default or (len(names) == 1 and not n):
-            return source.of_classes(default if names and default else None)
+    source = None if str(data) in BUILT_IN else open_source(data, split, stride=stride)  # else fetched, all of it
+    names, n = (source.class_names, source.n_unlabelled) if source else (MNIST_CLASSES, 0)
+    asked = (default or None) if normal is None and names else normal
+    if asked is None and (len(names) > 1 or (names and n)):
         listed = f"its classes are: {', '.join(names)}" + (f"; {n:,} images have none" if n else "")
-    raise DataError(f"{data}: say which classes are normal, with --normal; {listed}")
+        raise DataError(f"{data}: say which classes are normal, with --normal; {listed}")
+    return source.of_classes(asked) if source else open_source(data, split, asked)
 
 
 def known_classes(data: Data, split: Split) -> tuple[str, ...]:
@@ -233,32 +183,12 @@ def known_classes(data: Data, split: Split) -> tuple[str, ...]:
     return MNIST_CLASSES if str(data) in BUILT_IN else open_source(data, split).class_names
 
 
-def check_classes(asked: Collection[str] | None, known: Sequence[str], where: str) -> None:
-    """Refuse classes that are not there.
-
-    Raises:
-        DataError: with the name that comes nearest, and all that there are.
-    """
-    if asked is not None and not asked:
-        raise DataError("no class is named; leave the classes out to take all")
-    for name in asked or ():
-        if _composed(name) not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f'did you mean "{near[0]}"? ' if near else ""
-            listed = f"its classes are: {', '.join(known)}" if known else "it has no classes (sub-folders, or labels)"
-            raise DataError(f'{where} has no class "{name}"; {hint}{listed}')
-
-
-def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
-
-
 def _open_path(path: Path, where: str, split: Split, stride: int) -> Source:
     if has_suffix(path, video.SUFFIXES) and path.is_file():
         return VideoSource(path, where, stride)
     if arrays.is_array_file(path) and path.is_file():
-        images, labels = arrays.read_arrays(path)
-        return ArraySource(images, labels, arrays.Numbered(where, range(len(images))), where)
+        images, labels = arrays.read_arrays(path, where)
+        return ArraySource(images, labels, lambda i: f"{where}#{i}", where)
     return EntrySource(*find_entries(path, where, split, BUILT_IN), where)
 
 
@@ -269,12 +199,14 @@ class ArraySource(Source):
         self,
         images: NDArray[np.generic] | arrays.ArrayFile,
         classes: NDArray[np.str_],
-        names: Sequence[str],
+        name: Callable[[int], str] = str,
         where: str = "the array",
+        numbers: NDArray[np.int64] | None = None,
     ) -> None:
         known, index = np.unique(classes, return_inverse=True)
-        self.images, self.names, self.where = images, names, where
-        self.classes = np.array([_composed(name) for name in known.tolist()], np.str_)[index]
+        self.images, self.name, self.where = images, name, where
+        self.numbers = np.arange(len(images)) if numbers is None else numbers
+        self.classes = np.array([class_of([name]) for name in known.tolist()], np.str_)[index]
         self.class_names = tuple(sorted(set(self.classes.tolist()) - {""}))
         self.n_unlabelled = int((self.classes == "").sum())
 
@@ -283,22 +215,19 @@ class ArraySource(Source):
 
     def _only(self, classes: Collection[str]) -> ArraySource:
         kept = np.flatnonzero(np.isin(self.classes, list(classes)))
-        return ArraySource(self.images[kept], self.classes[kept], [self.names[i] for i in kept.tolist()], self.where)
+        return ArraySource(self.images[kept], self.classes[kept], self.name, self.where, self.numbers[kept])
 
     def headers(self) -> list[Header]:
         parts = (self.images[start : start + reading.BATCH] for start in range(0, len(self), reading.BATCH))
         colour = self.images.ndim == 4 and not all(is_grey(image) for part in parts for image in part)
         return [Header(self.images.shape[1], self.images.shape[2], grey=not colour)] * len(self)
 
-    def infer_format(self, wanted: ImagesConfig) -> ImageFormat:
-        header = self.headers()[0]
-        return _format(wanted, [header], lambda: not header.grey)
-
     def batches(self, to: ImageFormat) -> Iterator[ImageSet]:
         size = reading.batch_size(to)
         for start in range(0, len(self), size):
             part = slice(start, start + size)
-            yield ImageSet(prepare_batch(self.images[part], to), self.names[part], self.classes[part])
+            names = [self.name(i) for i in self.numbers[part].tolist()]
+            yield ImageSet(prepare_batch(self.images[part], to), names, self.classes[part])
 
 
 class EntrySource(Source):
@@ -319,11 +248,12 @@ class EntrySource(Source):
         return len(self.entries)
 
     def headers(self) -> list[Header]:
-        return [header for header in map(_header, self.entries) if header]
+        return _headers(self.entries)
 
     def infer_format(self, wanted: ImagesConfig) -> ImageFormat:
-        looked_at = self._some()
-        headers = [header for header in map(_header, looked_at) if header]
+        n = len(self.entries)
+        looked_at = [self.entries[i * n // 1_000] for i in range(1_000)] if n > 1_000 else self.entries  # evenly spread
+        headers = _headers(looked_at)
         if not headers:
             raise DataError(f"none of the {len(looked_at)} files of {self.where} can be read as an image")
         return _format(wanted, headers, lambda: any(map(_has_colour, looked_at)))
@@ -331,106 +261,74 @@ class EntrySource(Source):
     def batches(self, to: ImageFormat) -> Iterator[ImageSet]:
         has_masks = any(entry.mask for entry in self.entries)
         for batch in reading.read_batches(self.entries, to, self.unusable):
-            images = torch.from_numpy(np.ascontiguousarray(batch.images.transpose(0, 3, 1, 2)))
             classes = np.array([entry.class_name for entry in batch.entries], dtype=np.str_)
             masks = [entry.mask for entry in batch.entries] if has_masks else ()
-            yield ImageSet(images, batch.names, classes, tuple(batch.skipped), masks)
-
-    def _some(self) -> list[Entry]:
-        n = len(self.entries)
-        return self.entries if n <= LOOKED_AT else [self.entries[i * n // LOOKED_AT] for i in range(LOOKED_AT)]
+            yield ImageSet(prepare_batch(batch.images, to), batch.names, classes, tuple(batch.skipped), masks)
 
 
 class VideoSource(Source):
     """Frames of a video, named by their time."""
 
     def __init__(self, path: Path, where: str, stride: int) -> None:
-        self.path, self.where, self.stride = path, where, stride
+        self.where = where
+        self.frames = partial(video.frames, path, stride, where)
 
     def __len__(self) -> int:
         return 0
 
     def headers(self) -> list[Header]:
-        first = next((image for _, image in self._frames()), None)
+        first = next((image for _, image in self.frames()), None)
         if first is None:
             raise DataError(f"{self.where} has no frames")
         return [Header(first.shape[0], first.shape[1], is_grey(first))]
 
-    def infer_format(self, wanted: ImagesConfig) -> ImageFormat:
-        return _format(wanted, self.headers(), lambda: True)
-
     def batches(self, to: ImageFormat) -> Iterator[ImageSet]:
-        frames = self._frames()
+        frames = self.frames()
         damage: tuple[Skipped, ...] = ()
         while not damage:
-            images, names = [], []
+            images, names = [torch.empty((0, to.channels, *to.size), dtype=torch.uint8)], []
             try:
                 for seconds, frame in itertools.islice(frames, reading.batch_size(to)):
-                    images.append(prepare(frame, to))
+                    images.append(prepare_batch(frame[None], to))
                     names.append(f"{self.where}#t={video.time_stamp(seconds)}")
             except DataError as error:
                 damage = (Skipped(self.where, str(error)),)
-            if images or damage:
-                yield ImageSet(_stacked(images, to), names, np.full(len(images), ""), damage)
-            if not images:
+            if names or damage:
+                yield ImageSet(torch.cat(images), names, np.full(len(names), ""), damage)
+            if not names:
                 return
-
-    def _frames(self) -> Iterator[tuple[float, NDArray[np.uint8]]]:
-        try:
-            yield from video.frames(self.path, self.stride)
-        except DataError as error:  # the path may be that of a copy
-            raise DataError(str(error).replace(str(self.path), self.where)) from None
 
 
 class _Buffer:
     """Images put one behind the other; in memory, or in a nameless file where they are too many."""
 
     def __init__(self, to: ImageFormat) -> None:
-        self.shape = (to.channels, *to.size)
-        self.parts: list[Tensor] = []
-        self.file: Any = None
-        self.n = self.bytes = 0
+        self.shape = (-1, to.channels, *to.size)
+        self.file: BinaryIO = io.BytesIO()
 
     def add(self, images: Tensor) -> None:
-        if not len(images):
-            return
-        self.n += len(images)
-        self.bytes += images.numel() * images.element_size()
-        self.dtype = images.dtype
-        if self.file is None and self.bytes > MOST_IN_MEMORY:
+        if isinstance(self.file, io.BytesIO) and self.file.tell() + images.nbytes > MOST_IN_MEMORY:
+            in_memory = self.file.getbuffer()
             self.file = tempfile.TemporaryFile(prefix="alocc-")  # noqa: SIM115  (lives as long as its mapping)
-            for part in self.parts:
-                self.file.write(part.numpy().data)
-            self.parts = []
-        if self.file is None:
-            self.parts.append(images)
-        else:
-            self.file.write(np.ascontiguousarray(images.numpy()).data)
+            self.file.write(in_memory)
+        self.file.write(np.ascontiguousarray(images.numpy()).data)
 
     def images(self) -> Tensor:
-        if self.file is None:
-            whole = torch.empty((self.n, *self.shape), dtype=self.dtype)
-            n_filled = 0
-            while self.parts:  # each part is let go as soon as it is copied
-                part = self.parts.pop(0)
-                whole[n_filled : n_filled + len(part)] = part
-                n_filled += len(part)
-            return whole
-        kind = np.uint8 if self.dtype == torch.uint8 else np.float32
-        with self.file as file:  # closed, the pages stay as long as they are mapped
-            file.flush()
-            return torch.from_numpy(np.memmap(file, kind, "r+", shape=(self.n, *self.shape)))
+        if isinstance(self.file, io.BytesIO):
+            pixels = np.frombuffer(self.file.getbuffer(), np.uint8)
+        else:
+            with self.file as file:  # closed, the pages stay as long as they are mapped
+                file.flush()
+                pixels = np.memmap(file, np.uint8, "r+")
+        return torch.from_numpy(pixels.reshape(self.shape))
 
 
-def _stacked(images: Sequence[Tensor], to: ImageFormat) -> Tensor:
-    return torch.stack(list(images)) if images else torch.empty((0, to.channels, *to.size), dtype=torch.uint8)
-
-
-def _header(entry: Entry) -> Header | None:
-    try:
-        return read_header(entry.content, entry.name, entry.page)
-    except DataError:
-        return None  # named when it is loaded
+def _headers(entries: Iterable[Entry]) -> list[Header]:
+    headers = []
+    for entry in entries:
+        with suppress(DataError):  # named when it is loaded
+            headers.append(read_header(entry.content, entry.name, entry.page))
+    return headers
 
 
 def _has_colour(entry: Entry) -> bool:
@@ -447,22 +345,15 @@ def _numbered(prefix: str, classes: NDArray[np.str_]) -> list[str]:
 
 
 def _format(wanted: ImagesConfig, headers: Sequence[Header], any_colour: Callable[[], bool]) -> ImageFormat:
-    height, width = wanted.size or _typical_size(headers, wanted.tile)
-    channels = wanted.channels
-    if channels is None:
-        all_grey = all(header.grey for header in headers)
-        channels = 1 if all_grey or not any_colour() else 3
-    return ImageFormat(height, width, channels)
+    """What is wanted; else colour if a file says so and an image has it, and the median size.
 
-
-def _typical_size(headers: Sequence[Header], crop: int | None) -> tuple[int, int]:
-    """The median size, shrunk so that the longer side is at most 64, or enlarged to at least 16 for the shorter.
-
-    Where images are cut, 1,024 and the side of a crop take the place of 64 and 16.
+    That is brought below 64, or, where images are cut, 1,024; the shorter side at least to 16, or a crop's.
     """
-    longest, shortest = (MAX_TILED_SIDE, crop) if crop else (DEFAULT_MAX_SIDE, MIN_SIDE)
-    height = float(np.median([header.height for header in headers]))
-    width = float(np.median([header.width for header in headers]))
-    scale = min(1.0, longest / max(height, width))
-    scale = max(scale, shortest / min(height, width))
-    return round(height * scale), round(width * scale)
+    size = wanted.size
+    if size is None:
+        height, width = (float(np.median(sides)) for sides in list(zip(*headers, strict=True))[:2])
+        longest, shortest = (1024, wanted.tile) if wanted.tile else (64, 16)
+        scale = max(min(1.0, longest / max(height, width)), shortest / min(height, width))
+        size = round(height * scale), round(width * scale)
+    channels = wanted.channels or (1 if all(header.grey for header in headers) or not any_colour() else 3)
+    return ImageFormat(*size, channels)

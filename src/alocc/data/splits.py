@@ -28,8 +28,7 @@ class Fold(NamedTuple):
 class Split:
     """Which normal images train and which calibrate."""
 
-    folds: tuple[Fold, ...]
-    """One; or several, where every image trains some networks and calibrates the others."""
+    folds: tuple[Fold, ...]  # one; or several, where every image trains some networks and calibrates the others
 
     @property
     def crosses(self) -> bool:
@@ -60,21 +59,12 @@ class Split:
 
 
 def split_normals(n_images: int, calibration: CalibrationConfig, seed: int, *, may_cross: bool = True) -> Split:
-    """Choose which normal images train and which are held out.
+    """Choose, by the seed, which normal images train and which are held out.
 
     At least ``calibration.held_out`` of the images are held out, and more where alpha needs more, up to a third; at
     least five always train. Where that is less than ``calibration.enough`` and there may be folds, all are held out,
-    each from the networks of its own fold.
-
-    Args:
-        n_images: all normal images.
-        calibration: shares and alpha.
-        seed: decides the order.
-        may_cross: whether there may be folds.
-
-    Raises:
-        DataError: if there are fewer than 10 images.
-        ConfigError: if alpha was asked for and the images cannot support it.
+    each from the networks of its own fold. A DataError if there are fewer than 10 images; a ConfigError if alpha was
+    asked for and they cannot support it.
     """
     if n_images < MIN_IMAGES:
         raise DataError(f"too few normal images to train on: {n_images}; give at least {MIN_IMAGES}")

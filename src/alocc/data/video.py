@@ -14,24 +14,27 @@ from alocc.errors import ConfigError, DataError
 SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg")
 
 
-def frames(path: Path, stride: int = 1) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+def frames(path: Path, stride: int = 1, where: str = "") -> Iterator[tuple[float, NDArray[np.uint8]]]:
     """Every ``stride``-th frame, from the first on: its time in seconds, and the image (H, W, 3) or (H, W), upright.
 
-    Raises:
-        DataError: if the file is no video, damaged, or shorter than it says: after the frames before that.
-        ConfigError: if PyAV is not installed.
+    A DataError if the file is no video, damaged, or shorter than it says: after the frames before that. A ConfigError
+    if PyAV is not installed.
     """
-    av = _library()
+    where = where or str(path)  # the path may be that of a copy
+    try:
+        import av
+    except ImportError:
+        raise ConfigError("video needs PyAV; install it with: pip install av") from None
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
-                raise DataError(f"{path} has no pictures in it")
-            stream = container.streams.video[0]
+                raise DataError(f"{where} has no pictures in it")
+            stream: Any = container.streams.video[0]
             stream.thread_type = "AUTO"
             interval, time, lasts = 1 / float(stream.average_rate or 25), 0.0, 0.0
             for number, frame in enumerate(_decode(container, stream)):
                 if frame is None:
-                    raise DataError(f"{path} is damaged after {time_stamp(time)}")
+                    raise DataError(f"{where} is damaged after {time_stamp(time)}")
                 time = number * interval if frame.pts is None else float(frame.pts * stream.time_base)
                 if number % stride == 0:
                     grey = frame.format.name.startswith("gray")
@@ -41,9 +44,9 @@ def frames(path: Path, stride: int = 1) -> Iterator[tuple[float, NDArray[np.uint
             length = known or (container.duration or 0) / av.time_base  # 0 where a file does not say
             # where there is sound, it may go on for a moment behind the last frame
             if length - time - lasts > (1 if container.streams.audio else 2 * interval):
-                raise DataError(f"{path} ends at {time_stamp(time)}, and should last {time_stamp(length)}")
+                raise DataError(f"{where} ends at {time_stamp(time)}, and should last {time_stamp(length)}")
     except av.FFmpegError as error:
-        raise DataError(f"{path} cannot be read as a video ({error.strerror or error})") from None
+        raise DataError(f"{where} cannot be read as a video ({error.strerror or error})") from None
 
 
 def _decode(container: Any, stream: Any) -> Iterator[Any]:
@@ -71,11 +74,3 @@ def time_stamp(seconds: float) -> str:
     minutes, rest = divmod(round(seconds * 1000), 60_000)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest / 1000:06.3f}"
-
-
-def _library() -> Any:
-    try:
-        import av
-    except ImportError:
-        raise ConfigError("video needs PyAV; install it with: pip install av") from None
-    return av
