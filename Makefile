@@ -24,7 +24,7 @@ tutorial-textures: venv  ## damage on photographed brick: train, evaluate, repor
 	$(BIN)/python examples/textures.py --normal brick
 
 test: lint types layers  ## everything CI checks
-	$(BIN)/pytest --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=loadfile --cov --cov-report=term
 
 lint: venv
 	$(BIN)/ruff check .
