@@ -45,8 +45,13 @@ class ImagesConfig(_Model):
     """How an image becomes a tensor."""
 
     size: tuple[PositiveInt, PositiveInt] | None = None
-    """Height and width that every image is resized to; none: the size of the training images, at most 64 a side, or
-    1,024 where they are cut into tiles."""
+    """Height and width that every image is resized to; none: the size of the training images, at most ``longest`` a
+    side, or 1,024 where they are cut into tiles."""
+    longest: Annotated[int, Field(ge=16, le=1024)] = 64
+    """Longest side, where no size is given."""
+    thumbnail: Annotated[int, Field(ge=16)] | None = None
+    """Longest side of the copies that R, D and the statistics of whole images see, where images or tiles are larger;
+    none: they see all pixels."""
     tile: Annotated[int, Field(ge=16, le=256)] | None = None
     """Side of the overlapping square tiles that images are cut into, each of which is judged by itself; an image is as
     anomalous as its most anomalous tile. None: whole images."""
@@ -321,6 +326,7 @@ PRESETS: dict[str, Config] = {
     ),
     "robust": Config(
         preset="robust",
+        images=ImagesConfig(longest=320, thumbnail=64),
         corruption=CorruptionConfig(sigma=0.3),
         networks=NetworksConfig(latent_dim=16, latent_noise=0.5, discriminator_input="pair"),
         training=TrainingConfig(
@@ -347,6 +353,7 @@ PRESETS: dict[str, Config] = {
             "texture": 0.5,
             "quarters": 1.0,
             "sixteenths": 0.5,
+            "cells": 2.0,
         },
         maps={"places": 8.0, "cells": 2.0, "mse": 1.0, "d": 1.0},
         calibration=CalibrationConfig(folds=2, weights="validated"),

@@ -26,7 +26,7 @@ from alocc.errors import ArtefactError, DataError
 from alocc.networks.architecture import ENCODERS, build_networks, feature_sizes
 from alocc.parts import check_parts
 from alocc.parts.discriminator import p_real
-from alocc.parts.part import View
+from alocc.parts.part import View, enlarged
 from alocc.scorer import Scorer
 from alocc.scores import Progress, Scores
 from alocc.seeding import generator
@@ -34,7 +34,7 @@ from alocc.storage import load_tensors, save_tensors
 
 __all__ = ["Detector", "Scores"]
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 MOST_MAPPED = 1_000
 """Held-out images, evenly spread, that calibrate the map, at most."""
 MAX_SIDE = 4096
@@ -201,6 +201,8 @@ class Detector:
     def reconstruct(self, images: NDArray[np.generic] | Tensor) -> tuple[Tensor, Tensor]:
         """What R is given when it scores, and what it makes of it (the mean, of several): (n, C, H, W), in [0, 1].
 
+        R sees thumbnails of large images; both are brought to the images' size.
+
         Args:
             images: as for :meth:`score`.
 
@@ -214,8 +216,8 @@ class Detector:
             found = self.scorer.over(
                 chunk, lambda view: {"x_noisy": view.x_noisy, "x_hat": torch.stack(view.x_hats).mean(0)}
             )
-            noisy.append(frame.join(found["x_noisy"]))
-            hats.append(frame.join(found["x_hat"]))
+            for kept, images_of in ((noisy, found["x_noisy"]), (hats, found["x_hat"])):
+                kept.append(frame.join(enlarged(images_of, frame.crop_format.size)))
         return torch.cat(noisy), torch.cat(hats)
 
     def _accepted(self, images: NDArray[np.generic] | Tensor) -> Tensor:
@@ -300,12 +302,12 @@ class Detector:
         if not 0 < n_networks <= MAX_NETWORKS:
             raise ValueError(f"n_networks {n_networks}")
         state = {name.removeprefix("scorer."): value for name, value in tensors.items() if name.startswith("scorer.")}
-        frame = Frame(image_format, config.images.tile)
+        frame = Frame(image_format, config.images.tile, config.images.thumbnail)
         _check_state(config, frame, state)
         scorer = Scorer(config, frame)
         for _ in range(n_networks):
-            crop = scorer.frame.crop_format
-            scorer.add_networks(*build_networks(config.networks, crop.channels, crop.size, generator(0, "weights")))
+            small = scorer.frame.thumbnail_format
+            scorer.add_networks(*build_networks(config.networks, small.channels, small.size, generator(0, "weights")))
         scorer.load_state_dict(state)
         held_out, maxima = (_finite(tensors[name].numpy(), name) for name in ("held_out_scores", "map_maxima"))
         if (np.diff(held_out) < 0).any():
@@ -326,9 +328,9 @@ def _check_state(config: Config, frame: Frame, state: Mapping[str, Tensor]) -> N
     if (0 if latent is None else len(latent)) != config.networks.latent_dim:
         raise ValueError(f"a bottleneck other than networks.latent_dim {config.networks.latent_dim}")
     specs = ENCODERS[config.networks.architecture]
-    deepest = math.prod(feature_sizes(specs, frame.crop_format.size)[-1])
+    deepest = math.prod(feature_sizes(specs, frame.thumbnail_format.size)[-1])
     if latent is not None and latent.shape[1] != specs[-1].width_multiple * config.networks.width * deepest:
-        raise ValueError(f"a bottleneck for images of another size than {frame.crop_format}")
+        raise ValueError(f"a bottleneck for images of another size than {frame.thumbnail_format}")
     for name, value in state.items():
         if not value.numel():
             raise ValueError(f"{name} is empty")

@@ -21,8 +21,6 @@ from alocc.parts.part import View, at_full_size
 from alocc.scores import Progress
 from alocc.seeding import generator
 
-BATCH = 64
-
 
 class Scorer(nn.Module):
     """Crops of images → evidence of each part → anomaly score and map. Fitted, trained and calibrated from outside.
@@ -38,9 +36,9 @@ class Scorer(nn.Module):
         super().__init__()
         self.frame = frame
         self.R = nn.ModuleList()
-        self.parts = build_parts(config, frame.crop_format)
-        self.fusion = Fusion(config.scoring, self.parts, of_places=False)
-        self.map_fusion = Fusion(config.maps, self.parts, of_places=True)
+        self.parts = build_parts(config, frame)
+        self.fusion = Fusion(config.scoring, self.parts)
+        self.map_fusion = Fusion(config.maps, self.parts, frame.grid)
         noise = noise_pattern(config, frame) if config.corruption.at_scoring else None
         self.register_buffer("noise", noise, persistent=False)
         self.eval()
@@ -53,15 +51,16 @@ class Scorer(nn.Module):
 
     def view(self, crops: Tensor) -> View:
         """What parts are given of crops (N, C, h, w), uint8 or float32 in [0, 1]."""
-        x = to_unit_range(crops)
-        return View(x, x if self.noise is None else (x + self.noise).clamp(0, 1), self.R)
+        full = to_unit_range(crops)
+        x = self.frame.thumbnails(full)
+        return View(x, x if self.noise is None else (x + self.noise).clamp(0, 1), self.R, full)
 
     def image_evidence(self, view: View, names: Iterable[str] | None = None) -> dict[str, Tensor]:
         """What each part of the score, or those with these names, say of each crop, (N,)."""
         return {name: self.parts[name](view).image for name in (self.fusion.scales if names is None else names)}
 
     def grid_evidence(self, view: View) -> dict[str, Tensor]:
-        """What each part of the map says of each place of each crop, (N, 16, 16), as "part.grid"."""
+        """What each part of the map says of each place of each crop, (N, h, w), as "part.grid"."""
         return {f"{name}{OF_GRID}": self.parts[name](view).grid for name in self.map_fusion.scales}
 
     def forward(self, crops: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -86,6 +85,12 @@ class Scorer(nn.Module):
         scorer.frame = self.frame.of_crops
         return scorer
 
+    def of_thumbnails(self) -> Scorer:
+        """The same computation of thumbnails, each an image of its own; not of parts that see all pixels."""
+        scorer = copy.copy(self)
+        scorer.frame = self.frame.of_thumbnails
+        return scorer
+
     def over(
         self, images: Tensor, compute: Callable[[View], Mapping[str, Tensor]], progress: Progress | None = None
     ) -> dict[str, Tensor]:
@@ -103,8 +108,8 @@ class Scorer(nn.Module):
         batches: list[dict[str, Tensor]] = []
         with torch.inference_mode():
             for chunk in self.frame.chunks(images):
-                for crops in torch.split(self.frame.cut(chunk), BATCH):
-                    filled = torch.cat([crops, crops[-1:].expand(BATCH - len(crops), -1, -1, -1)]).to(device)
+                for crops in torch.split(self.frame.cut(chunk), n := self.frame.batch_size):
+                    filled = torch.cat([crops, crops[-1:].expand(n - len(crops), -1, -1, -1)]).to(device)
                     view = self.view(filled.contiguous(memory_format=torch.channels_last))
                     batches.append({name: value[: len(crops)].cpu() for name, value in compute(view).items()})
                 if progress:
@@ -114,5 +119,5 @@ class Scorer(nn.Module):
 
 def noise_pattern(config: Config, frame: Frame) -> Tensor:
     """What a preset adds before it scores: one pattern for all images, so that a score is a function of the image."""
-    shape = (1, frame.crop_format.channels, *frame.crop_format.size)
+    shape = (1, frame.thumbnail_format.channels, *frame.thumbnail_format.size)
     return config.corruption.sigma * torch.randn(shape, generator=generator(config.seed, "scoring_noise"))

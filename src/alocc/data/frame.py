@@ -1,7 +1,8 @@
-"""The geometry of a detector: the size that it works at, and the crops of an image that its networks see.
+"""The geometry of a detector: the size that it works at, the crops of an image, and the thumbnail of a crop.
 
 A whole image is the case of one crop. With a tile, an image is cut into overlapping square crops, each judged by
-itself: an image is as anomalous as its most anomalous crop.
+itself: an image is as anomalous as its most anomalous crop. R, D and statistics of whole images see thumbnails; what
+looks at places sees all pixels. A small image is its own thumbnail.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from alocc.data.resizing import ImageFormat
 
 OVERLAP = 0.25  # share of a tile's side that the next one has too, at least: what lies on a border is whole in one
 MOST_CROPS = 20_000  # crops that train, and crops that calibrate the maps, at most, where images are cut
+MIN_BATCH, MAX_BATCH = 4, 64  # crops that are computed with together
+GRID, CELL = 16, 8  # places along a side of a map, at least; and pixels of a place, at most
 CROPS_AT_ONCE = 512  # crops that are in memory at one time, about
 
 
@@ -27,16 +30,58 @@ class Frame:
 
     image_format: ImageFormat  # what every image is brought to
     tile: int | None = None  # side of the square crops; none: one crop, the whole image
+    thumbnail: int | None = None  # longest side of a thumbnail; none: as large as the crop
 
     @property
     def crop_format(self) -> ImageFormat:
-        """What networks and parts see."""
+        """A crop, with all its pixels."""
         return ImageFormat(self.tile, self.tile, self.image_format.channels) if self.tile else self.image_format
 
     @property
     def of_crops(self) -> Frame:
         """The frame in which each crop is an image of its own."""
-        return Frame(self.crop_format)
+        return Frame(self.crop_format, thumbnail=self.thumbnail)
+
+    @property
+    def thumbnail_format(self) -> ImageFormat:
+        """What R, D and statistics of whole images see of a crop."""
+        height, width, channels = self.crop_format
+        scale = min(1.0, (self.thumbnail or max(height, width)) / max(height, width))
+        if scale == 1:
+            return self.crop_format
+        return ImageFormat(max(16, round(height * scale)), max(16, round(width * scale)), channels)
+
+    @property
+    def has_thumbnails(self) -> bool:
+        """Whether thumbnails are smaller than crops."""
+        return self.thumbnail_format != self.crop_format
+
+    @property
+    def of_thumbnails(self) -> Frame:
+        """The frame in which each thumbnail is an image of its own."""
+        return Frame(self.thumbnail_format)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the places of a map."""
+        return grid_of(self.crop_format.size)
+
+    @property
+    def batch_size(self) -> int:
+        """Crops that are computed with together: always so many, whatever is scored."""
+        height, width, _ = self.crop_format
+        return max(MIN_BATCH, min(MAX_BATCH, MAX_BATCH * 64 * 64 // (height * width)))
+
+    def thumbnails(self, crops: Tensor) -> Tensor:
+        """Crops (N, C, h, w) as thumbnails, by means over pixels: float32 in [0, 1], or whole numbers of uint8."""
+        if not self.has_thumbnails:
+            return crops
+        height, width, _ = self.thumbnail_format
+        rows, columns = averages(crops.shape[2], height), averages(crops.shape[3], width)
+        if crops.dtype == torch.uint8:
+            small = [rows @ few.float() @ columns.T for few in torch.split(crops, CROPS_AT_ONCE)]
+            return torch.cat(small).round().to(torch.uint8)
+        return rows.to(crops) @ crops @ columns.T.to(crops)
 
     @property
     def corners(self) -> list[tuple[int, int]]:
@@ -104,6 +149,18 @@ class Frame:
     def thinned(self, images: Tensor, most: int) -> Tensor:
         """At most so many images, evenly spread; where they are cut, as many as have :data:`MOST_CROPS` crops."""
         return thinned(images, most if self.n_crops == 1 else max(1, MOST_CROPS // self.n_crops))
+
+
+def grid_of(size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of the places of a map: one for 8 pixels, at least 16."""
+    return max(GRID, -(-size[0] // CELL)), max(GRID, -(-size[1] // CELL))
+
+
+def averages(n: int, cells: int) -> Tensor:
+    """Means over cells of a side as a matrix, (cells, n); where they do not divide it, cells overlap by a pixel."""
+    i, j = torch.arange(cells)[:, None], torch.arange(n)
+    inside = ((j >= i * n // cells) & (j < -(-(i + 1) * n // cells))).float()
+    return inside / inside.sum(1, keepdim=True)
 
 
 def offsets(side: int, crop: int) -> list[int]:

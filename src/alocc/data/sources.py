@@ -347,12 +347,13 @@ def _numbered(prefix: str, classes: NDArray[np.str_]) -> list[str]:
 def _format(wanted: ImagesConfig, headers: Sequence[Header], any_colour: Callable[[], bool]) -> ImageFormat:
     """What is wanted; else colour if a file says so and an image has it, and the median size.
 
-    That is brought below 64, or, where images are cut, 1,024; the shorter side at least to 16, or a crop's.
+    That is brought below what the config says, or, where images are cut, 1,024; the shorter side at least to 16, or a
+    crop's.
     """
     size = wanted.size
     if size is None:
         height, width = (float(np.median(sides)) for sides in list(zip(*headers, strict=True))[:2])
-        longest, shortest = (1024, wanted.tile) if wanted.tile else (64, 16)
+        longest, shortest = (1024, wanted.tile) if wanted.tile else (wanted.longest, 16)
         scale = max(min(1.0, longest / max(height, width)), shortest / min(height, width))
         size = round(height * scale), round(width * scale)
     channels = wanted.channels or (1 if all(header.grey for header in headers) or not any_colour() else 3)

@@ -10,7 +10,7 @@ import difflib
 from torch import nn
 
 from alocc.config import Config
-from alocc.data.resizing import ImageFormat
+from alocc.data.frame import Frame
 from alocc.errors import ConfigError
 from alocc.parts.cells import Cells
 from alocc.parts.descriptions import Quarters, Sixteenths, Spectrum, Texture
@@ -53,7 +53,12 @@ def check_parts(config: Config) -> None:
             PARTS[name].check(config)
 
 
-def build_parts(config: Config, image_format: ImageFormat) -> nn.ModuleDict:
-    """All parts that a config's score and map need, nothing fitted yet, by name in one order."""
-    names = sorted({*config.scoring, *config.maps})
-    return nn.ModuleDict({name: PARTS[name](image_format, config) for name in names})
+def build_part(name: str, config: Config, frame: Frame) -> Part:
+    """A part, nothing fitted yet, for what it sees of an image."""
+    kind = PARTS[name]
+    return kind(frame.crop_format if kind.sees_all_pixels else frame.thumbnail_format, config)
+
+
+def build_parts(config: Config, frame: Frame) -> nn.ModuleDict:
+    """All parts that a config's score and map need, by name in one order."""
+    return nn.ModuleDict({name: build_part(name, config, frame) for name in sorted({*config.scoring, *config.maps})})

@@ -1,56 +1,160 @@
-"""How unusual the answers of random filters are around each place, and the grey or colours there."""
+"""How unusual the answers of random filters are around each place, and the grey or colours there.
+
+Parts that always lie the same way differ from place to place; surfaces and turned parts are alike everywhere. Which of
+the two these images are, normal images say themselves (:meth:`Cells.fit`).
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from alocc.config import Config
-from alocc.data.frame import thinned
+from alocc.data.frame import CELL, grid_of, thinned
 from alocc.data.images import to_unit_range
 from alocc.data.resizing import ImageFormat
-from alocc.parts.descriptions import FILTER_SIZE, FLOOR, random_filters, scales
-from alocc.parts.gaussian import Gaussian, gaussian
-from alocc.parts.part import GRID, Evidence, Normals, Part, View, pixels_to_grid
+from alocc.parts.descriptions import FILTER_SIZE, FLOOR, TENTHS, random_filters, scales
+from alocc.parts.gaussian import gaussian
+from alocc.parts.part import Evidence, Normals, Part, View, pixels_to_grid
+from alocc.parts.validation import auroc
+from alocc.seeding import generator
+from alocc.synthesis.faults import planted
 
-MOST_IMAGES = 1_000
-"""As many training images, evenly spread, have 256,000 places: enough."""
-MOST_PLACES = 50_000
+MOST_PLACES = 400_000
+"""Places of training images, evenly spread over the images, that are described: enough."""
+MOST_ROWS = 50_000
 """As many places are enough for a covariance."""
-BATCH = 128
+BATCH = 64 * 64 * 64
+"""Pixels that are described at a time."""
 OWN_PLACE_FROM = 10
 """So many images weigh as much as the mean over all places, when a place's own mean is taken."""
+ZONE = 3
+"""Places along a side of a zone, which share a covariance; it is made of these and of the places around them."""
+TRIED = 100
+"""Images that the choice between zones and one Gaussian is tried on, at most."""
 
 
 class Cells(Part):
-    """Squared Mahalanobis distance of each place: a mean of each place's own, one covariance for all places."""
+    """Squared Mahalanobis distance of each place, and the largest in an image.
+
+    Of large images, either each place has a mean of its own and each zone a covariance, or all places are alike. Of
+    images that are their own thumbnails, places have their own means, and one covariance.
+    """
 
     floor = 1e-5
-    of_images, of_places = False, True
+    of_places = True
+    sees_all_pixels = True
     filters: Tensor
+    mean: Tensor
+    whitening: Tensor
 
     def __init__(self, image_format: ImageFormat, config: Config) -> None:
         super().__init__(image_format, config)
         self.register_buffer("filters", random_filters(image_format.channels), persistent=False)
+        self.grid = grid_of(image_format.size)
+        self.is_large = max(image_format.size) > (config.images.thumbnail or max(image_format.size))
+        self.seed = config.seed
         length = self.describe(torch.zeros((1, image_format.channels, *image_format.size))).shape[3]
-        self.gaussian = Gaussian(GRID, GRID, length)
+        self.register_buffer("mean", torch.zeros((*self.grid, length)))
+        self.register_buffer("whitening", torch.eye(length).expand(1, 1, -1, -1).clone())  # (zones, zones, p, p)
 
     def fit(self, normals: Normals) -> None:
-        batches = torch.split(thinned(normals.images, MOST_IMAGES), BATCH)
-        described = torch.cat([self.describe(to_unit_range(batch)) for batch in batches])  # (n, 16, 16, p)
-        n, everywhere = len(described), described.mean((0, 1, 2))
-        self.gaussian.mean.copy_((n * described.mean(0) + OWN_PLACE_FROM * everywhere) / (n + OWN_PLACE_FROM))
-        rest = (described - self.gaussian.mean).flatten(0, 2)  # (n · 256, p)
-        self.gaussian.whitening.copy_(gaussian(thinned(rest, MOST_PLACES).double())[1])
+        """Learn from places; of large images, whether these are alike is what finds more faults planted in a fifth."""
+        images = thinned(normals.full, MOST_PLACES // (self.grid[0] * self.grid[1]))
+        described = self._described(images)  # (n, h, w, p)
+        if not self.is_large:
+            self._learn(described, own_means=True, zones=False)
+            return
+        tried = torch.arange(len(images)) % 5 == 0
+        x = to_unit_range(images[tried][:TRIED])
+        faulty = self._described(planted(x, generator(self.seed, "cells"))[0])
+        found = {}
+        for by_place in (False, True):
+            self._learn(described[~tried], own_means=by_place, zones=by_place)
+            found[by_place] = auroc(self._largest(described[tried][:TRIED]), self._largest(faulty))
+        by_place = found[True] > found[False]
+        self._learn(described, own_means=by_place, zones=by_place)
 
     def forward(self, view: View) -> Evidence:
-        return Evidence(grid=self.gaussian(self.describe(view.x)))
+        distance = self._distance(self.describe(view.full))  # (N, h, w)
+        return Evidence(distance.flatten(1).amax(1), distance)
+
+    def cross_fitted(self, fitted: Normals, images: Normals, tenth: Tensor) -> Tensor:
+        described = self._described(thinned(fitted.full, MOST_PLACES // (self.grid[0] * self.grid[1])))
+        source = thinned(fitted.source, MOST_PLACES // (self.grid[0] * self.grid[1]))
+        by_place, distance = len(self.whitening) > 1, torch.empty(len(tenth)).double()
+        kept = {name: value.clone() for name, value in self.state_dict().items()}
+        for fifth in range(TENTHS // 2):
+            own = tenth // 2 == fifth
+            self._learn(described[~own[source]], own_means=by_place or not self.is_large, zones=by_place)
+            for indices in torch.split(torch.nonzero(own)[:, 0], BATCH // (self.grid[0] * self.grid[1])):
+                distance[indices] = self._largest(self._described(images.full[indices])).double()
+        self.load_state_dict(kept)
+        return distance
 
     def describe(self, x: Tensor) -> Tensor:
-        """Strength and mean positive answer of each filter at each scale, and the mean colour, (N, 16, 16, p)."""
+        """Strength and mean positive answer of each filter at each scale, and the mean colour, (N, h, w, p)."""
+        if self.is_large:  # cells of whole pixels at each scale
+            x = F.pad(x, (0, -x.shape[3] % CELL, 0, -x.shape[2] % CELL), mode="replicate")
         described = []
         for image in scales(x):
             answer = F.conv2d(F.pad(image, (FILTER_SIZE // 2,) * 4, mode="reflect"), self.filters)
-            described += [0.5 * (pixels_to_grid(answer.square()) + FLOOR).log(), pixels_to_grid(answer.relu())]
-        return torch.cat([*described, pixels_to_grid(x)], 1).permute(0, 2, 3, 1)
+            described += [
+                0.5 * (pixels_to_grid(answer.square(), self.grid) + FLOOR).log(),
+                pixels_to_grid(answer.relu(), self.grid),
+            ]
+        return torch.cat([*described, pixels_to_grid(x, self.grid)], 1).permute(0, 2, 3, 1)
+
+    def _described(self, images: Tensor) -> Tensor:
+        """Descriptions of images of any number, uint8 or float32 in [0, 1], (n, h, w, p)."""
+        n = max(1, BATCH // (images.shape[2] * images.shape[3]))
+        return torch.cat([self.describe(to_unit_range(batch)) for batch in torch.split(images, n)])
+
+    def _learn(self, described: Tensor, *, own_means: bool, zones: bool) -> None:
+        n, everywhere = len(described), described.mean((0, 1, 2))
+        mean = everywhere.expand_as(self.mean)
+        if own_means:
+            mean = (n * described.mean(0) + OWN_PLACE_FROM * everywhere) / (n + OWN_PLACE_FROM)
+        self.mean = mean.clone()
+        rest = described - mean
+        if not zones:
+            self.whitening = _whitening(rest)[None, None]
+            return
+        rows = [slice(max(0, y - 1), y + ZONE + 1) for y in range(0, self.grid[0], ZONE)]
+        columns = [slice(max(0, x - 1), x + ZONE + 1) for x in range(0, self.grid[1], ZONE)]
+        whitening = [torch.stack([_whitening(rest[:, row, column]) for column in columns]) for row in rows]
+        self.whitening = torch.stack(whitening)  # (zones down, zones across, p, p)
+
+    def _distance(self, described: Tensor) -> Tensor:
+        """Squared Mahalanobis distance over p of each place, (N, h, w, p) → (N, h, w)."""
+        rest = described - self.mean
+        down, across, p = self.whitening.shape[:3]
+        if down * across == 1:
+            return (rest @ self.whitening[0, 0]).square().mean(-1)
+        n, (height, width) = len(rest), self.grid
+        rest = F.pad(rest, (0, 0, 0, across * ZONE - width, 0, down * ZONE - height))
+        by_zone = rest.view(n, down, ZONE, across, ZONE, p).permute(1, 3, 0, 2, 4, 5).reshape(down * across, -1, p)
+        distance = (by_zone @ self.whitening.flatten(0, 1)).square().mean(-1)  # (zones, n · places)
+        placed = distance.view(down, across, n, ZONE, ZONE).permute(2, 0, 3, 1, 4)
+        return placed.reshape(n, down * ZONE, across * ZONE)[:, :height, :width]
+
+    def _largest(self, described: Tensor) -> Tensor:
+        """What it says of images, of their descriptions, (n,)."""
+        return torch.cat([self._distance(few).flatten(1).amax(1) for few in torch.split(described, 16)])
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+        whitening = state_dict.get(f"{prefix}whitening")
+        if whitening is not None and whitening.ndim == 4:  # as many zones as there are
+            zones = tuple(-(-side // ZONE) for side in self.grid)
+            shape = (1, 1) if tuple(whitening.shape[:2]) == (1, 1) else zones
+            self.whitening = self.whitening.new_empty((*shape, *self.whitening.shape[2:]))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def _whitening(rest: Tensor) -> Tensor:
+    """Of places without their mean, (…, p) → (p, p), float32."""
+    return gaussian(thinned(rest.flatten(0, -2), MOST_ROWS).double())[1].float()

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alocc.config import Config
+from alocc.data.frame import averages
 from alocc.data.resizing import ImageFormat
 from alocc.parts.gaussian import Gaussian, gaussian, mahalanobis, robust_distance
 from alocc.parts.part import Evidence, Normals, Part, View
@@ -217,13 +218,6 @@ def scales(x: Tensor) -> list[Tensor]:
     """The image, smaller and smaller, as long as the filters fit in."""
     images = [F.avg_pool2d(x, scale) if scale > 1 else x for scale in SCALES]
     return [image for image in images if min(image.shape[2:]) > FILTER_SIZE]
-
-
-def averages(n: int, cells: int) -> Tensor:
-    """Means over cells of a side as a matrix, (cells, n); where they do not divide it, cells overlap by a pixel."""
-    i, j = torch.arange(cells)[:, None], torch.arange(n)
-    inside = ((j >= i * n // cells) & (j < -(-(i + 1) * n // cells))).float()
-    return inside / inside.sum(1, keepdim=True)
 
 
 def _cells(height: int, width: int) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alocc.parts.part import GRID
+from alocc.parts.part import values_to_grid
 
 OF_GRID = ".grid"
 """Behind a part's name: its evidence of places, where evidence of images is in the same dictionary."""
@@ -20,7 +20,7 @@ class Scale(nn.Module):
     """One part's evidence → z, its distance from what it is on normal images, in standard deviations.
 
     Args:
-        places: sides of the grid: (16, 16); () for evidence of images.
+        places: sides of the grid; () for evidence of images.
         floor: added before the logarithm is taken; none: no logarithm.
         own_places: whether each place has its own scale.
         dtype: evidence of images is computed with in float64.
@@ -39,7 +39,7 @@ class Scale(nn.Module):
         self.register_buffer("deviation", torch.ones(places, dtype=dtype))
 
     def fit(self, evidence: Tensor) -> None:
-        """Take mean and deviation from evidence of normal images, (n,) or (n, 16, 16).
+        """Take mean and deviation from evidence of normal images, (n,) or (n, h, w).
 
         A place's own mean and variance count as much as its images, beside the mean and variance over all places.
         """
@@ -47,7 +47,7 @@ class Scale(nn.Module):
         mean, variance = values.mean(), values.var(correction=0)
         if self.own_places and values.ndim > 1:
             n = len(values)
-            mean = (n * values.mean(0) + OWN_PLACE_FROM * mean) / (n + OWN_PLACE_FROM)  # (16, 16)
+            mean = (n * values.mean(0) + OWN_PLACE_FROM * mean) / (n + OWN_PLACE_FROM)  # (h, w)
             square = (values - mean).square()
             variance = (n * square.mean(0) + OWN_PLACE_FROM * square.mean()) / (n + OWN_PLACE_FROM)
         self.mean.copy_(mean)
@@ -71,13 +71,13 @@ class Fusion(nn.Module):
     Args:
         weights: of each part, by its name.
         parts: floor and ``own_places`` of each.
-        of_places: whether evidence is of places of a grid, or of images.
+        grid: rows and columns of the places, where evidence is of places; none: of images.
     """
 
-    def __init__(self, weights: Mapping[str, float], parts: nn.ModuleDict, of_places: bool) -> None:
+    def __init__(self, weights: Mapping[str, float], parts: nn.ModuleDict, grid: tuple[int, int] | None = None) -> None:
         super().__init__()
-        places, dtype = ((GRID, GRID), torch.float32) if of_places else ((), torch.float64)
-        self.suffix = OF_GRID if of_places else ""
+        places, dtype = ((), torch.float64) if grid is None else (grid, torch.float32)
+        self.grid, self.suffix = grid, "" if grid is None else OF_GRID
         self.scales = nn.ModuleDict()
         for name in sorted(weights):
             part = parts[name]
@@ -97,15 +97,19 @@ class Fusion(nn.Module):
     def fit(self, evidence: Mapping[str, Tensor]) -> None:
         """Measure each part's scale on held-out normal images."""
         for name, scale in self.scales.items():
-            scale.fit(evidence[name + self.suffix])  # type: ignore[operator]
+            scale.fit(self._placed(evidence[name + self.suffix]))  # type: ignore[operator]
 
     def forward(self, evidence: Mapping[str, Tensor]) -> Tensor:
-        """(N,) or (N, 16, 16) for each part → the same of all."""
+        """(N,) or (N, h, w) for each part → the same of all."""
         total: Any = 0.0
         weights: Any = 0.0
         for name, scale in self.scales.items():  # one after the other: a vectorised sum rounds by position
-            z = scale(evidence[name + self.suffix])
+            z = scale(self._placed(evidence[name + self.suffix]))
             total = total + scale.weight * z.abs() * z
             weights = weights + scale.weight
         mean: Tensor = total / weights
         return mean.sign() * mean.abs().sqrt()
+
+    def _placed(self, evidence: Tensor) -> Tensor:
+        """Evidence of places on the grid of all parts."""
+        return evidence if self.grid in (None, tuple(evidence.shape[1:])) else values_to_grid(evidence, self.grid)

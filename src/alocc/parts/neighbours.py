@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from alocc.config import Config
-from alocc.data.frame import thinned
+from alocc.data.frame import averages, thinned
 from alocc.data.images import to_unit_range
 from alocc.data.resizing import ImageFormat
-from alocc.parts.descriptions import averages
 from alocc.parts.part import Evidence, Normals, Part, View
 
 NEIGHBOURS = 5

@@ -12,15 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alocc.data.frame import thinned
+from alocc.data.frame import GRID, thinned
 from alocc.data.images import to_unit_range
 from alocc.data.resizing import ImageFormat
 
 if TYPE_CHECKING:
     from alocc.config import Config
 
-GRID = 16
-"""Places along each side of an image: a map is a grid of 16×16 numbers, enlarged to the image's size."""
 BATCH = 256
 MOST_IMAGES = 10_000
 Computed = TypeVar("Computed")
@@ -44,14 +42,18 @@ class View(_Memo):
     """Images as the parts see them.
 
     Args:
-        x: images, (N, C, H, W), float32 in [0, 1].
+        x: images, or thumbnails of large ones, (N, C, H, W), float32 in [0, 1].
         x_noisy: what R is given: x, or x with the preset's noise.
         reconstructors: each R; several where folds trained several.
+        full: the images with all their pixels; none: x has them.
     """
 
-    def __init__(self, x: Tensor, x_noisy: Tensor, reconstructors: Iterable[nn.Module]) -> None:
+    def __init__(
+        self, x: Tensor, x_noisy: Tensor, reconstructors: Iterable[nn.Module], full: Tensor | None = None
+    ) -> None:
         super().__init__()
         self.x, self.x_noisy, self._reconstructors = x, x_noisy, reconstructors
+        self.full = x if full is None else full
 
     @property
     def x_hats(self) -> list[Tensor]:
@@ -63,20 +65,21 @@ class Normals(_Memo):
     """Normal images that parts are fitted to.
 
     Args:
-        images: (n, C, H, W), uint8 or float32 in [0, 1].
+        images: or thumbnails of large ones, (n, C, H, W), uint8 or float32 in [0, 1].
         source: index of the image that each is made from, (n,), where crops and changed copies are among them.
+        full: the images with all their pixels; none: ``images`` has them.
     """
 
-    def __init__(self, images: Tensor, source: Tensor | None = None) -> None:
+    def __init__(self, images: Tensor, source: Tensor | None = None, full: Tensor | None = None) -> None:
         super().__init__()
-        self.images = images
+        self.images, self.full = images, images if full is None else full
         self.source = torch.arange(len(images)) if source is None else source
 
     def some(self) -> Normals:
         """At most 10,000 of the images, evenly spread: enough for a covariance."""
         if len(self) <= MOST_IMAGES:
             return self
-        return Normals(thinned(self.images, MOST_IMAGES), thinned(self.source, MOST_IMAGES))
+        return Normals(*(thinned(each, MOST_IMAGES) for each in (self.images, self.source, self.full)))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -92,7 +95,7 @@ class Evidence(NamedTuple):
     image: Tensor | None = None
     """One number an image, (N,)."""
     grid: Tensor | None = None
-    """One number a place, (N, 16, 16)."""
+    """One number a place, (N, h, w); the fusion brings all parts to one grid."""
 
 
 class Part(nn.Module):
@@ -112,6 +115,8 @@ class Part(nn.Module):
     """Whether it gives a grid of numbers, and so can have a weight in the map."""
     own_places: ClassVar[bool] = True
     """Whether each place of the grid has a scale of its own, since normal images differ there."""
+    sees_all_pixels: ClassVar[bool] = False
+    """Whether it looks at ``View.full`` and ``Normals.full``, not at thumbnails."""
 
     def __init__(self, image_format: ImageFormat, config: Config) -> None:
         super().__init__()
@@ -148,24 +153,33 @@ def mean_of(values: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(values)).mean(0)
 
 
-def values_to_grid(values: Tensor) -> Tensor:
+def values_to_grid(values: Tensor, grid: tuple[int, int] = (GRID, GRID)) -> Tensor:
     """(N, h, w) at the grid's size: means where there are more places, else bilinear between them."""
-    if min(values.shape[1:]) >= GRID:
-        return F.adaptive_avg_pool2d(values, GRID)
-    return F.interpolate(values[:, None], size=(GRID, GRID), mode="bilinear", align_corners=False)[:, 0]
+    if values.shape[1] >= grid[0] and values.shape[2] >= grid[1]:
+        return F.adaptive_avg_pool2d(values, grid)
+    return F.interpolate(values[:, None], size=grid, mode="bilinear", align_corners=False)[:, 0]
 
 
-def pixels_to_grid(x: Tensor) -> Tensor:
-    """(N, C, H, W) → (N, C, 16, 16): mean around each place of the grid, over three places each way."""
+def pixels_to_grid(x: Tensor, grid: tuple[int, int] = (GRID, GRID)) -> Tensor:
+    """(N, C, H, W) → (N, C, h, w): mean around each place of the grid, over three places each way."""
     height, width = x.shape[2:]
-    if min(height, width) < GRID:
-        x = F.interpolate(x, size=(max(height, GRID), max(width, GRID)), mode="bilinear", align_corners=False)
-    grid = F.adaptive_avg_pool2d(x, GRID)
-    return F.avg_pool2d(F.pad(grid, (1,) * 4, mode="replicate"), 3, 1)
+    if height < grid[0] or width < grid[1]:
+        x = F.interpolate(x, size=(max(height, grid[0]), max(width, grid[1])), mode="bilinear", align_corners=False)
+    if height % grid[0] or width % grid[1]:
+        places = F.adaptive_avg_pool2d(x, grid)
+    else:  # the same, in a form that can be exported
+        places = F.avg_pool2d(x, (height // grid[0], width // grid[1]))
+    return F.avg_pool2d(F.pad(places, (1,) * 4, mode="replicate"), 3, 1)
+
+
+def enlarged(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N, C, h, w) → (N, C, H, W), bilinear."""
+    same = tuple(images.shape[2:]) == size
+    return images if same else F.interpolate(images, size=size, mode="bilinear", align_corners=False)
 
 
 def at_full_size(grid: Tensor, size: tuple[int, int]) -> Tensor:
-    """(N, 16, 16) → (N, 1, H, W)."""
+    """(N, h, w) → (N, 1, H, W)."""
     return F.interpolate(grid[:, None], size=size, mode="bilinear", align_corners=False)
 
 

@@ -10,7 +10,7 @@ measured how well each kind is told from normal images that were only jittered, 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -66,6 +66,32 @@ def validated_weights(
     return {part: weight * min(1.0, useful[part] / best / FULL_WEIGHT_FROM) ** 2 for part, weight in weights.items()}
 
 
+def planted_weights(weights: Mapping[str, float], found: Callable[[Mapping[str, float]], float]) -> dict[str, float]:
+    """Take weight from parts that miss planted faults, and leave out those without which more are found.
+
+    With u = ``max(0, 2·AUROC − 1)`` of a part compared with the best part's, its weight is multiplied by
+    ``min(1, u / 0.5)²``, as in :func:`validated_weights`. Then parts go, one after the other, as long as the AUROC of
+    all that are left grows.
+
+    Args:
+        weights: each part's weight if it is useful.
+        found: weights of some parts → AUROC of planted faults by what these say together.
+    """
+    alone = {part: max(0.0, 2 * found({part: 1.0}) - 1) for part in weights}
+    best = max(alone.values())
+    if best == 0:  # nothing is seen by any part: there is nothing to go by
+        return dict(weights)
+    kept = {part: weight * min(1.0, alone[part] / best / FULL_WEIGHT_FROM) ** 2 for part, weight in weights.items()}
+    reached = found(kept)
+    while sum(weight > 0 for weight in kept.values()) > 1:
+        without = {part: found(kept | {part: 0.0}) for part, weight in kept.items() if weight > 0}
+        part = max(without, key=lambda name: without[name])
+        if without[part] <= reached:
+            break
+        kept[part], reached = 0.0, without[part]
+    return kept
+
+
 def separation(
     score: Score, normals: Tensor, kinds: Sequence[str], generator: torch.Generator
 ) -> dict[str, dict[str, float]]:
@@ -84,6 +110,6 @@ def separation(
 
 def auroc(normal: Tensor, anomalous: Tensor) -> float:
     """Share of pairs in which the anomalous one has the higher score; ties count half."""
-    above = (anomalous[:, None] > normal).double().mean()
-    equal = (anomalous[:, None] == normal).double().mean()
-    return float(above + equal / 2)
+    normal = normal.sort().values
+    below, up_to = (torch.searchsorted(normal, anomalous.contiguous(), right=right).sum() for right in (False, True))
+    return float(below + up_to) / (2 * len(normal) * len(anomalous))

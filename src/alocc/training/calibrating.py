@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -17,18 +18,21 @@ from alocc.data.frame import thinned
 from alocc.data.images import to_unit_range
 from alocc.detector import MOST_MAPPED, Detector
 from alocc.errors import NonFiniteLossError
-from alocc.parts import PARTS, STATISTICS
+from alocc.parts import STATISTICS, build_part
 from alocc.parts.descriptions import TENTHS
 from alocc.parts.discriminator import D
+from alocc.parts.fusion import Fusion
 from alocc.parts.part import Normals, View
-from alocc.parts.validation import MOST_IMAGES, auroc, useful_kinds, validated_weights
+from alocc.parts.validation import MOST_IMAGES, auroc, planted_weights, useful_kinds, validated_weights
 from alocc.scorer import Scorer
 from alocc.seeding import generator
 from alocc.synthesis.deformation import jitter
+from alocc.synthesis.faults import planted
 from alocc.synthesis.negatives import NEGATIVES, make_negatives
 from alocc.training.plan import Plan
 
 POLARITY_IMAGES = 100
+PLANTED_IMAGES = 100
 WATCHED_HELD_OUT = 200
 """Held-out images that set the threshold of a watch, so that watching stays cheap."""
 
@@ -64,7 +68,7 @@ def choose_kinds(plan: Plan, scorer: Scorer, normals: Normals, held_out: Tensor)
         return Kinds((), ())
     judges = {}
     for name in STATISTICS:
-        judges[name] = scorer.parts[name] if name in scorer.parts else PARTS[name](plan.frame.crop_format, plan.config)
+        judges[name] = scorer.parts[name] if name in scorer.parts else build_part(name, plan.config, plan.frame)
         if name not in scorer.parts:
             fit_part(judges[name], normals)
 
@@ -73,7 +77,9 @@ def choose_kinds(plan: Plan, scorer: Scorer, normals: Normals, held_out: Tensor)
         return {name: part(view).image for name, part in judges.items()}
 
     with torch.inference_mode():
-        met = useful_kinds(score, trial_images(plan, held_out), phase.kinds, generator(plan.config.seed, "validation"))
+        met = useful_kinds(
+            score, trial_thumbnails(plan, held_out), phase.kinds, generator(plan.config.seed, "validation")
+        )
     return Kinds(met, [kind for kind in phase.kinds if kind not in met])
 
 
@@ -82,13 +88,18 @@ def trial_images(plan: Plan, held_out: Tensor) -> Tensor:
     return plan.frame.draw_some(held_out, MOST_IMAGES, generator(plan.config.seed, "trial"))
 
 
+def trial_thumbnails(plan: Plan, held_out: Tensor) -> Tensor:
+    """The same as R and D see them."""
+    return plan.frame.thumbnails(trial_images(plan, held_out))
+
+
 def polarity_measure(plan: Plan, fold: FoldScorer, kinds: Kinds) -> Callable[[], Mapping[str, float]]:
     """Measures D's AUROC on kinds of pseudo-anomaly that it does not meet."""
     stream = generator(plan.config.seed, "polarity")
-    images = to_unit_range(trial_images(plan, fold.held_out)[:POLARITY_IMAGES])
+    images = to_unit_range(trial_thumbnails(plan, fold.held_out)[:POLARITY_IMAGES])
     normals = jitter(images, stream)
     pseudo = make_negatives(images[torch.randperm(len(images), generator=stream)], kinds.unseen, stream)
-    scorer = fold.scorer.of_crops()
+    scorer = fold.scorer.of_thumbnails()
 
     def measure() -> Mapping[str, float]:
         normal, anomalous = (
@@ -131,7 +142,9 @@ def calibrate(
     for fold in folds:
         fold.scorer.eval()  # running statistics: a score must not depend on its batch
     weights = config.scoring
-    if config.calibration.weights == "validated":
+    if config.calibration.weights == "validated" and plan.frame.has_thumbnails:
+        weights = weights_from_planted_faults(plan, first)
+    elif config.calibration.weights == "validated":
         weights = validated_weights(
             weights,
             separation_score(first.scorer),
@@ -153,6 +166,35 @@ def calibrate(
     scorer.map_fusion.load_state_dict(first.scorer.map_fusion.state_dict())
     calibration = Calibration.of(in_order, config.calibration.alpha)
     return Detector(config, scorer.cpu(), calibration, maxima, seen, notes, in_order)
+
+
+def weights_from_planted_faults(plan: Plan, fold: FoldScorer) -> dict[str, float]:
+    """Weights of the score's parts, by small faults planted in held-out images; those of the map's are set too."""
+    scorer, stream = fold.scorer.of_crops(), generator(plan.config.seed, "faults")
+    clean = to_unit_range(thinned(trial_images(plan, fold.held_out), PLANTED_IMAGES))
+    faulty, is_fault = planted(clean, stream)
+
+    def evidence_of(x: Tensor) -> dict[str, Tensor]:
+        return scorer.over(x, lambda view: scorer.image_evidence(view) | scorer.grid_evidence(view))
+
+    normal, anomalous = evidence_of(clean), evidence_of(faulty)
+    is_fault_at = F.adaptive_max_pool2d(is_fault.float(), plan.frame.grid)[:, 0] > 0  # (n, h, w)
+
+    def fused(fusion: Fusion, weights: Mapping[str, float]) -> tuple[Tensor, Tensor]:
+        fusion.reweigh({name: weights.get(name, 0.0) for name in fusion.scales})
+        return fusion(normal), fusion(anomalous)
+
+    def found_images(weights: Mapping[str, float]) -> float:
+        return auroc(*fused(scorer.fusion, weights))
+
+    def found_places(weights: Mapping[str, float]) -> float:
+        places = fused(scorer.map_fusion, weights)[1]
+        return auroc(places[~is_fault_at], places[is_fault_at])
+
+    for fusion in (scorer.fusion, scorer.map_fusion):
+        fusion.fit(normal)
+    scorer.map_fusion.reweigh(planted_weights(plan.config.maps, found_places))
+    return planted_weights(plan.config.scoring, found_images)
 
 
 def separation_score(scorer: Scorer) -> Callable[[Tensor], Mapping[str, Tensor]]:
@@ -183,7 +225,9 @@ def _joined(plan: Plan, folds: Sequence[FoldScorer]) -> tuple[Scorer, dict[str, 
         scorer.parts[name] = first.parts[name]
     fitted, pixels = plan.normals(split.fit).some(), plan.images.normals.images
     is_everything = len(fitted) == len(pixels) and bool((fitted.source == torch.arange(len(pixels))).all())
-    images = fitted if is_everything else Normals(pixels)  # then descriptions are computed once for both
+    images = fitted  # then descriptions are computed once for both
+    if not is_everything:
+        images = Normals(plan.frame.thumbnails(pixels), full=pixels)
     tenth = torch.randperm(len(pixels), generator=generator(plan.config.seed, "tenths")) % TENTHS
     crossed = {}
     for name in plan.config.scoring:
@@ -209,7 +253,7 @@ def calibrate_map(fold: FoldScorer) -> FloatArray:
     too normal.
     """
     scorer, frame = fold.scorer, fold.scorer.frame
-    evidence = scorer.over(frame.thinned(fold.held_out, MOST_MAPPED), scorer.grid_evidence)  # (n · crops, 16, 16)
+    evidence = scorer.over(frame.thinned(fold.held_out, MOST_MAPPED), scorer.grid_evidence)  # (n · crops, h, w)
     n = len(next(iter(evidence.values())))
     tenth, peaks = torch.arange(n) // frame.n_crops % TENTHS, torch.empty(n)
     for own in (tenth == k for k in range(TENTHS)):

@@ -107,7 +107,11 @@ class Plan:
         """
         if iterations is not None and epochs is not None:
             raise ConfigError("give iterations or epochs, not both")
-        crop = images.frame.crop_format
+        crop = images.frame.thumbnail_format
+        if "cells" in config.scoring and len(config.scoring) > 1 and not images.frame.has_thumbnails:
+            # of small images, quarters and sixteenths say it
+            scoring = {name: weight for name, weight in config.scoring.items() if name != "cells"}
+            config = with_values(config, {"scoring": scoring}, source="scoring")
         if config.training.batch_size is None:  # about 50,000 pixels
             n = round(PIXELS_PER_BATCH / (crop.height * crop.width))
             config = with_values(config, {"training": {"batch_size": min(64, max(16, n))}}, source="batch size")
@@ -145,7 +149,7 @@ class Plan:
         config, pixels = self.config, self.images.normals.images
         crops, source = self.frame.draw(pixels[fit], generator(config.seed, "tiles"))
         crops, copied = augmented(crops, config.training.augmentation, generator(config.seed, "augmentation"))
-        return Normals(crops, fit[source[copied]])
+        return Normals(self.frame.thumbnails(crops), fit[source[copied]], crops)
 
 
 def load_training_images(
@@ -157,14 +161,15 @@ def load_training_images(
         ConfigError, DataError: if there are no such images or too few, or it is not said which are normal.
     """
     source = open_normals(data, "train", normal)
-    frame = Frame(source.infer_format(config.images), config.images.tile)
+    frame = Frame(source.infer_format(config.images), config.images.tile, config.images.thumbnail)
     normals = source.load(frame.image_format, strict)
     # crops are many even of few images, and one pair of networks judges them in half the time
     split = split_normals(len(normals), config.calibration, config.seed, may_cross=frame.n_crops == 1)
     left_out = split.fit[:0]
     if config.training.contamination:
         # twice as many as were named: the anomalies are not the most unusual ones in order
-        unusual = most_unusual(normals.images[split.fit], frame.image_format, 2 * config.training.contamination)
+        fit = frame.thumbnails(normals.images[split.fit])
+        unusual = most_unusual(fit, frame.thumbnail_format, 2 * config.training.contamination)
         left_out = split.fit[unusual]
     split = split.without(left_out)
     summary = {

@@ -28,7 +28,7 @@ from alocc.training.calibrating import (
     choose_kinds,
     fit_part,
     polarity_measure,
-    trial_images,
+    trial_thumbnails,
     watch_measure,
 )
 from alocc.training.checkpoint import TrainingState
@@ -124,7 +124,7 @@ def run(settings: Settings, hooks: Hooks, *, progress: bool = False) -> Detector
             measures["watch"] = watch_measure(watch, plan, fold, seen)
         if "d" in plan.config.scoring:
             measures["polarity"] = polarity_measure(plan, fold, kinds)
-        trained_with = Images(normals.images, trial_images(plan, fold.held_out), kinds.met)
+        trained_with = Images(normals.images, trial_thumbnails(plan, fold.held_out), kinds.met)
         before = time.perf_counter()
         checkpoint = folder.checkpoint(index) if folder else None
         train_networks(plan, index, state, trained_with, fabric, hooks, measures, checkpoint)
@@ -141,9 +141,9 @@ def run(settings: Settings, hooks: Hooks, *, progress: bool = False) -> Detector
 
 def initial_state(plan: Plan, fold: int, scorer: Scorer, n_images: int, fabric: Fabric) -> TrainingState:
     """Fresh networks, put into the scorer, with their optimisers and random streams."""
-    config, crop, prefix = plan.config, plan.frame.crop_format, f"fold{fold + 1}/" if fold else ""
+    config, seen, prefix = plan.config, plan.frame.thumbnail_format, f"fold{fold + 1}/" if fold else ""
     streams = {name: generator(config.seed, prefix + name) for name in STREAMS}
-    R, D = build_networks(config.networks, crop.channels, crop.size, generator(config.seed, prefix + "weights"))
+    R, D = build_networks(config.networks, seen.channels, seen.size, generator(config.seed, prefix + "weights"))
     scorer.add_networks(R, D)
     networks: dict[str, torch.nn.Module] = {"R": R, "D": D}
     if config.training.old_is_gold:
