@@ -1,5 +1,8 @@
 """How unusual the answers of random filters are around each place, and the grey or colours there.
 
+Evidence of a place is the logarithm of a Mahalanobis distance, in standard deviations of what it is there on normal
+images; evidence of an image is the mean over its most unusual places.
+
 Parts that always lie the same way differ from place to place; surfaces and turned parts are alike everywhere. Which of
 the two these images are, normal images say themselves (:meth:`Cells.fit`).
 """
@@ -24,33 +27,39 @@ from alocc.parts.validation import auroc
 from alocc.seeding import generator
 from alocc.synthesis.faults import planted
 
-MOST_PLACES = 400_000
-"""Places of training images, evenly spread over the images, that are described: enough."""
+MOST_IMAGES, MOST_PLACES = 1_000, 400_000
+"""Training images, evenly spread, and places in them, that are described at most: enough."""
 MOST_ROWS = 50_000
 """As many places are enough for a covariance."""
 BATCH = 64 * 64 * 64
 """Pixels that are described at a time."""
 OWN_PLACE_FROM = 10
 """So many images weigh as much as the mean over all places, when a place's own mean is taken."""
+SCALE_FROM = 20
+"""So many images weigh as much as all places together, when a place's scale is taken."""
+LARGEST = 0.01
+"""Share of the places, the most unusual ones, whose mean is the evidence of an image."""
 ZONE = 3
 """Places along a side of a zone, which share a covariance; it is made of these and of the places around them."""
-TRIED = 100
-"""Images that the choice between zones and one Gaussian is tried on, at most."""
+DISTANCE_FLOOR = 1e-5
+TRIED, TRIED_STRENGTH = 100, 2.0
+"""Images in which faults are planted for the choice between zones and one Gaussian, at most, and how strong."""
 
 
 class Cells(Part):
-    """Squared Mahalanobis distance of each place, and the largest in an image.
+    """How far each place is from normal ones, and the mean of the largest in an image.
 
     Of large images, either each place has a mean of its own and each zone a covariance, or all places are alike. Of
     images that are their own thumbnails, places have their own means, and one covariance.
     """
 
-    floor = 1e-5
     of_places = True
     sees_all_pixels = True
     filters: Tensor
     mean: Tensor
     whitening: Tensor
+    usual: Tensor
+    spread: Tensor
 
     def __init__(self, image_format: ImageFormat, config: Config) -> None:
         super().__init__(image_format, config)
@@ -61,40 +70,56 @@ class Cells(Part):
         length = self.describe(torch.zeros((1, image_format.channels, *image_format.size))).shape[3]
         self.register_buffer("mean", torch.zeros((*self.grid, length)))
         self.register_buffer("whitening", torch.eye(length).expand(1, 1, -1, -1).clone())  # (zones, zones, p, p)
+        self.register_buffer("usual", torch.zeros(self.grid))  # mean of the logarithm of distances
+        self.register_buffer("spread", torch.ones(self.grid))
 
     def fit(self, normals: Normals) -> None:
-        """Learn from places; of large images, whether these are alike is what finds more faults planted in a fifth."""
-        images = thinned(normals.full, MOST_PLACES // (self.grid[0] * self.grid[1]))
+        """Learn from places; of large images, whether these are alike is what finds more faults planted in a fifth.
+
+        That fifth, measured by the others, also gives each place its scale.
+        """
+        images = thinned(normals.full, self.most_images)
         described = self._described(images)  # (n, h, w, p)
-        if not self.is_large:
-            self._learn(described, own_means=True, zones=False)
-            return
-        tried = torch.arange(len(images)) % 5 == 0
-        x = to_unit_range(images[tried][:TRIED])
-        faulty = self._described(planted(x, generator(self.seed, "cells"))[0])
+        held_out = torch.arange(len(images)) % 5 == 0
+        by_place = (False, True) if self.is_large else (True,)
         found = {}
-        for by_place in (False, True):
-            self._learn(described[~tried], own_means=by_place, zones=by_place)
-            found[by_place] = auroc(self._largest(described[tried][:TRIED]), self._largest(faulty))
-        by_place = found[True] > found[False]
-        self._learn(described, own_means=by_place, zones=by_place)
+        if self.is_large:
+            x = to_unit_range(images[held_out][:TRIED])
+            faulty = self._described(planted(x, generator(self.seed, "cells"), TRIED_STRENGTH)[0])
+        for choice in by_place:
+            self._learn(described[~held_out], choice)
+            self._set_scale(self._distances(described[held_out]))
+            if self.is_large:
+                found[choice] = auroc(self._of_images(described[held_out][:TRIED]), self._of_images(faulty))
+        best = max(by_place, key=lambda choice: found.get(choice, 0.0))
+        if best != choice:
+            self._learn(described[~held_out], best)
+            self._set_scale(self._distances(described[held_out]))
+        self._learn(described, best)
 
     def forward(self, view: View) -> Evidence:
-        distance = self._distance(self.describe(view.full))  # (N, h, w)
-        return Evidence(distance.flatten(1).amax(1), distance)
+        grid = self._evidence(self.describe(view.full))  # (N, h, w)
+        return Evidence(self._most_unusual(grid), grid)
+
+    @property
+    def most_images(self) -> int:
+        """As many training images are enough."""
+        return min(MOST_IMAGES, MOST_PLACES // (self.grid[0] * self.grid[1]))
 
     def cross_fitted(self, fitted: Normals, images: Normals, tenth: Tensor) -> Tensor:
-        described = self._described(thinned(fitted.full, MOST_PLACES // (self.grid[0] * self.grid[1])))
-        source = thinned(fitted.source, MOST_PLACES // (self.grid[0] * self.grid[1]))
-        by_place, distance = len(self.whitening) > 1, torch.empty(len(tenth)).double()
-        kept = {name: value.clone() for name, value in self.state_dict().items()}
+        described, source = (thinned(each, self.most_images) for each in (fitted.full, fitted.source))
+        described, by_place = self._described(described), self.by_place
+        evidence, kept = (
+            torch.empty(len(tenth)).double(),
+            {name: value.clone() for name, value in self.state_dict().items()},
+        )
         for fifth in range(TENTHS // 2):
             own = tenth // 2 == fifth
-            self._learn(described[~own[source]], own_means=by_place or not self.is_large, zones=by_place)
-            for indices in torch.split(torch.nonzero(own)[:, 0], BATCH // (self.grid[0] * self.grid[1])):
-                distance[indices] = self._largest(self._described(images.full[indices])).double()
+            self._learn(described[~own[source]], by_place)
+            for indices in torch.split(torch.nonzero(own)[:, 0], 16):
+                evidence[indices] = self._of_images(self._described(images.full[indices])).double()
         self.load_state_dict(kept)
-        return distance
+        return evidence
 
     def describe(self, x: Tensor) -> Tensor:
         """Strength and mean positive answer of each filter at each scale, and the mean colour, (N, h, w, p)."""
@@ -114,20 +139,32 @@ class Cells(Part):
         n = max(1, BATCH // (images.shape[2] * images.shape[3]))
         return torch.cat([self.describe(to_unit_range(batch)) for batch in torch.split(images, n)])
 
-    def _learn(self, described: Tensor, *, own_means: bool, zones: bool) -> None:
+    @property
+    def by_place(self) -> bool:
+        """Whether places differ: each has a mean of its own."""
+        return not self.is_large or len(self.whitening) > 1
+
+    def _learn(self, described: Tensor, by_place: bool) -> None:
         n, everywhere = len(described), described.mean((0, 1, 2))
         mean = everywhere.expand_as(self.mean)
-        if own_means:
+        if by_place:
             mean = (n * described.mean(0) + OWN_PLACE_FROM * everywhere) / (n + OWN_PLACE_FROM)
         self.mean = mean.clone()
         rest = described - mean
-        if not zones:
+        if not (by_place and self.is_large):
             self.whitening = _whitening(rest)[None, None]
             return
         rows = [slice(max(0, y - 1), y + ZONE + 1) for y in range(0, self.grid[0], ZONE)]
         columns = [slice(max(0, x - 1), x + ZONE + 1) for x in range(0, self.grid[1], ZONE)]
         whitening = [torch.stack([_whitening(rest[:, row, column]) for column in columns]) for row in rows]
         self.whitening = torch.stack(whitening)  # (zones down, zones across, p, p)
+
+    def _set_scale(self, distances: Tensor) -> None:
+        """Mean and deviation at each place, (n, h, w): its own count as much as its images, beside those of all."""
+        n = len(distances)
+        self.usual = (n * distances.mean(0) + SCALE_FROM * distances.mean()) / (n + SCALE_FROM)
+        square = (distances - self.usual).square()
+        self.spread = ((n * square.mean(0) + SCALE_FROM * square.mean()) / (n + SCALE_FROM)).sqrt().clamp(min=1e-3)
 
     def _distance(self, described: Tensor) -> Tensor:
         """Squared Mahalanobis distance over p of each place, (N, h, w, p) → (N, h, w)."""
@@ -142,9 +179,20 @@ class Cells(Part):
         placed = distance.view(down, across, n, ZONE, ZONE).permute(2, 0, 3, 1, 4)
         return placed.reshape(n, down * ZONE, across * ZONE)[:, :height, :width]
 
-    def _largest(self, described: Tensor) -> Tensor:
-        """What it says of images, of their descriptions, (n,)."""
-        return torch.cat([self._distance(few).flatten(1).amax(1) for few in torch.split(described, 16)])
+    def _distances(self, described: Tensor) -> Tensor:
+        """Logarithms of the distances of many images' places, (n, h, w)."""
+        return torch.cat([(self._distance(few) + DISTANCE_FLOOR).log() for few in torch.split(described, 16)])
+
+    def _evidence(self, described: Tensor) -> Tensor:
+        return ((self._distance(described) + DISTANCE_FLOOR).log() - self.usual) / self.spread
+
+    def _of_images(self, described: Tensor) -> Tensor:
+        """Evidence of images, of their descriptions, (n,)."""
+        return torch.cat([self._most_unusual(self._evidence(few)) for few in torch.split(described, 16)])
+
+    def _most_unusual(self, grid: Tensor) -> Tensor:
+        places = grid.flatten(1)
+        return places.topk(max(1, round(LARGEST * places.shape[1]))).values.mean(1)
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
         whitening = state_dict.get(f"{prefix}whitening")

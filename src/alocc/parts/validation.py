@@ -27,6 +27,9 @@ LOOKS_NORMAL = 0.55
 FULL_WEIGHT_FROM = 0.5
 """A part keeps its full weight if it is at least so useful, compared with the most useful part."""
 
+WORTH_LEAVING_OUT = 0.005
+"""By so much AUROC must grow, for a part to be left out: less is chance."""
+
 
 def useful_kinds(score: Score, held_out: Tensor, kinds: Sequence[str], generator: torch.Generator) -> list[str]:
     """The kinds that do not look normal to any part of a score; the two least normal-looking if all do.
@@ -86,7 +89,7 @@ def planted_weights(weights: Mapping[str, float], found: Callable[[Mapping[str, 
     while sum(weight > 0 for weight in kept.values()) > 1:
         without = {part: found(kept | {part: 0.0}) for part, weight in kept.items() if weight > 0}
         part = max(without, key=lambda name: without[name])
-        if without[part] <= reached:
+        if without[part] < reached + WORTH_LEAVING_OUT:
             break
         kept[part], reached = 0.0, without[part]
     return kept

@@ -32,7 +32,8 @@ from alocc.synthesis.negatives import NEGATIVES, make_negatives
 from alocc.training.plan import Plan
 
 POLARITY_IMAGES = 100
-PLANTED_IMAGES = 100
+PLANTED_IMAGES, PLANTED_STRENGTHS, SEEN = 100, (1.0, 2.0, 4.0), 0.8
+"""Images in which faults are planted, at most; how strong, until a part's AUROC is above the last."""
 WATCHED_HELD_OUT = 200
 """Held-out images that set the threshold of a watch, so that watching stays cheap."""
 
@@ -172,12 +173,18 @@ def weights_from_planted_faults(plan: Plan, fold: FoldScorer) -> dict[str, float
     """Weights of the score's parts, by small faults planted in held-out images; those of the map's are set too."""
     scorer, stream = fold.scorer.of_crops(), generator(plan.config.seed, "faults")
     clean = to_unit_range(thinned(trial_images(plan, fold.held_out), PLANTED_IMAGES))
-    faulty, is_fault = planted(clean, stream)
 
     def evidence_of(x: Tensor) -> dict[str, Tensor]:
         return scorer.over(x, lambda view: scorer.image_evidence(view) | scorer.grid_evidence(view))
 
-    normal, anomalous = evidence_of(clean), evidence_of(faulty)
+    normal = evidence_of(clean)
+    scorer.fusion.fit(normal)
+    scorer.map_fusion.fit(normal)
+    for strength in PLANTED_STRENGTHS:  # the faintest that something sees
+        faulty, is_fault = planted(clean, stream, strength)
+        anomalous = evidence_of(faulty)
+        if max(auroc(normal[part], anomalous[part]) for part in plan.config.scoring) > SEEN:
+            break
     is_fault_at = F.adaptive_max_pool2d(is_fault.float(), plan.frame.grid)[:, 0] > 0  # (n, h, w)
 
     def fused(fusion: Fusion, weights: Mapping[str, float]) -> tuple[Tensor, Tensor]:
@@ -191,8 +198,6 @@ def weights_from_planted_faults(plan: Plan, fold: FoldScorer) -> dict[str, float
         places = fused(scorer.map_fusion, weights)[1]
         return auroc(places[~is_fault_at], places[is_fault_at])
 
-    for fusion in (scorer.fusion, scorer.map_fusion):
-        fusion.fit(normal)
     scorer.map_fusion.reweigh(planted_weights(plan.config.maps, found_places))
     return planted_weights(plan.config.scoring, found_images)
 
