@@ -302,7 +302,7 @@ class Detector:
         if not 0 < n_networks <= MAX_NETWORKS:
             raise ValueError(f"n_networks {n_networks}")
         state = {name.removeprefix("scorer."): value for name, value in tensors.items() if name.startswith("scorer.")}
-        frame = Frame(image_format, config.images.tile, config.images.thumbnail)
+        frame = Frame.of(config.images, image_format)
         _check_state(config, frame, state)
         scorer = Scorer(config, frame)
         for _ in range(n_networks):

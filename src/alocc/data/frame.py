@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from alocc.config import ImagesConfig
 from alocc.data.resizing import ImageFormat
 
 OVERLAP = 0.25  # share of a tile's side that the next one has too, at least: what lies on a border is whole in one
@@ -31,6 +32,11 @@ class Frame:
     image_format: ImageFormat  # what every image is brought to
     tile: int | None = None  # side of the square crops; none: one crop, the whole image
     thumbnail: int | None = None  # longest side of a thumbnail; none: as large as the crop
+
+    @classmethod
+    def of(cls, images: ImagesConfig, image_format: ImageFormat) -> Frame:
+        """The frame that a config asks for."""
+        return cls(image_format, images.tile, images.thumbnail)
 
     @property
     def crop_format(self) -> ImageFormat:

@@ -170,12 +170,12 @@ def open_normals(
     The default does not count for data without classes. A DataError if it is not said which of several are normal.
     """
     source = None if str(data) in BUILT_IN else open_source(data, split, stride=stride)  # else fetched, all of it
-    names, n = (source.class_names, source.n_unlabelled) if source else (MNIST_CLASSES, 0)
+    names, n = (MNIST_CLASSES, 0) if source is None else (source.class_names, source.n_unlabelled)
     asked = (default or None) if normal is None and names else normal
     if asked is None and (len(names) > 1 or (names and n)):
         listed = f"its classes are: {', '.join(names)}" + (f"; {n:,} images have none" if n else "")
         raise DataError(f"{data}: say which classes are normal, with --normal; {listed}")
-    return source.of_classes(asked) if source else open_source(data, split, asked)
+    return open_source(data, split, asked) if source is None else source.of_classes(asked)
 
 
 def known_classes(data: Data, split: Split) -> tuple[str, ...]:

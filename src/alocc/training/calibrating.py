@@ -32,7 +32,7 @@ from alocc.synthesis.negatives import NEGATIVES, make_negatives
 from alocc.training.plan import Plan
 
 POLARITY_IMAGES = 100
-PLANTED_IMAGES, PLANTED_STRENGTHS, SEEN = 100, (1.0, 2.0, 4.0), 0.8
+PLANTED_IMAGES, PLANTED_STRENGTHS, SEEN = 100, (1.0, 2.0, 4.0, 8.0), 0.75
 """Images in which faults are planted, at most; how strong, until a part's AUROC is above the last."""
 WATCHED_HELD_OUT = 200
 """Held-out images that set the threshold of a watch, so that watching stays cheap."""

@@ -161,7 +161,7 @@ def load_training_images(
         ConfigError, DataError: if there are no such images or too few, or it is not said which are normal.
     """
     source = open_normals(data, "train", normal)
-    frame = Frame(source.infer_format(config.images), config.images.tile, config.images.thumbnail)
+    frame = Frame.of(config.images, source.infer_format(config.images))
     normals = source.load(frame.image_format, strict)
     # crops are many even of few images, and one pair of networks judges them in half the time
     split = split_normals(len(normals), config.calibration, config.seed, may_cross=frame.n_crops == 1)
