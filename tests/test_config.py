@@ -231,7 +231,7 @@ def test_settings_that_do_not_go_together_are_refused(name, setting, told):
     [
         (["scoring={txture = 1.0}"], 'scoring: there is no part "txture"; did you mean "texture"? parts are: d, mse'),
         (["maps={cels = 1.0}"], 'maps: there is no part "cels"; did you mean "cells"? parts are: d, mse'),
-        (["scoring={cells = 1.0}"], "scoring: part cells has no say there; it goes into maps alone"),
+        (["scoring={places = 1.0}"], "scoring: part places has no say there; it goes into maps alone"),
         (["maps={neighbours = 1.0}"], "maps: part neighbours has no say there; it goes into scoring alone"),
         (["training.discrimination=none", "training.places.iterations=5"], "part d needs a trained D"),
         (["training.places=none"], "part places needs the phase training.places"),

@@ -10,7 +10,8 @@ from alocc.config import preset
 from alocc.data.resizing import ImageFormat
 from alocc.parts import PARTS
 from alocc.parts.fusion import OWN_PLACE_FROM, Fusion, Scale
-from alocc.parts.part import GRID, at_full_size
+from alocc.data.frame import GRID
+from alocc.parts.part import at_full_size
 from alocc.parts.reconstruction import Mse
 
 FLOOR = Mse.floor
@@ -21,7 +22,7 @@ def fusion_of(weights, of_places=False):
     kinds = {"d": "d", "e": "d", "mse": "mse", "places": "places"}
     config = preset("robust")
     parts = nn.ModuleDict({name: PARTS[kinds[name]](ImageFormat(20, 20, 1), config) for name in weights})
-    return Fusion(weights, parts, of_places)
+    return Fusion(weights, parts, (GRID, GRID) if of_places else None)
 
 
 def fitted(weights, evidence):

@@ -238,9 +238,9 @@ def test_cells_are_fitted_to_images_that_do_not_calibrate_them(trainings, n_fold
     with torch.no_grad():
         expected.fit(Normals(images[fold.fit]))
         of_all.fit(Normals(images))
-    torch.testing.assert_close(found.gaussian.mean, expected.gaussian.mean)
-    torch.testing.assert_close(found.gaussian.whitening, expected.gaussian.whitening)
-    assert not torch.allclose(found.gaussian.mean, of_all.gaussian.mean, atol=1e-3)
+    torch.testing.assert_close(found.mean, expected.mean)
+    torch.testing.assert_close(found.whitening, expected.whitening)
+    assert not torch.allclose(found.mean, of_all.mean, atol=1e-3)
     assert len(detector.map_maxima) == len(fold.held_out)
 
 
@@ -257,7 +257,7 @@ def test_highest_values_of_maps_are_on_the_scale_of_the_other_tenths():
     with torch.no_grad():
         view = SimpleNamespace(x=x, x_hats=[scorer.R[0](x_noisy)])
         evidence = {f"{name}.grid": scorer.parts[name](view).grid for name in ("d", "mse")}
-    by_hand, fusion, own_scale = np.empty(23), Fusion(article.maps, scorer.parts, of_places=True), np.empty(23)
+    by_hand, fusion, own_scale = np.empty(23), Fusion(article.maps, scorer.parts, (16, 16)), np.empty(23)
     for i in range(23):
         others = torch.arange(23) % 10 != i % 10
         fusion.fit({name: values[others] for name, values in evidence.items()})

@@ -23,6 +23,7 @@ from alocc.evaluation.metrics import auroc
 from alocc.evaluation.monitoring import same_source
 from alocc.evaluation.notes import noted_data
 from alocc.parts.descriptions import Texture
+from alocc.data.frame import MAX_BATCH
 from alocc.parts.validation import MOST_IMAGES, separation
 from alocc.seeding import generator
 from alocc.storage import json_text, write_text
@@ -33,6 +34,7 @@ from alocc.training.plan import TrainingImages, load_training_images
 from alocc.training.run import train
 
 Verdict = Literal["good", "doubtful", "useless"]
+FEWEST_IMAGES = 40
 PROBES = 50
 """Images of each probe."""
 FLIPPED = 0.45
@@ -123,12 +125,14 @@ def measure(detector: Detector, normals: Tensor, *, fresh: bool, second: Detecto
 
     if len(normals) == 0:
         raise DataError("no normal images to check with: the detector was trained or calibrated on all of them")
-    normals = normals[:: max(1, len(normals) // MOST_IMAGES)]
+    frame = detector.scorer.frame
+    most = max(FEWEST_IMAGES, MOST_IMAGES * frame.batch_size // MAX_BATCH)  # fewer of large images
+    normals = normals[:: max(1, len(normals) // most)]
     stream = generator(detector.config.seed, "health")
     # of the held-out images themselves the detector keeps what it said before it had seen them
     compared = detector.score(normals).anomaly_score if fresh else detector.held_out_scores
-    subject, is_cut = detector.of_crops, detector.scorer.frame.n_crops > 1
-    normals = to_unit_range(detector.scorer.frame.draw_some(normals, MOST_IMAGES, stream))
+    subject, is_cut = detector.of_crops, frame.n_crops > 1
+    normals = to_unit_range(frame.draw_some(normals, most, stream))
     own = compared if not is_cut else subject.score(normals).anomaly_score
 
     def against_normals(probe: Tensor) -> float:
@@ -144,7 +148,8 @@ def measure(detector: Detector, normals: Tensor, *, fresh: bool, second: Detecto
     comparable = not is_cut and not detector.config.training.augmentation.is_on
     if fresh and comparable and "texture" in detector.scorer.parts and len(normals) > 1:
         with torch.inference_mode():
-            shift = cast(Texture, detector.scorer.parts["texture"]).shift(normals, detector.training["n_fit"])
+            texture = cast(Texture, detector.scorer.parts["texture"])
+            shift = texture.shift(frame.thumbnails(normals), detector.training["n_fit"])
     stability = None
     if second is not None:
         x = torch.cat([normals, *(NEGATIVES[kind](normals, stream) for kind in unseen)])

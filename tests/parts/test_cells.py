@@ -1,0 +1,92 @@
+"""Cells of large images: what each place usually is, or all of them, as the images themselves have it."""
+
+import numpy as np
+import pytest
+import torch
+
+from alocc.config import preset, with_settings
+from alocc.data.frame import Frame, grid_of
+from alocc.data.resizing import ImageFormat
+from alocc.parts.cells import Cells
+from alocc.parts.part import Normals, View
+
+SIZE = (140, 170)
+
+
+def drawn(n, seed, aligned):
+    """Noise on a pattern, which lies the same way in each image or is turned from one to the next, uint8."""
+    rng = np.random.default_rng(seed)
+    pattern = np.zeros(SIZE, np.float32)
+    pattern[30:70, 40:90] = 90
+    pattern[90:94] = -70
+    images = [pattern if aligned else np.roll(pattern, rng.integers(0, 100, 2), (0, 1)) for _ in range(n)]
+    return torch.from_numpy((110 + np.stack(images) + rng.normal(0, 8, (n, *SIZE))).clip(0, 255).astype(np.uint8))[
+        :, None
+    ]
+
+
+def fitted(images):
+    part = Cells(ImageFormat(*SIZE, 1), preset("robust"))
+    with torch.no_grad():
+        part.fit(Normals(images))
+    return part
+
+
+def evidence(part, images):
+    x = images.float() / 255
+    with torch.no_grad():
+        return part(View(x, x, ()))
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+def test_normals_say_whether_places_differ(aligned):
+    part = fitted(drawn(60, 0, aligned))
+    assert part.by_place is aligned
+    fresh, faulty = drawn(20, 1, aligned), drawn(20, 1, aligned)
+    faulty[:, :, 100:112, 60:72] = 170
+    normal, anomalous = evidence(part, fresh), evidence(part, faulty)
+    assert normal.grid.shape == (20, *grid_of(SIZE)) == (20, 18, 22)
+    assert float((anomalous.image[:, None] > normal.image).float().mean()) > 0.95
+    at = anomalous.grid.flatten(1).argmax(1)
+    row, column = at // 22, at % 22
+    assert (((row - 13).abs() <= 2) & ((column - 8).abs() <= 2)).float().mean() > 0.9
+
+
+def test_zones_compute_what_a_loop_over_places_does():
+    part = fitted(drawn(60, 0, True))
+    with torch.no_grad():
+        described = part.describe(drawn(3, 2, True).float() / 255)
+        distance = part._distance(described)
+    for row, column in ((0, 0), (7, 11), (17, 21)):
+        rest = described[:, row, column] - part.mean[row, column]
+        by_hand = (rest @ part.whitening[row // 3, column // 3]).square().mean(1)
+        torch.testing.assert_close(distance[:, row, column], by_hand, rtol=1e-4, atol=1e-5)
+
+
+def test_zones_are_saved_and_loaded():
+    part = fitted(drawn(60, 0, True))
+    again = Cells(ImageFormat(*SIZE, 1), preset("robust"))
+    again.load_state_dict(part.state_dict())
+    images = drawn(4, 3, True)
+    assert torch.equal(evidence(part, images).grid, evidence(again, images).grid)
+
+
+def test_images_that_were_fitted_look_like_fresh_ones_when_they_are_left_out():
+    images, fresh = drawn(60, 0, True), drawn(60, 4, True)
+    part = fitted(images)
+    tenth = torch.arange(60) % 10
+    with torch.no_grad():
+        crossed = part.cross_fitted(Normals(images), Normals(images), tenth)
+    state = {name: value.clone() for name, value in part.state_dict().items()}
+    assert abs(float(crossed.mean() - evidence(part, fresh).image.mean())) < 0.5
+    assert float(evidence(part, images).image.mean()) < float(crossed.mean())
+    assert all(torch.equal(value, state[name]) for name, value in part.state_dict().items())
+
+
+def test_thumbnails_are_means_of_pixels():
+    frame = Frame.of(with_settings(preset("robust"), []).images, ImageFormat(128, 256, 1))
+    assert frame.thumbnail_format == ImageFormat(32, 64, 1) and frame.has_thumbnails
+    x = torch.rand((2, 1, 128, 256), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(frame.thumbnails(x), torch.nn.functional.avg_pool2d(x, 4))
+    small = Frame.of(preset("robust").images, ImageFormat(28, 28, 1))
+    assert not small.has_thumbnails and small.thumbnails(x) is x
