@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from alocc.config import preset
+from alocc.data.frame import GRID
 from alocc.data.resizing import ImageFormat
 from alocc.parts import PARTS
 from alocc.parts.fusion import OWN_PLACE_FROM, Fusion, Scale
-from alocc.data.frame import GRID
 from alocc.parts.part import at_full_size
 from alocc.parts.reconstruction import Mse
 

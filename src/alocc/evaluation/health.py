@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from alocc.data.frame import MAX_BATCH
 from alocc.data.images import to_unit_range
 from alocc.data.sources import Data, Skipped, open_normals
 from alocc.detector import Detector
@@ -23,7 +24,6 @@ from alocc.evaluation.metrics import auroc
 from alocc.evaluation.monitoring import same_source
 from alocc.evaluation.notes import noted_data
 from alocc.parts.descriptions import Texture
-from alocc.data.frame import MAX_BATCH
 from alocc.parts.validation import MOST_IMAGES, separation
 from alocc.seeding import generator
 from alocc.storage import json_text, write_text
