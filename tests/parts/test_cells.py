@@ -43,7 +43,7 @@ def test_normals_say_whether_places_differ(aligned):
     part = fitted(drawn(60, 0, aligned))
     assert part.by_place is aligned
     fresh, faulty = drawn(20, 1, aligned), drawn(20, 1, aligned)
-    faulty[:, :, 100:112, 60:72] = 170
+    faulty[:, :, 100:112, 60:72] = (torch.arange(12)[:, None] + torch.arange(12)).fmod(2).mul(255).byte()  # checks
     normal, anomalous = evidence(part, fresh), evidence(part, faulty)
     assert normal.grid.shape == (20, *grid_of(SIZE)) == (20, 18, 22)
     assert float((anomalous.image[:, None] > normal.image).float().mean()) > 0.95

@@ -87,7 +87,7 @@ def test_any_size(channels, size):
     assert described.shape[1:3] == (GRID, GRID)
     # a place's own mean, and the mean over all places as if of ten images more
     expected = (30 * described.mean(0) + 10 * described.mean((0, 1, 2))) / 40
-    torch.testing.assert_close(cells.gaussian.mean, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(cells.mean, expected, rtol=1e-4, atol=1e-4)
 
 
 def trained_places(images, iterations, seed=0):

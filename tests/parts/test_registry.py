@@ -161,7 +161,7 @@ def test_a_detector_with_a_part_that_is_not_there_is_refused(detector, tmp_path,
     [
         ({"scoring": {"texturs": 1.0}}, r'scoring: there is no part "texturs"; did you mean "texture"\?'),
         ({"maps": {"mze": 1.0}}, r'maps: there is no part "mze"; did you mean "mse"\?'),
-        ({"scoring": {"cells": 1.0}}, "part cells has no say there; it goes into maps alone"),
+        ({"scoring": {"places": 1.0}}, "part places has no say there; it goes into maps alone"),
         ({"maps": {"texture": 1.0}}, "part texture has no say there; it goes into scoring alone"),
         ({"training": {"discrimination": None, "places": {"iterations": 9}}}, "part d needs a trained D"),
         ({"training": {"places": None}}, "part places needs the phase training.places"),

@@ -42,6 +42,8 @@ LARGEST = 0.01
 ZONE = 3
 """Places along a side of a zone, which share a covariance; it is made of these and of the places around them."""
 DISTANCE_FLOOR = 1e-5
+WORTH_ZONES = 0.01
+"""By so much AUROC must grow, for zones: less is chance."""
 TRIED, TRIED_STRENGTH = 100, 2.0
 """Images in which faults are planted for the choice between zones and one Gaussian, at most, and how strong."""
 
@@ -91,7 +93,7 @@ class Cells(Part):
             self._set_scale(self._distances(described[held_out]))
             if self.is_large:
                 found[choice] = auroc(self._of_images(described[held_out][:TRIED]), self._of_images(faulty))
-        best = max(by_place, key=lambda choice: found.get(choice, 0.0))
+        best = not self.is_large or found[True] > found[False] + WORTH_ZONES
         if best != choice:
             self._learn(described[~held_out], best)
             self._set_scale(self._distances(described[held_out]))
