@@ -42,6 +42,8 @@ LARGEST = 0.01
 ZONE = 3
 """Places along a side of a zone, which share a covariance; it is made of these and of the places around them."""
 DISTANCE_FLOOR = 1e-5
+SHRINKAGE = 0.01
+"""At least, of covariances: what 50,000 places say of directions in which they hardly differ is rounding."""
 WORTH_ZONES = 0.01
 """By so much AUROC must grow, for zones: less is chance."""
 TRIED, TRIED_STRENGTH = 100, 2.0
@@ -207,4 +209,4 @@ class Cells(Part):
 
 def _whitening(rest: Tensor) -> Tensor:
     """Of places without their mean, (…, p) → (p, p), float32."""
-    return gaussian(thinned(rest.flatten(0, -2), MOST_ROWS).double())[1].float()
+    return gaussian(thinned(rest.flatten(0, -2), MOST_ROWS).double(), least_shrinkage=SHRINKAGE)[1].float()

@@ -43,7 +43,7 @@ def mahalanobis(rows: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
     return ((rows - mean) @ whitening).square().mean(-1)
 
 
-def gaussian(rows: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def gaussian(rows: Tensor, weight: Tensor | None = None, least_shrinkage: float = 0.0) -> tuple[Tensor, Tensor]:
     """Mean (p,) and whitening matrix (p, p) of rows (n, p), float64, each with its weight.
 
     The covariance is of standardised rows, shrunk after Ledoit & Wolf (2004), so that it can be inverted even for
@@ -54,12 +54,12 @@ def gaussian(rows: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor
     mean = (weight * rows).mean(0)
     centred = (rows - mean) * weight.sqrt()
     scale = centred.square().mean(0).sqrt() + SMALLEST_SCALE
-    factor = torch.linalg.cholesky(shrunk_covariance(centred / scale))
+    factor = torch.linalg.cholesky(shrunk_covariance(centred / scale, least_shrinkage))
     identity = torch.eye(len(factor)).to(factor)
     return mean, torch.linalg.solve_triangular(factor.T, identity, upper=True) / scale[:, None]
 
 
-def shrunk_covariance(x: Tensor) -> Tensor:
+def shrunk_covariance(x: Tensor, least_shrinkage: float = 0.0) -> Tensor:
     """Covariance of centred rows (n, p), moved towards a multiple of the identity (Ledoit & Wolf 2004).
 
     The less the rows say about it, the further it is moved. It is ``sklearn.covariance.ledoit_wolf``, and a test
@@ -70,7 +70,7 @@ def shrunk_covariance(x: Tensor) -> Tensor:
     mean_variance = covariance.trace() / p
     distance = covariance.square().sum() / p - mean_variance**2
     noise = (x.square().sum(1).square().sum() / n - covariance.square().sum()) / (n * p)
-    share = (noise / distance.clamp(min=1e-12)).clamp(0.0, 1.0)
+    share = (noise / distance.clamp(min=1e-12)).clamp(least_shrinkage, 1.0)
     shrunk: Tensor = (1 - share) * covariance + (share * mean_variance + JITTER) * torch.eye(p).to(x)
     return shrunk
 
