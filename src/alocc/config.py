@@ -1,6 +1,7 @@
 """The complete configuration of a training, as small frozen models that are TOML in and TOML out.
 
-``preset("robust")`` is the default; ``article``, ``paper`` and ``ognet`` follow their sources.
+``preset("robust")`` is the default, ``inspection`` the same with evidence of places in large images; ``article``,
+``paper`` and ``ognet`` follow their sources.
 """
 
 from __future__ import annotations
@@ -326,7 +327,6 @@ PRESETS: dict[str, Config] = {
     ),
     "robust": Config(
         preset="robust",
-        images=ImagesConfig(longest=320, thumbnail=64),
         corruption=CorruptionConfig(sigma=0.3),
         networks=NetworksConfig(latent_dim=16, latent_noise=0.5, discriminator_input="pair"),
         training=TrainingConfig(
@@ -353,16 +353,25 @@ PRESETS: dict[str, Config] = {
             "texture": 0.5,
             "quarters": 1.0,
             "sixteenths": 0.5,
-            "cells": 2.0,
         },
         maps={"places": 8.0, "cells": 2.0, "mse": 1.0, "d": 1.0},
         calibration=CalibrationConfig(folds=2, weights="validated"),
     ),
 }
 
+ROBUST = PRESETS["robust"]
+PRESETS["inspection"] = ROBUST.model_copy(
+    update={
+        "preset": "inspection",
+        "images": ImagesConfig(longest=320, thumbnail=64),
+        "scoring": {**ROBUST.scoring, "cells": 2.0},
+    }
+)
+"""The robust preset for photographs of parts and surfaces: evidence of places at up to 320 pixels a side."""
+
 
 def preset(name: str) -> Config:
-    """One of the complete configurations: ``robust``, ``article``, ``paper`` or ``ognet``.
+    """One of the complete configurations: ``robust``, ``inspection``, ``article``, ``paper`` or ``ognet``.
 
     Raises:
         ConfigError: if there is no preset of this name.

@@ -64,7 +64,7 @@ def train(
     data: Data,
     out: RunOut,
     normal: Normal = None,
-    preset: Annotated[str | None, typer.Option(help="robust (the default), article, paper or ognet.")] = None,
+    preset: Annotated[str | None, typer.Option(help="robust (default), inspection, article, paper or ognet.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file on top of a preset.")] = None,
     set_: ConfigKeys = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random. Default: the config's, 0.")] = None,

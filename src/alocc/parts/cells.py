@@ -42,7 +42,7 @@ LARGEST = 0.01
 ZONE = 3
 """Places along a side of a zone, which share a covariance; it is made of these and of the places around them."""
 DISTANCE_FLOOR = 1e-5
-SHRINKAGE = 0.01
+SHRINKAGE = 0.005
 """At least, of covariances: what 50,000 places say of directions in which they hardly differ is rounding."""
 WORTH_ZONES = 0.01
 """By so much AUROC must grow, for zones: less is chance."""
