@@ -364,7 +364,8 @@ PRESETS["inspection"] = ROBUST.model_copy(
     update={
         "preset": "inspection",
         "images": ImagesConfig(longest=320, thumbnail=64),
-        "scoring": {**ROBUST.scoring, "cells": 2.0},
+        "scoring": {**ROBUST.scoring, "cells": 4.0},
+        "maps": {"cells": 4.0, "places": 2.0, "mse": 0.5, "d": 0.5},
     }
 )
 """The robust preset for photographs of parts and surfaces: evidence of places at up to 320 pixels a side."""
