@@ -1,0 +1,77 @@
+"""The preset for photographs: cells see all pixels, networks see thumbnails, from training to an exported file."""
+
+import numpy as np
+import pytest
+import torch
+
+import alocc
+from alocc.config import preset, with_settings
+from alocc.data.resizing import ImageFormat
+from alocc.detector import Detector
+from alocc.export import export
+from alocc.runtime import Runtime
+
+SIZE = (130, 170)
+
+
+def images_of(n, seed):
+    """Noise on a plate with a slot, uint8."""
+    rng = np.random.default_rng(seed)
+    plate = np.full(SIZE, 120.0)
+    plate[30:60, 40:110] = 190
+    return (plate + rng.normal(0, 8, (n, *SIZE))).clip(0, 255).astype(np.uint8)
+
+
+def with_pits(images):
+    faulty = images.copy()
+    faulty[:, 96:104, 120:128] = 20
+    return faulty
+
+
+@pytest.fixture(scope="module")
+def detector():
+    config = with_settings(preset("inspection"), ["networks.width=4"])
+    return alocc.train(images_of(60, 0), config=config, iterations=10)
+
+
+@pytest.mark.slow
+def test_networks_see_thumbnails_and_cells_all_pixels(detector):
+    assert detector.image_format == ImageFormat(*SIZE, 1)
+    assert detector.scorer.frame.thumbnail_format == ImageFormat(49, 64, 1)
+    assert detector.scorer.parts["cells"].image_format == detector.image_format
+    noisy, x_hat = detector.reconstruct(images_of(3, 1))
+    assert noisy.shape == x_hat.shape == (3, 1, *SIZE)
+
+
+@pytest.mark.slow
+def test_small_faults_are_found_where_they_are(detector):
+    fresh = images_of(30, 1)
+    normal, faulty = detector.score(fresh), detector.score(with_pits(fresh), maps=True)
+    assert (faulty.anomaly_score[:, None] > normal.anomaly_score).mean() > 0.99
+    row, column = np.unravel_index(faulty.anomaly_map.reshape(30, -1).argmax(1), SIZE)
+    assert np.median(np.abs(row - 100)) < 12 and np.median(np.abs(column - 124)) < 12
+    weights = detector.scorer.fusion.weights
+    assert weights["cells"] > weights["d"]  # D was hardly trained: it sees none of the planted faults
+
+
+@pytest.mark.slow
+def test_an_image_alone_gets_the_same_score_here_saved_and_exported(detector, tmp_path):
+    images = with_pits(images_of(7, 2))
+    together = detector.score(images).anomaly_score
+    assert together.tolist() == [float(detector.score(image[None]).anomaly_score[0]) for image in images]
+    detector.save(tmp_path / "model.safetensors")
+    assert np.array_equal(Detector.load(tmp_path / "model.safetensors").score(images).anomaly_score, together)
+    export(detector, tmp_path / "model.onnx")
+    exported = Runtime(tmp_path / "model.onnx").score(images).anomaly_score
+    np.testing.assert_allclose(exported, together, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_small_images_are_scored_as_by_robust():
+    images = np.random.default_rng(0).integers(0, 200, (40, 16, 16), dtype=np.uint8)
+    settings = ["networks.width=4", "training.places.iterations=2"]
+    one, other = (
+        alocc.train(images, config=with_settings(preset(name), settings), iterations=4)
+        for name in ("robust", "inspection")
+    )
+    assert torch.equal(*(torch.from_numpy(each.score(images).anomaly_score) for each in (one, other)))
