@@ -90,3 +90,13 @@ def test_thumbnails_are_means_of_pixels():
     torch.testing.assert_close(frame.thumbnails(x), torch.nn.functional.avg_pool2d(x, 4))
     small = Frame.of(preset("inspection").images, ImageFormat(28, 28, 1))
     assert not small.has_thumbnails and small.thumbnails(x) is x
+
+
+def test_a_copy_of_a_held_out_image_does_not_set_its_scale():
+    images = drawn(30, 0, True)
+    copies = images.repeat_interleave(2, 0)
+    told, untold = (Cells(ImageFormat(*SIZE, 1), preset("inspection")) for _ in range(2))
+    with torch.no_grad():
+        told.fit(Normals(copies, torch.arange(30).repeat_interleave(2)))
+        untold.fit(Normals(copies))  # as if each were an image of its own
+    assert float(told.usual.mean()) > float(untold.usual.mean()) + 0.05

@@ -84,7 +84,8 @@ class Cells(Part):
         """
         images = thinned(normals.full, self.most_images)
         described = self._described(images)  # (n, h, w, p)
-        held_out = torch.arange(len(images)) % 5 == 0
+        source = torch.unique(thinned(normals.source, self.most_images), return_inverse=True)[1]
+        held_out = source % 5 == 0  # with all changed copies of an image
         by_place = (False, True) if self.is_large else (True,)
         found = {}
         if self.is_large:
@@ -113,10 +114,8 @@ class Cells(Part):
     def cross_fitted(self, fitted: Normals, images: Normals, tenth: Tensor) -> Tensor:
         described, source = (thinned(each, self.most_images) for each in (fitted.full, fitted.source))
         described, by_place = self._described(described), self.by_place
-        evidence, kept = (
-            torch.empty(len(tenth)).double(),
-            {name: value.clone() for name, value in self.state_dict().items()},
-        )
+        evidence = torch.empty(len(tenth)).double()
+        kept = {name: value.clone() for name, value in self.state_dict().items()}
         for fifth in range(TENTHS // 2):
             own = tenth // 2 == fifth
             self._learn(described[~own[source]], by_place)

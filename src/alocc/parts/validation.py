@@ -26,7 +26,6 @@ LOOKS_NORMAL = 0.55
 """AUROC below which a kind of pseudo-anomaly cannot be told from normal images."""
 FULL_WEIGHT_FROM = 0.5
 """A part keeps its full weight if it is at least so useful, compared with the most useful part."""
-
 WORTH_LEAVING_OUT = 0.005
 """By so much AUROC must grow, for a part to be left out: less is chance."""
 

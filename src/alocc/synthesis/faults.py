@@ -72,7 +72,7 @@ def stain(n: int, size: tuple[int, int], strength: float, generator: torch.Gener
 
 
 def crack(n: int, size: tuple[int, int], strength: float, generator: torch.Generator) -> Tensor:
-    """A wavering line, a fraction of a percent wide."""
+    """A wavering line; the faintest are up to a hundredth of the shorter side wide."""
     side = min(size)
     down, across = _offsets(n, size, generator)
     angle, length = uniform((n, 1, 1), 0.0, math.pi, generator), log_uniform((n, 1, 1), 0.15, 0.6, generator) * side

@@ -107,13 +107,13 @@ class Plan:
         """
         if iterations is not None and epochs is not None:
             raise ConfigError("give iterations or epochs, not both")
-        crop = images.frame.thumbnail_format
+        seen = images.frame.thumbnail_format  # by R and D
         if "cells" in config.scoring and len(config.scoring) > 1 and not images.frame.has_thumbnails:
             # of small images, quarters and sixteenths say it
             scoring = {name: weight for name, weight in config.scoring.items() if name != "cells"}
             config = with_values(config, {"scoring": scoring}, source="scoring")
         if config.training.batch_size is None:  # about 50,000 pixels
-            n = round(PIXELS_PER_BATCH / (crop.height * crop.width))
+            n = round(PIXELS_PER_BATCH / (seen.height * seen.width))
             config = with_values(config, {"training": {"batch_size": min(64, max(16, n))}}, source="batch size")
         if epochs is not None:
             iterations = max(1, round(epochs * _training_rows(config, images) / (config.training.batch_size or 1)))
@@ -121,7 +121,7 @@ class Plan:
             config = with_iterations(config, iterations)
         d, places = config.training.discrimination, config.training.places
         if places and places.iterations is None and d:
-            n = d.iterations * (2 if min(crop.size) >= COARSE_FROM else 1)
+            n = d.iterations * (2 if min(seen.size) >= COARSE_FROM else 1)
             config = with_values(config, {"training": {"places": {"iterations": n}}}, source="places")
         return cls(config, images, _phases(config, len(images.split.folds)))
 
