@@ -1,7 +1,7 @@
 """The complete configuration of a training, as small frozen models that are TOML in and TOML out.
 
-``preset("robust")`` is the default, ``inspection`` the same with evidence of places in large images; ``article``,
-``paper`` and ``ognet`` follow their sources.
+``preset("robust")`` is the default, ``inspection`` the same with evidence of places in large images, ``features`` that
+of a network trained on ImageNet; ``article``, ``paper`` and ``ognet`` follow their sources.
 """
 
 from __future__ import annotations
@@ -369,10 +369,26 @@ PRESETS["inspection"] = ROBUST.model_copy(
     }
 )
 """The robust preset for photographs of parts and surfaces: evidence of places at up to 320 pixels a side."""
+PRESETS["features"] = ROBUST.model_copy(
+    update={
+        "preset": "features",
+        "images": ImagesConfig(longest=448, thumbnail=64),
+        "training": ROBUST.training.model_copy(
+            update={
+                "reconstruction": ReconstructionConfig(iterations=200, adam=ROBUST.training.reconstruction.adam),  # type: ignore[union-attr]
+                "discrimination": None,
+                "places": None,
+            }
+        ),
+        "scoring": {"features": 4.0, "scene": 2.0, "cells": 1.0, "neighbours": 0.5, "texture": 0.5, "quarters": 1.0},
+        "maps": {"features": 4.0, "cells": 1.0, "mse": 0.25},
+    }
+)
+"""Places described by a network trained on ImageNet; R is trained for the picture of what it restores, D is not."""
 
 
 def preset(name: str) -> Config:
-    """One of the complete configurations: ``robust``, ``inspection``, ``article``, ``paper`` or ``ognet``.
+    """One of the complete configurations: ``robust``, ``inspection``, ``features``, ``article``, ``paper``, ``ognet``.
 
     Raises:
         ConfigError: if there is no preset of this name.

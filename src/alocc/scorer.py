@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from alocc.data.images import to_unit_range
 from alocc.networks.architecture import Discriminator, Reconstructor
 from alocc.parts import build_parts
 from alocc.parts.fusion import OF_GRID, Fusion
-from alocc.parts.part import View, at_full_size
+from alocc.parts.part import Evidence, View, at_full_size
 from alocc.scores import Progress
 from alocc.seeding import generator
 
@@ -57,11 +58,17 @@ class Scorer(nn.Module):
 
     def image_evidence(self, view: View, names: Iterable[str] | None = None) -> dict[str, Tensor]:
         """What each part of the score, or those with these names, say of each crop, (N,)."""
-        return {name: self.parts[name](view).image for name in (self.fusion.scales if names is None else names)}
+        names = self.fusion.scales if names is None else names
+        return {name: cast(Tensor, self._of(name, view).image) for name in names}
 
     def grid_evidence(self, view: View) -> dict[str, Tensor]:
         """What each part of the map says of each place of each crop, (N, h, w), as "part.grid"."""
-        return {f"{name}{OF_GRID}": self.parts[name](view).grid for name in self.map_fusion.scales}
+        return {f"{name}{OF_GRID}": cast(Tensor, self._of(name, view).grid) for name in self.map_fusion.scales}
+
+    def _of(self, name: str, view: View) -> Evidence:
+        """What a part says, computed once for score and map."""
+        said: Evidence = view.once(name, lambda: self.parts[name](view))
+        return said
 
     def forward(self, crops: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Anomaly score of each crop, (N,), and the evidence behind it."""

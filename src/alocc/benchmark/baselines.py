@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from alocc.calibration import FloatArray
 from alocc.errors import ConfigError
+from alocc.networks import lite0
 
 Scorer = Callable[[FloatArray], FloatArray]
 Fit = Callable[[FloatArray, int], Scorer]
@@ -90,6 +91,8 @@ def check_installed(name: str) -> None:
     Raises:
         ConfigError: if its library is not installed.
     """
+    if name in ("patchcore-like", "padim-like"):
+        lite0.check_installed()
     if name in PYOD and not all(importlib.util.find_spec(library) for library in ("pyod", "tqdm")):
         raise ConfigError(f"{name} needs PyOD (in the clone: pip install '.[baselines]')")
 

@@ -79,6 +79,10 @@ class Task:
 
 def run_cell(cell: Cell, load: Callable[[Cell], Task] | None = None) -> dict[str, Any]:
     """Train, score, measure; the result is JSON. ``load`` reads or makes the images; none: :func:`load_task`."""
+    if cell.protocol == "folders":
+        from alocc.benchmark.folders import run_folder
+
+        return run_folder(cell)
     task = (load or load_task)(cell)
     began = time.perf_counter()
     if cell.config is None:

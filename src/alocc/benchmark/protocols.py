@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,8 +54,12 @@ class Table:
         write_text(folder / "table.json", json_text(self.as_json(), indent=1))
 
 
-def method_configs(methods: Sequence[str] | None, settings: Sequence[str]) -> dict[str, Config | None]:
+def method_configs(
+    methods: Sequence[str] | None, settings: Sequence[str], more: Collection[str] = ()
+) -> dict[str, Config | None]:
     """Method → its config, settings ("key=value") on top, or none for a baseline; without methods, the default ones.
+
+    ``more`` are baselines of one protocol alone.
 
     Raises:
         ConfigError: if there is no such method, or its library is not installed.
@@ -64,11 +68,11 @@ def method_configs(methods: Sequence[str] | None, settings: Sequence[str]) -> di
     for name in methods or DEFAULT_METHODS:
         if name in PRESETS:
             configs[name] = with_settings(preset(name), settings)
-        elif name in BASELINES:
+        elif name in (*BASELINES, *more):
             check_installed(name)
             configs[name] = None
         else:
-            raise ConfigError(f'there is no method "{name}"; methods: {", ".join([*PRESETS, *BASELINES])}')
+            raise ConfigError(f'there is no method "{name}"; methods: {", ".join([*PRESETS, *BASELINES, *more])}')
     return configs
 
 

@@ -91,6 +91,47 @@ def outliers(
     _run(cells, out, processes, json, lambda results: outliers_table(results, f"F1 of the inliers, {data}"))
 
 
+@benchmark.command("real", cls=ClassListCommand)
+def real(
+    data: Annotated[list[Path], typer.Argument(metavar="FOLDER…", help="Each with train/good and test/.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("runs/real"),
+    methods: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--methods",
+            metavar="METHOD…",
+            help="Presets, baselines of pixels (5-nn, pyod-ae, …), and of places (patchcore-like, padim-like). "
+            "Default: robust, inspection, features, both of places, 5-nn, and PyOD's if installed.",
+        ),
+    ] = None,
+    seeds: Seeds = 1,
+    processes: Processes = 1,
+    set_: ConfigKeys = None,
+    json: Json = False,
+) -> None:
+    """Photographs in the layout of industrial sets: image and pixel AUROC, PRO, recall and false alarms, seconds.
+
+    train/good trains; test/good and test/<defect> test, with masks in ground_truth/<defect> if there are any.
+    """
+    from alocc.benchmark.folders import PLACE_BASELINES, default_methods, folder_cells, folder_rows
+    from alocc.benchmark.protocols import method_configs
+    from alocc.benchmark.running import run_cells
+    from alocc.storage import write_text
+
+    configs = method_configs(class_names(methods) or default_methods(), set_ or [], PLACE_BASELINES)
+    cells = folder_cells(data, configs, seeds)
+    with console.cell_progress(len(cells)) as progress:
+        rows = folder_rows(run_cells(cells, out, processes, progress))
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    lines.insert(1, "|---" * len(rows[0]) + "|")
+    write_text(out / "table.md", "\n".join([*lines, ""]))
+    if json:
+        console.print_json([dict(zip(rows[0], row, strict=True)) for row in rows[1:]])
+    else:
+        console.print_table(rows, "photographs", header=True)
+    console.print_note(f"{out / 'table.md'} written; every run's figures are in {out / 'cells'}")
+
+
 def _run(
     cells: Sequence[Cell], out: Path, processes: int, as_json: bool, table_of: Callable[[Sequence[Result]], Table]
 ) -> None:

@@ -114,6 +114,9 @@ def print_health(health: Health) -> None:
     err.print(Text("health: ") + Text(health.verdict, style=style), soft_wrap=True)
     for finding in health.findings:
         print_note(f"  {finding.reason}; {finding.advice}")
+    if smallest := health.measures.smallest_spot:
+        side = health.measures.shorter_side
+        print_note(f"  it finds spots of {smallest} pixels across or more, of clear contrast, in images of {side}")
 
 
 @contextmanager

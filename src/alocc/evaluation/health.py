@@ -6,7 +6,7 @@ Measuring and judging are apart: :func:`measure` gives numbers, :func:`judge` ma
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast
 
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from alocc.calibration import FloatArray
 from alocc.data.frame import MAX_BATCH
 from alocc.data.images import to_unit_range
 from alocc.data.sources import Data, Skipped, open_normals
@@ -27,6 +28,7 @@ from alocc.parts.descriptions import Texture
 from alocc.parts.validation import MOST_IMAGES, separation
 from alocc.seeding import generator
 from alocc.storage import json_text, write_text
+from alocc.synthesis.faults import with_spots
 from alocc.synthesis.negatives import NEGATIVES
 from alocc.synthesis.pasting import clouds
 from alocc.training.folder import RunFolder
@@ -34,9 +36,11 @@ from alocc.training.plan import TrainingImages, load_training_images
 from alocc.training.run import train
 
 Verdict = Literal["good", "doubtful", "useless"]
-FEWEST_IMAGES = 40
+FEWEST_IMAGES = 24
 PROBES = 50
 """Images of each probe."""
+SPOT_CONTRAST, SPOT_FOUND = 2.0, 0.9
+"""Change of brightness in spots, in standard deviations of an image's pixels; AUROC from which they are found."""
 FLIPPED = 0.45
 """AUROC of D on pseudo-anomalies below which it means the opposite of what it should."""
 
@@ -63,17 +67,34 @@ class Measures:
     """How far fresh normal images are from the training images on average; none without them, or without statistics."""
     stability: float | None
     """Rank correlation of the scores with those of a second seed; none if there was no second training."""
+    spots: Mapping[str, float] = field(default_factory=dict)
+    """Diameter in pixels of a spot planted in normal images → AUROC."""
+    shorter_side: int = 0
+    """Of the images or crops in which spots were planted, in pixels."""
 
     @property
     def unseen_mean(self) -> float:
         """Mean AUROC over kinds that D never met."""
         return float(np.mean(list(self.unseen_kinds.values())))
 
+    @property
+    def smallest_spot(self) -> int | None:
+        """Diameter from which spots are found, in pixels; none if not even the largest are."""
+        found = None
+        for diameter, auc in sorted(self.spots.items(), key=lambda item: -int(item[0])):
+            if auc < SPOT_FOUND:
+                break
+            found = int(diameter)
+        return found
+
     def as_rows(self) -> list[tuple[str, str]]:
         """For a table: what was measured, and the figure; what was not measured is left out."""
         kinds = {f"AUROC on normal images {name.replace('_', ' ')}": auc for name, auc in self.unseen_kinds.items()}
         figures = {f"AUROC on {name} images": auc for name, auc in self.probes.items()} | kinds
         rows = [(name, f"{auc:.3f}") for name, auc in (figures | {"mean over these kinds": self.unseen_mean}).items()]
+        if self.spots:
+            found = "  ".join(f"{diameter}: {auc:.2f}" for diameter, auc in self.spots.items())
+            rows.append((f"AUROC on spots, by pixels across, in images of {self.shorter_side}", found))
         if self.polarity:
             rows.append(("AUROC of D through training", "  ".join(f"{value:.2f}" for value in self.polarity)))
             rows.append(("share of D in the score", f"{self.d_weight:.2f}"))
@@ -135,12 +156,14 @@ def measure(detector: Detector, normals: Tensor, *, fresh: bool, second: Detecto
     normals = to_unit_range(frame.draw_some(normals, most, stream))
     own = compared if not is_cut else subject.score(normals).anomaly_score
 
-    def against_normals(probe: Tensor) -> float:
+    def against_normals(probe: Tensor, own: FloatArray = own) -> float:
         score = subject.score(probe).anomaly_score
         return auroc(np.concatenate([own, score]), np.arange(len(own) + len(score)) >= len(own))
 
     unseen = unseen_kinds(detector)
-    seen = separation(lambda x: {"fused": torch.from_numpy(subject.score(x).anomaly_score)}, normals, unseen, stream)
+    many = MOST_IMAGES if frame.batch_size == MAX_BATCH else most
+    score = lambda x: {"fused": torch.from_numpy(subject.score(x).anomaly_score)}  # noqa: E731
+    seen = separation(score, normals, unseen, stream, many)
     weights = detector.scorer.fusion.weights
     d_weight = weights.get("d", 0.0) / sum(weights.values())
     shift = None
@@ -157,6 +180,11 @@ def measure(detector: Detector, normals: Tensor, *, fresh: bool, second: Detecto
         stability = float(np.nan_to_num(spearmanr(*by_seed).statistic))
     gross = {name: against_normals(probe) for name, probe in gross_probes(normals, stream).items()}
     likely = {name: against_normals(probe) for name, probe in likely_probes(normals, stream).items()}
+    diameters = [2**i for i in range(1, 10) if 2**i <= min(normals.shape[2:]) // 3]
+    few = normals[: min(PROBES, most)]
+    clean = subject.score(few).anomaly_score  # with folds it was fitted to all of them: compare like with like
+    # 2, 4, 8, … pixels across, up to a third of the shorter side
+    spots = {str(d): against_normals(with_spots(few, d, SPOT_CONTRAST, stream), clean) for d in diameters}
     return Measures(
         gross,
         {kind: by_part["fused"] for kind, by_part in seen.items()} | likely,
@@ -167,6 +195,8 @@ def measure(detector: Detector, normals: Tensor, *, fresh: bool, second: Detecto
         same_source(detector, compared) if fresh else None,
         shift,
         stability,
+        spots,
+        min(normals.shape[2:]),
     )
 
 
@@ -206,6 +236,15 @@ def _findings(measures: Measures) -> Iterator[Finding]:
                 f"{name} images, which nobody would call normal, do not stand out (AUROC {value:.2f})",
                 "do not rely on it for images of another type than the normal ones; train with the preset robust",
             )
+    if measures.spots and measures.smallest_spot is None:
+        largest = max(map(int, measures.spots))
+        yield Finding(
+            "doubtful",
+            f"not even spots of {largest} pixels across, in images of {measures.shorter_side}, stand out "
+            f"(AUROC {measures.spots[str(largest)]:.2f})",
+            "small faults will not be found: train at a larger size (--preset inspection or features, or --set "
+            "images.longest=448), or crop to the part that matters",
+        )
     late = measures.polarity[len(measures.polarity) // 5 :]
     if late and min(late) < FLIPPED:
         yield Finding(

@@ -15,6 +15,7 @@ from alocc.errors import ConfigError
 from alocc.parts.cells import Cells
 from alocc.parts.descriptions import Quarters, Sixteenths, Spectrum, Texture
 from alocc.parts.discriminator import D
+from alocc.parts.features import Features, Scene
 from alocc.parts.neighbours import Neighbours
 from alocc.parts.part import Part
 from alocc.parts.places import Places
@@ -29,6 +30,8 @@ PARTS: dict[str, type[Part]] = {
     "sixteenths": Sixteenths,
     "neighbours": Neighbours,
     "cells": Cells,
+    "features": Features,
+    "scene": Scene,
     "places": Places,
 }
 STATISTICS = ("neighbours", "spectrum", "texture", "quarters", "sixteenths")
@@ -51,6 +54,16 @@ def check_parts(config: Config) -> None:
                 other = "maps" if section == "scoring" else "scoring"
                 raise ConfigError(f"{section}: part {name} has no say there; it goes into {other} alone")
             PARTS[name].check(config)
+
+
+def check_installed(config: Config) -> None:
+    """Refuse to begin a training that would end for want of a package.
+
+    Raises:
+        ConfigError: saying what to install.
+    """
+    for name in {*config.scoring, *config.maps}:
+        PARTS[name].check_installed()
 
 
 def build_part(name: str, config: Config, frame: Frame) -> Part:

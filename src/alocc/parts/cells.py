@@ -1,4 +1,7 @@
-"""How unusual the answers of random filters are around each place, and the grey or colours there.
+"""How unusual images are at each place, by a description of it: Gaussians of normal images' places.
+
+The part ``cells`` describes a place by the answers of random filters around it, and the grey or colours there; other
+descriptions are other parts (:mod:`alocc.parts.features`).
 
 Evidence of a place is the logarithm of a Mahalanobis distance, in standard deviations of what it is there on normal
 images; evidence of an image is the mean over its most unusual places.
@@ -10,11 +13,11 @@ the two these images are, normal images say themselves (:meth:`Cells.fit`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from alocc.config import Config
 from alocc.data.frame import CELL, grid_of, thinned
@@ -37,17 +40,55 @@ OWN_PLACE_FROM = 10
 """So many images weigh as much as the mean over all places, when a place's own mean is taken."""
 SCALE_FROM = 20
 """So many images weigh as much as all places together, when a place's scale is taken."""
-LARGEST = 0.01
-"""Share of the places, the most unusual ones, whose mean is the evidence of an image."""
 ZONE = 3
 """Places along a side of a zone, which share a covariance; it is made of these and of the places around them."""
 DISTANCE_FLOOR = 1e-5
 SHRINKAGE = 0.005
 """At least, of covariances: what 50,000 places say of directions in which they hardly differ is rounding."""
-WORTH_ZONES = 0.01
-"""By so much AUROC must grow, for zones: less is chance."""
+WORTH_ZONES = 0.1
+"""This share of what one Gaussian misses, 1 − AUROC, zones must find: less is chance."""
 TRIED, TRIED_STRENGTH = 100, 2.0
 """Images in which faults are planted for the choice between zones and one Gaussian, at most, and how strong."""
+
+
+class Description(nn.Module):
+    """Description of places: images (N, C, H, W) in [0, 1] → (N, h, w, p), on the grid of a map.
+
+    Args:
+        image_format: of the images.
+        is_large: whether they have thumbnails.
+    """
+
+    length: int
+    """p."""
+
+    def __init__(self, image_format: ImageFormat, is_large: bool) -> None:
+        super().__init__()
+        self.grid, self.is_large = grid_of(image_format.size), is_large
+
+
+class Answers(Description):
+    """Strength and mean positive answer of each random filter at each scale, and the mean colour."""
+
+    filters: Tensor
+
+    def __init__(self, image_format: ImageFormat, is_large: bool) -> None:
+        super().__init__(image_format, is_large)
+        self.register_buffer("filters", random_filters(image_format.channels), persistent=False)
+        n_scales = len(scales(torch.zeros((1, 1, *image_format.size))))
+        self.length = 2 * n_scales * len(self.filters) + image_format.channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.is_large:  # cells of whole pixels at each scale
+            x = F.pad(x, (0, -x.shape[3] % CELL, 0, -x.shape[2] % CELL), mode="replicate")
+        described = []
+        for image in scales(x):
+            answer = F.conv2d(F.pad(image, (FILTER_SIZE // 2,) * 4, mode="reflect"), self.filters)
+            described += [
+                0.5 * (pixels_to_grid(answer.square(), self.grid) + FLOOR).log(),
+                pixels_to_grid(answer.relu(), self.grid),
+            ]
+        return torch.cat([*described, pixels_to_grid(x, self.grid)], 1).permute(0, 2, 3, 1)
 
 
 class Cells(Part):
@@ -59,7 +100,9 @@ class Cells(Part):
 
     of_places = True
     sees_all_pixels = True
-    filters: Tensor
+    description: ClassVar[type[Description]] = Answers
+    largest: ClassVar[float] = 0.01
+    """Share of the places, the most unusual ones, whose mean is the evidence of an image."""
     mean: Tensor
     whitening: Tensor
     usual: Tensor
@@ -67,13 +110,13 @@ class Cells(Part):
 
     def __init__(self, image_format: ImageFormat, config: Config) -> None:
         super().__init__(image_format, config)
-        self.register_buffer("filters", random_filters(image_format.channels), persistent=False)
         self.grid = grid_of(image_format.size)
         self.is_large = max(image_format.size) > (config.images.thumbnail or max(image_format.size))
         self.seed = config.seed
-        length = self.describe(torch.zeros((1, image_format.channels, *image_format.size))).shape[3]
-        self.register_buffer("mean", torch.zeros((*self.grid, length)))
-        self.register_buffer("whitening", torch.eye(length).expand(1, 1, -1, -1).clone())  # (zones, zones, p, p)
+        self.describe = self.description(image_format, self.is_large)
+        p = self.describe.length
+        self.register_buffer("mean", torch.zeros((*self.grid, p)))
+        self.register_buffer("whitening", torch.eye(p).expand(1, 1, -1, -1).clone())  # (zones, zones, p, p)
         self.register_buffer("usual", torch.zeros(self.grid))  # mean of the logarithm of distances
         self.register_buffer("spread", torch.ones(self.grid))
 
@@ -83,7 +126,7 @@ class Cells(Part):
         That fifth, measured by the others, also gives each place its scale.
         """
         images = thinned(normals.full, self.most_images)
-        described = self._described(images)  # (n, h, w, p)
+        described = self._described_once(normals)  # (n, h, w, p)
         source = torch.unique(thinned(normals.source, self.most_images), return_inverse=True)[1]
         held_out = source % 5 == 0  # with all changed copies of an image
         by_place = (False, True) if self.is_large else (True,)
@@ -96,7 +139,7 @@ class Cells(Part):
             self._set_scale(self._distances(described[held_out]))
             if self.is_large:
                 found[choice] = auroc(self._of_images(described[held_out][:TRIED]), self._of_images(faulty))
-        best = not self.is_large or found[True] > found[False] + WORTH_ZONES
+        best = not self.is_large or 1 - found[True] < (1 - WORTH_ZONES) * (1 - found[False])
         if best != choice:
             self._learn(described[~held_out], best)
             self._set_scale(self._distances(described[held_out]))
@@ -112,35 +155,28 @@ class Cells(Part):
         return min(MOST_IMAGES, MOST_PLACES // (self.grid[0] * self.grid[1]))
 
     def cross_fitted(self, fitted: Normals, images: Normals, tenth: Tensor) -> Tensor:
-        described, source = (thinned(each, self.most_images) for each in (fitted.full, fitted.source))
-        described, by_place = self._described(described), self.by_place
+        described, by_place = self._described_once(fitted), self.by_place
+        source = thinned(fitted.source, self.most_images)
+        all_described = described if fitted is images and len(described) == len(images) else None
         evidence = torch.empty(len(tenth)).double()
         kept = {name: value.clone() for name, value in self.state_dict().items()}
         for fifth in range(TENTHS // 2):
             own = tenth // 2 == fifth
             self._learn(described[~own[source]], by_place)
             for indices in torch.split(torch.nonzero(own)[:, 0], 16):
-                evidence[indices] = self._of_images(self._described(images.full[indices])).double()
+                few = self._described(images.full[indices]) if all_described is None else all_described[indices]
+                evidence[indices] = self._of_images(few).double()
         self.load_state_dict(kept)
         return evidence
-
-    def describe(self, x: Tensor) -> Tensor:
-        """Strength and mean positive answer of each filter at each scale, and the mean colour, (N, h, w, p)."""
-        if self.is_large:  # cells of whole pixels at each scale
-            x = F.pad(x, (0, -x.shape[3] % CELL, 0, -x.shape[2] % CELL), mode="replicate")
-        described = []
-        for image in scales(x):
-            answer = F.conv2d(F.pad(image, (FILTER_SIZE // 2,) * 4, mode="reflect"), self.filters)
-            described += [
-                0.5 * (pixels_to_grid(answer.square(), self.grid) + FLOOR).log(),
-                pixels_to_grid(answer.relu(), self.grid),
-            ]
-        return torch.cat([*described, pixels_to_grid(x, self.grid)], 1).permute(0, 2, 3, 1)
 
     def _described(self, images: Tensor) -> Tensor:
         """Descriptions of images of any number, uint8 or float32 in [0, 1], (n, h, w, p)."""
         n = max(1, BATCH // (images.shape[2] * images.shape[3]))
         return torch.cat([self.describe(to_unit_range(batch)) for batch in torch.split(images, n)])
+
+    def _described_once(self, normals: Normals) -> Tensor:
+        """Descriptions of what is learned from, for whoever asks again."""
+        return normals.once(type(self).__name__, lambda: self._described(thinned(normals.full, self.most_images)))
 
     @property
     def by_place(self) -> bool:
@@ -155,7 +191,7 @@ class Cells(Part):
         self.mean = mean.clone()
         rest = described - mean
         if not (by_place and self.is_large):
-            self.whitening = _whitening(rest)[None, None]
+            self.whitening = _whitening(thinned(rest.flatten(0, -2), MOST_ROWS).double())[None, None]
             return
         rows = [slice(max(0, y - 1), y + ZONE + 1) for y in range(0, self.grid[0], ZONE)]
         columns = [slice(max(0, x - 1), x + ZONE + 1) for x in range(0, self.grid[1], ZONE)]
@@ -195,7 +231,7 @@ class Cells(Part):
 
     def _most_unusual(self, grid: Tensor) -> Tensor:
         places = grid.flatten(1)
-        return places.topk(max(1, round(LARGEST * places.shape[1]))).values.mean(1)
+        return places.topk(max(1, round(self.largest * places.shape[1]))).values.mean(1)
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
         whitening = state_dict.get(f"{prefix}whitening")
@@ -208,4 +244,4 @@ class Cells(Part):
 
 def _whitening(rest: Tensor) -> Tensor:
     """Of places without their mean, (…, p) → (p, p), float32."""
-    return gaussian(thinned(rest.flatten(0, -2), MOST_ROWS).double(), least_shrinkage=SHRINKAGE)[1].float()
+    return gaussian(thinned(rest.flatten(0, -2), MOST_ROWS), least_shrinkage=SHRINKAGE)[1].float()

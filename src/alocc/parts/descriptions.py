@@ -50,31 +50,52 @@ ROBUST_DESCRIPTIONS = ("spectrum", "texture", "quarters")
 """The descriptions in which anomalies among the training images are looked for."""
 
 
-class DescriptionPart(Part):
-    """A Gaussian of one description of normal images."""
+class GaussianPart(Part):
+    """A Gaussian of a description of normal images."""
+
+    floor = 1e-4
+    gaussian: Gaussian
+
+    def described(self, view: View) -> Tensor:
+        """φ(x), (N, p)."""
+        raise NotImplementedError
+
+    def all_described(self, normals: Normals) -> Tensor:
+        """φ of images of any number, (n, p), float64."""
+        raise NotImplementedError
+
+    def fit(self, normals: Normals) -> None:
+        self.gaussian.fit(self.all_described(normals))
+
+    def forward(self, view: View) -> Evidence:
+        return Evidence(image=self.gaussian(self.described(view)))
+
+    def cross_fitted(self, fitted: Normals, images: Normals, tenth: Tensor) -> Tensor:
+        rows, learned = self.all_described(images), self.all_described(fitted)
+        distance = torch.empty(len(rows)).double()
+        for own in (tenth == k for k in range(TENTHS)):
+            distance[own] = mahalanobis(rows[own], *gaussian(learned[~own[fitted.source]]))
+        return distance
+
+
+class DescriptionPart(GaussianPart):
+    """A Gaussian of one of the descriptions above."""
 
     description: ClassVar[str]
-    floor = 1e-4
 
     def __init__(self, image_format: ImageFormat, config: Config) -> None:
         super().__init__(image_format, config)
         self.describe = Descriptions(image_format)
         self.gaussian = Gaussian(self.describe.lengths[self.description])
 
-    def fit(self, normals: Normals) -> None:
-        self.gaussian.fit(self.describe.all_of(normals)[self.description])
-
-    def forward(self, view: View) -> Evidence:
+    def described(self, view: View) -> Tensor:
         descriptions = view.once("descriptions", lambda: self.describe(view.x))
-        return Evidence(image=self.gaussian(descriptions[self.description]))
+        described: Tensor = descriptions[self.description]
+        return described
 
-    def cross_fitted(self, fitted: Normals, images: Normals, tenth: Tensor) -> Tensor:
-        rows = self.describe.all_of(images)[self.description]
-        learned = self.describe.all_of(fitted)[self.description]
-        distance = torch.empty(len(rows)).double()
-        for own in (tenth == k for k in range(TENTHS)):
-            distance[own] = mahalanobis(rows[own], *gaussian(learned[~own[fitted.source]]))
-        return distance
+    def all_described(self, normals: Normals) -> Tensor:
+        described: Tensor = self.describe.all_of(normals)[self.description]
+        return described
 
     def shift(self, x: Tensor, n_fit: int) -> float:
         """How far the mean description of images is from that of normal images.

@@ -44,7 +44,7 @@ def mahalanobis(rows: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
 
 
 def gaussian(rows: Tensor, weight: Tensor | None = None, least_shrinkage: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Mean (p,) and whitening matrix (p, p) of rows (n, p), float64, each with its weight.
+    """Mean (p,) and whitening matrix (p, p), float64, of rows (n, p), each with its weight; float32 rows are quick.
 
     The covariance is of standardised rows, shrunk after Ledoit & Wolf (2004), so that it can be inverted even for
     n < p. With LLᵀ = covariance, L⁻ᵀ whitens: its product with its own transpose is the covariance's inverse.
@@ -54,7 +54,7 @@ def gaussian(rows: Tensor, weight: Tensor | None = None, least_shrinkage: float 
     mean = (weight * rows).mean(0)
     centred = (rows - mean) * weight.sqrt()
     scale = centred.square().mean(0).sqrt() + SMALLEST_SCALE
-    factor = torch.linalg.cholesky(shrunk_covariance(centred / scale, least_shrinkage))
+    factor = torch.linalg.cholesky(shrunk_covariance(centred / scale, least_shrinkage).double())
     identity = torch.eye(len(factor)).to(factor)
     return mean, torch.linalg.solve_triangular(factor.T, identity, upper=True) / scale[:, None]
 

@@ -130,6 +130,14 @@ class Part(nn.Module):
             ConfigError: saying what to change.
         """
 
+    @classmethod
+    def check_installed(cls) -> None:
+        """Refuse to train without what it needs and a fitted one holds.
+
+        Raises:
+            ConfigError: saying what to install.
+        """
+
     def fit(self, normals: Normals) -> None:
         """Learn from normal images, if there is something to learn without gradients."""
 

@@ -95,11 +95,11 @@ def planted_weights(weights: Mapping[str, float], found: Callable[[Mapping[str, 
 
 
 def separation(
-    score: Score, normals: Tensor, kinds: Sequence[str], generator: torch.Generator
+    score: Score, normals: Tensor, kinds: Sequence[str], generator: torch.Generator, most: int = MOST_IMAGES
 ) -> dict[str, dict[str, float]]:
-    """Kind → part → AUROC of pseudo-anomalies of that kind against jittered normal images."""
-    images = to_unit_range(normals[:MOST_IMAGES])
-    images = images.repeat(math.ceil(MOST_IMAGES / len(images)), 1, 1, 1)[:MOST_IMAGES]
+    """Kind → part → AUROC of ``most`` pseudo-anomalies of that kind against jittered normal images."""
+    images = to_unit_range(normals[:most])
+    images = images.repeat(math.ceil(most / len(images)), 1, 1, 1)[:most]
     # neighbours are put together by some kinds, so copies of one image must not be neighbours
     images = images[torch.randperm(len(images), generator=generator)]
     normal = score(jitter(images, generator))

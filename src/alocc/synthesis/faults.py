@@ -52,6 +52,24 @@ def planted(x: Tensor, generator: torch.Generator, strength: float = 1.0) -> tup
     return (x + shape * (source - x)).clamp(0, 1), shape > 0.5
 
 
+def with_spots(x: Tensor, diameter: float, contrast: float, generator: torch.Generator) -> Tensor:
+    """Images with one round spot each, anywhere: brighter than what it covers where that is dark, else darker.
+
+    Args:
+        x: normal images, (n, C, H, W), float32 in [0, 1].
+        diameter: of the spot, in pixels.
+        contrast: change of brightness, in standard deviations of the image's pixels.
+        generator: a CPU stream.
+    """
+    n, _, height, width = x.shape
+    down, across = _offsets(n, (height, width), generator)
+    inside = (diameter / 2 + 0.5 - (down.square() + across.square()).sqrt()).clamp(0, 1)[:, None]  # (n, 1, H, W)
+    deviation = x.flatten(1).std(1).clamp(min=0.02).view(n, 1, 1, 1)
+    covered = (x * inside).sum((1, 2, 3)) / (inside.sum((1, 2, 3)) * x.shape[1])
+    direction = torch.where(covered < 0.5, 1.0, -1.0).view(n, 1, 1, 1)
+    return (x + inside * deviation * contrast * direction).clamp(0, 1)
+
+
 def spot(n: int, size: tuple[int, int], strength: float, generator: torch.Generator) -> Tensor:
     """A soft ellipse, (n, 1, H, W) in [0, 1]."""
     return _ellipse(n, size, strength * SMALLEST, strength * LARGEST, generator)

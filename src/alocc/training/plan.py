@@ -17,7 +17,7 @@ from alocc.data.sources import Data, ImageSet, open_normals
 from alocc.data.splits import Split, split_normals
 from alocc.detector import fingerprint, library_versions
 from alocc.errors import ConfigError
-from alocc.parts import check_parts
+from alocc.parts import check_installed, check_parts
 from alocc.parts.descriptions import most_unusual
 from alocc.parts.part import Normals
 from alocc.parts.places import COARSE_FROM
@@ -67,6 +67,7 @@ class Settings:
             values["training"]["precision"] = "bf16-mixed" if on_cpu and native_bfloat16() else "32-true"
         config = with_values(config, _without_none(values), source="training")
         check_parts(config)
+        check_installed(config)
         return config
 
 
