@@ -130,7 +130,8 @@ def padim_like(normals: Tensor, seed: int) -> Judge:
 
     def distance(described: Tensor) -> Tensor:
         rest = described.flatten(1, 2) - mean
-        return torch.einsum("npd,pde->npe", rest, whitening).norm(dim=2).view(described.shape[:3])
+        distances: Tensor = torch.einsum("npd,pde->npe", rest, whitening).norm(dim=2)
+        return distances.view(described.shape[:3])
 
     return _judging(describe, distance, normals)
 
@@ -150,7 +151,7 @@ def _describing(normals: Tensor) -> Callable[[Tensor], Tensor]:
         with torch.inference_mode():
             described = lite0(to_unit_range(images)).permute(0, 3, 1, 2)
             around: Tensor = F.avg_pool2d(F.pad(described, (1,) * 4, mode="replicate"), 3, 1)
-            return around.permute(0, 2, 3, 1)  # type: ignore[no-any-return]
+            return around.permute(0, 2, 3, 1)
 
     return describe
 

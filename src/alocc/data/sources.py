@@ -114,6 +114,10 @@ class Source(ABC):
         """The format that suits these images, where the config leaves it open."""
         return _format(wanted, self.headers(), lambda: True)
 
+    def original_size(self) -> tuple[int, int]:
+        """Height and width of the images as they are, the medians of some."""
+        return _median_size(self.headers())
+
     @abstractmethod
     def batches(self, to: ImageFormat) -> Iterator[ImageSet]:
         """Decode and resize, some images at a time; those that cannot be used are named in ``skipped``."""
@@ -251,12 +255,18 @@ class EntrySource(Source):
         return _headers(self.entries)
 
     def infer_format(self, wanted: ImagesConfig) -> ImageFormat:
-        n = len(self.entries)
-        looked_at = [self.entries[i * n // 1_000] for i in range(1_000)] if n > 1_000 else self.entries  # evenly spread
-        headers = _headers(looked_at)
+        headers = _headers(looked_at := self._some())
         if not headers:
             raise DataError(f"none of the {len(looked_at)} files of {self.where} can be read as an image")
         return _format(wanted, headers, lambda: any(map(_has_colour, looked_at)))
+
+    def original_size(self) -> tuple[int, int]:
+        return _median_size(_headers(self._some()))
+
+    def _some(self) -> Sequence[Entry]:
+        """At most a thousand, evenly spread."""
+        n = len(self.entries)
+        return [self.entries[i * n // 1_000] for i in range(1_000)] if n > 1_000 else self.entries
 
     def batches(self, to: ImageFormat) -> Iterator[ImageSet]:
         has_masks = any(entry.mask for entry in self.entries)
@@ -329,6 +339,11 @@ def _headers(entries: Iterable[Entry]) -> list[Header]:
         with suppress(DataError):  # named when it is loaded
             headers.append(read_header(entry.content, entry.name, entry.page))
     return headers
+
+
+def _median_size(headers: Sequence[Header]) -> tuple[int, int]:
+    height, width = (round(float(np.median(sides))) for sides in list(zip(*headers, strict=True))[:2])
+    return height, width
 
 
 def _has_colour(entry: Entry) -> bool:

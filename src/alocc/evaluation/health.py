@@ -39,7 +39,9 @@ Verdict = Literal["good", "doubtful", "useless"]
 FEWEST_IMAGES = 24
 PROBES = 50
 """Images of each probe."""
-SPOT_CONTRAST, SPOT_FOUND = 2.0, 0.9
+SHRUNK, SMALL_SPOT = 1.1, 4
+"""Images that were shrunk by more lost small faults; spots of so many pixels across are small in any image."""
+SPOT_CONTRAST, SPOT_FOUND = 4.0, 0.9
 """Change of brightness in spots, in standard deviations of an image's pixels; AUROC from which they are found."""
 FLIPPED = 0.45
 """AUROC of D on pseudo-anomalies below which it means the opposite of what it should."""
@@ -71,6 +73,8 @@ class Measures:
     """Diameter in pixels of a spot planted in normal images → AUROC."""
     shorter_side: int = 0
     """Of the images or crops in which spots were planted, in pixels."""
+    shrunk: float = 1.0
+    """How many times as long the sides of the original images are; below 1, images were enlarged."""
 
     @property
     def unseen_mean(self) -> float:
@@ -197,6 +201,7 @@ def measure(detector: Detector, normals: Tensor, *, fresh: bool, second: Detecto
         stability,
         spots,
         min(normals.shape[2:]),
+        max(detector.training.get("original_size", detector.image_format.size)) / max(detector.image_format.size),
     )
 
 
@@ -236,15 +241,19 @@ def _findings(measures: Measures) -> Iterator[Finding]:
                 f"{name} images, which nobody would call normal, do not stand out (AUROC {value:.2f})",
                 "do not rely on it for images of another type than the normal ones; train with the preset robust",
             )
-    if measures.spots and measures.smallest_spot is None:
-        largest = max(map(int, measures.spots))
-        yield Finding(
-            "doubtful",
-            f"not even spots of {largest} pixels across, in images of {measures.shorter_side}, stand out "
-            f"(AUROC {measures.spots[str(largest)]:.2f})",
-            "small faults will not be found: train at a larger size (--preset inspection or features, or --set "
-            "images.longest=448), or crop to the part that matters",
-        )
+    if measures.spots and measures.shrunk > SHRUNK:
+        smallest = measures.smallest_spot
+        if smallest is None or smallest > max(SMALL_SPOT, measures.shorter_side / 8):
+            found = "none"
+            if smallest:
+                original = round(smallest * measures.shrunk)
+                found = f"only those of {smallest} pixels across or more, {original} in the originals"
+            yield Finding(
+                "doubtful",
+                f"of spots planted in normal images, shrunk to {measures.shorter_side} pixels, it finds {found}",
+                "smaller faults go unseen: train at a larger size (--preset inspection or features, or --set "
+                "images.longest=448), or crop to the part that matters",
+            )
     late = measures.polarity[len(measures.polarity) // 5 :]
     if late and min(late) < FLIPPED:
         yield Finding(

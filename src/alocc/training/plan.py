@@ -176,6 +176,7 @@ def load_training_images(
     summary = {
         "data": str(data) if isinstance(data, str | Path) else "arrays",
         "normal_classes": list(normal or source.class_names),
+        "original_size": list(source.original_size()),
         "n_fit": len(split.fit),
         "n_held_out": len(split.held_out),
         "n_folds": len(split.folds) if split.crosses else 0,
