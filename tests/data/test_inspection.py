@@ -61,3 +61,12 @@ def test_few_images_are_warned_of_with_the_alpha_that_they_support(tmp_path):
     assert found.warnings == ["only 98 images: alpha can be 0.0102 at best"]
     np.save(tmp_path / "x.npy", np.stack([texture(i) for i in range(99)]))
     assert inspect(open_source(tmp_path / "x.npy", "train"))[0].warnings == []
+
+
+def test_a_size_is_proposed_where_images_would_be_shrunk(tmp_path):
+    """640 pixels become 64: a fault of 4 there has 40 before; at 320 it has 8, at 448 it has 6."""
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "x.npy", rng.integers(0, 255, (100, 640, 320), dtype=np.uint8))
+    [warning] = inspect(open_source(tmp_path / "x.npy", "train"))[0].warnings
+    assert "faults of less than 40 vanish" in warning
+    assert "inspection sees those of 8," in warning and "features of 6;" in warning

@@ -19,6 +19,8 @@ from alocc.data.images import ImageFormat, to_unit_range
 from alocc.data.sources import Source, check_strict
 from alocc.data.splits import MIN_IMAGES
 
+SEEN = 4
+"""Pixels at the working size, across, that a fault must have to be seen at all."""
 THUMBNAIL, ALIKE = 16, 0.7
 """Side of a grey thumbnail, and root mean square difference of two, in grey levels, up to which they are duplicates."""
 SHEET_IMAGES, SHEET_COLUMNS, SHEET_SIDE = 200, 20, 64
@@ -89,8 +91,10 @@ def _warnings(found: Inspection, large: int) -> list[str]:
     warnings = [
         (n < MIN_IMAGES, f"only {n} images: at least {MIN_IMAGES} are needed to train"),
         (MIN_IMAGES <= n < images_needed(None), f"only {n} images: alpha can be {smallest_alpha_text(n)} at best"),
-        (large > 3 * max(found.image_format.size), f"images of about {large} pixels are brought to "
-         f"{found.image_format}, where small faults may vanish; try --set images.tile=64 as well, and compare"),
+        (large > 1.5 * max(found.image_format.size), f"images of about {large} pixels a side are brought to "
+         f"{found.image_format}, where faults of less than {round(SEEN * large / max(found.image_format.size))} vanish; "
+         f"--preset inspection sees those of {round(SEEN * max(1, large / 320))}, --preset features of "
+         f"{round(SEEN * max(1, large / 448))}; for smaller ones --set images.longest=SIDE, or images.tile=64"),
         (len(named) > 1, f"{len(named)} classes: say which are normal (--normal {named[0] if named else ''})"),
         (len(named) >= 1 and "" in found.classes, f"{found.classes.get('', 0)} images lie beside the class folders"),
         (len(found.types) > 1, "grey and colour images are mixed: whether an image has colour will tell them apart"),
