@@ -76,6 +76,12 @@ def test_nothing_to_find_is_good():
         ({"n_held_out": 8}, "doubtful", "only 8 held-out"),
         ({"same_as_held_out": 1e-5}, "doubtful", "do not score like"),
         ({"stability": 0.1}, "doubtful", "second training"),
+        ({"spots": {"2": 0.5, "4": 0.6, "8": 0.7}, "shorter_side": 25, "shrunk": 9.8}, "doubtful", "it finds none"),
+        (
+            {"spots": {"4": 0.5, "8": 0.7, "16": 0.92}, "shorter_side": 64, "shrunk": 5.0},
+            "doubtful",
+            "only those of 16 pixels across or more, 80 in the originals",
+        ),
     ],
 )
 def test_each_finding_has_a_reason_and_advice(change, verdict, word):
@@ -239,3 +245,20 @@ def test_rows_have_what_was_measured_and_nothing_else():
         "squared distance of fresh and training images' means (0: one source)",
         "rank correlation with a second seed",
     }
+
+
+def test_small_spots_found_or_images_not_shrunk_are_no_finding():
+    spots = {"2": 0.6, "4": 0.93, "8": 0.99}
+    assert replace(GOOD, spots=spots).smallest_spot == 4
+    assert replace(GOOD, spots=spots | {"16": 0.5}).smallest_spot is None  # larger ones must be found too
+    for more in ({"shorter_side": 25, "shrunk": 9.8}, {"shorter_side": 320, "shrunk": 1.0}):
+        assert judge(replace(GOOD, spots=spots, **more)).verdict == "good"
+    assert judge(replace(GOOD, spots={"8": 0.5}, shorter_side=28, shrunk=1.0)).verdict == "good"
+
+
+def test_spots_are_planted_and_noted(detector):
+    measures = measure(detector, tensor(discs(60, seed=5), detector), fresh=True)
+    assert set(measures.spots) == {"2", "4"}  # up to a third of 20 pixels
+    assert measures.spots["4"] > 0.9 and measures.spots["4"] >= measures.spots["2"]
+    assert (measures.shorter_side, measures.shrunk) == (20, 1.0)
+    assert any("spots" in name for name, _ in measures.as_rows())

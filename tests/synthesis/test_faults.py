@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from alocc.synthesis.faults import crack, pits, planted, spot, stain
+from alocc.synthesis.faults import crack, pits, planted, spot, stain, with_spots
 
 
 @pytest.fixture
@@ -38,3 +38,16 @@ def test_strength_makes_faults_larger_and_stronger(stream):
         for strength in (1.0, 2.0, 4.0)
     ]
     assert change[1] > 2 * change[0] and change[2] > 2 * change[1]
+
+
+def test_a_spot_has_its_diameter_and_goes_where_there_is_room():
+    """On a grey of .2 a spot is brighter, on .8 darker, by four deviations, here of at least .02: .08."""
+    for level, sign in ((0.2, 1), (0.8, -1)):
+        x = torch.full((3, 1, 40, 60), level)
+        spotted = with_spots(x, 8, 4.0, torch.Generator().manual_seed(0))
+        change = spotted - x
+        assert torch.allclose(change.abs().amax((1, 2, 3)), torch.full((3,), 0.08), atol=1e-6)
+        assert (sign * change >= 0).all()
+        area = change.abs().sum((1, 2, 3)) / 0.08
+        assert (area < 1.2 * torch.pi * 16).all()
+        assert area.max() > 0.9 * torch.pi * 16  # where none of it is beyond the border

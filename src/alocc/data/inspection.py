@@ -87,12 +87,12 @@ def _warnings(found: Inspection, large: int) -> list[str]:
     """What to be wary of; ``large`` is the longer side of most images."""
     n_duplicates = sum(len(group) - 1 for group in found.duplicates)
     named = [name for name in found.classes if name]
-    n = found.n_images
+    n, side = found.n_images, max(found.image_format.size)
     warnings = [
         (n < MIN_IMAGES, f"only {n} images: at least {MIN_IMAGES} are needed to train"),
         (MIN_IMAGES <= n < images_needed(None), f"only {n} images: alpha can be {smallest_alpha_text(n)} at best"),
-        (large > 1.5 * max(found.image_format.size), f"images of about {large} pixels a side are brought to "
-         f"{found.image_format}, where faults of less than {round(SEEN * large / max(found.image_format.size))} vanish; "
+        (large > 1.5 * side, f"images of about {large} pixels a side are brought to "
+         f"{found.image_format}, where faults of less than {round(SEEN * large / side)} vanish; "
          f"--preset inspection sees those of {round(SEEN * max(1, large / 320))}, --preset features of "
          f"{round(SEEN * max(1, large / 448))}; for smaller ones --set images.longest=SIDE, or images.tile=64"),
         (len(named) > 1, f"{len(named)} classes: say which are normal (--normal {named[0] if named else ''})"),
