@@ -71,7 +71,7 @@ def overlay_writer(detector: Detector, folder: Path) -> Callable[[ImageSet, Scor
     taken: Counter[str] = Counter()
 
     def write(images: ImageSet, scores: Scores) -> None:
-        maps = detector.anomaly_map(images.images)
+        maps = detector.anomaly_map(images.images) if scores.anomaly_map is None else scores.anomaly_map
         pixels = to_unit_range(images.images).numpy()
         for name, image, anomaly_map in zip(images.names, pixels, maps, strict=True):
             plain = overlay(image, np.zeros_like(anomaly_map), threshold)
