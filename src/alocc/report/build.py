@@ -77,7 +77,7 @@ def build_report(
     if results:
         order, called = results.by_score, results.scores.is_anomaly
         views = make_views(detector, results)
-        sheets = make_sheets(detector, results, (ON_PAGE - views.n_bytes) * 3 // 4)  # base64 makes a third more of it
+        sheets = make_sheets(detector, results, (ON_PAGE - views.n_bytes) * 3 // 4)
         places = views.places(len(results))
         shown = {
             "evaluation": results.evaluation,

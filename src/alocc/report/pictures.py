@@ -20,10 +20,8 @@ PER_SHEET = 100
 COLUMNS = 10
 LARGEST = 64
 """Pixels of the longer side of a picture, at most."""
-ON_PAGE = 8_000_000
+ON_PAGE = 7_600_000
 """Bytes of the page that all sheets and enlarged views take together, at most: it stays below 10 MB."""
-BUDGET = 4_200_000
-"""Bytes of all sheets together, before base64 makes them a third larger, where nothing else is said."""
 FIRST = 500
 """Images from each end, and on either side of the threshold, that get pictures before all others do."""
 
@@ -49,8 +47,11 @@ def picture_size(image_format: ImageFormat) -> tuple[int, int]:
     return max(1, round(image_format.width * scale)), max(1, round(image_format.height * scale))
 
 
-def make_sheets(detector: Detector, results: Results, budget: int = BUDGET) -> Sheets:
-    """Draw as many images as the budget allows, the interesting ones first: see :func:`by_interest`."""
+def make_sheets(detector: Detector, results: Results, budget: int = ON_PAGE * 3 // 4) -> Sheets:
+    """Draw as many images as the budget allows, the interesting ones first: see :func:`by_interest`.
+
+    The budget is in bytes of all sheets together, before base64 makes them a third larger.
+    """
     width, height = picture_size(detector.image_format)
     order = by_interest(results, detector.threshold)
     sheets: list[str] = []
