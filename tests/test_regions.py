@@ -104,13 +104,14 @@ def test_less_than_the_noise_around_is_no_difference():
 
 
 def test_other_regions_are_no_surroundings():
-    """Between two dark regions, all that is bright around each is what lies in neither."""
+    """A dark stripe, 4 pixels wide, between two dark regions: one bright pixel away at either side."""
     image, anomaly_map = picture()
-    anomaly_map[20:30, 51:80] = 1.5
-    image[:, 20:30, 30:80] -= 0.4
-    anomaly_map[20:30, 50] = 0
-    reasons = [region.reason.split()[0] for region in find_regions(anomaly_map, image, 1.0, MAXIMA)]
-    assert reasons == ["darker", "darker"]
+    anomaly_map[:] = 0
+    for rows, columns, value in (((20, 30), (29, 33), 3), ((15, 35), (10, 28), 2), ((15, 35), (34, 60), 2)):
+        anomaly_map[slice(*rows), slice(*columns)] = value
+        image[:, slice(*rows), slice(*columns)] -= 0.4
+    regions = find_regions(anomaly_map, image, 1.0, MAXIMA)
+    assert [region.reason.split()[0] for region in regions] == ["darker"] * 3
 
 
 @pytest.mark.parametrize(("factor", "word"), [(3, "rougher"), (0.2, "smoother")])
@@ -165,6 +166,9 @@ def test_a_detector_gives_the_regions_of_its_maps(discs):
     called = replace(scores, is_anomaly=np.ones(6, bool))
     peaks = [found[0].peak for found in detector.regions(faulty, called)]
     np.testing.assert_array_equal(peaks, scores.anomaly_map.max((1, 2)))
+    higher = replace(detector, map_maxima=detector.map_maxima + 100)  # no map is above its threshold
+    one_of_two = replace(scores, is_anomaly=np.arange(6) % 2 == 0)
+    assert [len(found) for found in higher.regions(faulty, one_of_two)] == [1, 0] * 3
     images = open_source(root, "test").load(detector.image_format)
     assert list(images.sizes) == [(48, 32)] * 6 and list(images[np.array([2, 3])].sizes) == [(48, 32)] * 2
     larger = detector.regions(images.images, called, sizes=images.sizes)
