@@ -20,7 +20,7 @@ PER_SHEET = 100
 COLUMNS = 10
 LARGEST = 64
 """Pixels of the longer side of a picture, at most."""
-ON_PAGE = 7_600_000
+ON_PAGE = 7_200_000
 """Bytes of the page that all sheets and enlarged views take together, at most: it stays below 10 MB."""
 FIRST = 500
 """Images from each end, and on either side of the threshold, that get pictures before all others do."""

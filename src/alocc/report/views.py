@@ -23,7 +23,7 @@ LONGEST = 448
 """Pixels of the longer side of a view, at most; small images are shown a whole number of times larger."""
 LAYER = 112
 """Pixels of the longer side of a map's layer, at most, which the browser enlarges: maps are smooth."""
-BUDGET, BUDGET_OF_SMALL = 4_000_000, 2_000_000
+BUDGET, BUDGET_OF_SMALL = 4_000_000, 1_600_000
 """Bytes of the page that all views take together, at most, and those of images that the table shows whole."""
 FIRST = 30
 """Images of each kind of interest that come first: see :func:`alocc.report.pictures.by_interest`."""
