@@ -6,9 +6,10 @@ import copy
 import hashlib
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,14 @@ from torch import Tensor
 from alocc.calibration import Calibration, FloatArray, default_alpha
 from alocc.config import Config
 from alocc.data.frame import Frame
-from alocc.data.images import ImageFormat, prepare_batch
+from alocc.data.images import ImageFormat, prepare_batch, to_unit_range
 from alocc.data.resizing import as_images
 from alocc.errors import ArtefactError, DataError
 from alocc.networks.architecture import ENCODERS, build_networks, feature_sizes
 from alocc.parts import check_parts
 from alocc.parts.discriminator import p_real
 from alocc.parts.part import View, enlarged
+from alocc.regions import Region, find_regions
 from alocc.scorer import Scorer
 from alocc.scores import Progress, Scores
 from alocc.seeding import generator
@@ -197,6 +199,39 @@ class Detector:
             if progress:
                 progress(len(chunk))
         return torch.cat(maps).numpy()
+
+    def regions(
+        self,
+        images: NDArray[np.generic] | Tensor,
+        scores: Scores | None = None,
+        *,
+        sizes: Sequence[tuple[int, int]] = (),
+    ) -> list[list[Region]]:
+        """Where each image is unusual, and what is to be seen there: its regions, the highest peak first, at most 20.
+
+        A region is where the map is above ``map_threshold``. An image that is called an anomaly has at least one; most
+        normal images have none. Boxes are in pixels of the detector's size, if no ``sizes`` are given.
+
+        Args:
+            images: as for :meth:`score`.
+            scores: theirs, with maps, if they are there; else they are computed.
+            sizes: height and width of each image before it was resized; boxes and areas are in its pixels then.
+
+        Raises:
+            DataError: if the images have a wrong shape, type or value range, or the scores have no maps.
+        """
+        x = self._accepted(images)
+        scores = scores or self.score(x, maps=True)
+        if scores.anomaly_map is None:
+            raise DataError("regions need the maps of these scores; get them with score(images, maps=True)")
+        find = partial(find_regions, threshold=self.map_threshold, map_maxima=self.map_maxima)
+        known = sizes or [self.image_format.size] * len(x)
+        return [
+            find(anomaly_map, image, at_least_one=bool(is_anomaly), size=size)
+            for anomaly_map, image, is_anomaly, size in zip(
+                scores.anomaly_map, to_unit_range(x).numpy(), scores.is_anomaly, known, strict=True
+            )
+        ]
 
     def reconstruct(self, images: NDArray[np.generic] | Tensor) -> tuple[Tensor, Tensor]:
         """What R is given when it scores, and what it makes of it (the mean, of several): (n, C, H, W), in [0, 1].

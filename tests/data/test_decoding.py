@@ -396,7 +396,7 @@ def test_a_forked_process_decodes_large_images_too(tmp_path):
     script = """if True:
         import os, signal, sys
         from alocc.data.decoding import ImageFormat, read_brought_to
-        read = lambda: read_brought_to(sys.argv[1], None, 0, ImageFormat(2, 2, 1))
+        read = lambda: read_brought_to(sys.argv[1], None, 0, ImageFormat(2, 2, 1))[0]
         assert (read() == 7).all()
         child = os.fork()
         if child == 0:

@@ -1,4 +1,6 @@
+import base64
 import html
+import io
 import json
 import re
 import shutil
@@ -15,6 +17,7 @@ from alocc.report import build_report, page_data, pictures
 from alocc.report.build import _with_gaps
 from alocc.report.pictures import by_interest, make_sheets, picture_size
 from alocc.report.results import score_images
+from alocc.report.views import LONGEST, make_views, view_size
 
 
 @pytest.fixture(scope="module")
@@ -143,10 +146,57 @@ def test_pictures_keep_to_their_budget_and_begin_with_what_matters(looked_at, mo
     assert results.by_score[0] in order[:4] and results.by_score[-1] in order[: 3 + 3 + 6 + 3]
 
 
+@pytest.mark.parametrize(
+    ("size", "wanted"),
+    [((28, 28), (448, 448)), ((20, 18), (396, 440)), ((100, 100), (400, 400)), ((320, 240), (240, 320)),
+     ((1024, 512), (224, 448)), ((2, 1000), (448, 1))],
+)  # fmt: skip
+def test_views_are_whole_multiples_of_small_images_and_at_most_448_pixels(size, wanted):
+    assert view_size(ImageFormat(*size, 3)) == wanted and max(wanted) <= LONGEST
+
+
+def pixels_of(text):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
+
+
+def test_views_show_images_maps_and_regions_within_their_budget(looked_at, monkeypatch):
+    detector, results = looked_at
+    views = make_views(detector, results)
+    assert sorted(views.of) == list(range(141)) and (views.width, views.height, views.grows) == (396, 440, True)
+    assert abs(len(json.dumps(views.items)) - views.n_bytes) < 1_000
+    regions = detector.regions(results.images.images)
+    for item, index in zip(views.items, views.of, strict=True):
+        assert item["name"] == results.images.names[index] and tuple(item["size"]) == (20, 18)
+        assert [box[:4] for box in item["regions"]] == [(r.x, r.y, r.width, r.height) for r in regions[index]]
+        assert item["regions"] or not results.scores.is_anomaly[index]
+        assert all(box[4].startswith(r.reason) for box, r in zip(item["regions"], regions[index], strict=True))
+    first = results.images.images[views.of[0], 0].numpy()
+    np.testing.assert_array_equal(pixels_of(views.items[0]["image"])[..., 0], first)  # small ones keep every pixel
+    hot = detector.anomaly_map(results.images.images[views.of[:1]])[0] / detector.map_threshold
+    opacity = pixels_of(views.items[0]["map"])[..., 3]
+    assert opacity.shape == (20, 18)
+    np.testing.assert_allclose(opacity, 255 * 0.6 * np.clip(2 * hot - 1, 0, 1), atol=1)
+    some = make_views(detector, results, len(json.dumps(views.items[:3])))
+    assert some.items == views.items[:3] and some.places(141)[some.of].tolist() == [0, 1, 2]
+    assert (some.places(141) == -1).sum() == 138 and some.n_bytes <= len(json.dumps(views.items[:3]))
+
+
+def test_counts_stand_beside_the_rates(labelled_page, looked_at):
+    _, results = looked_at
+    called, anomalous = results.scores.is_anomaly, results.is_anomalous
+    [said] = re.findall(r'<p id="caught">(.*?)</p>', labelled_page.read_text(encoding="utf-8"))
+    stopped, found = (called & ~anomalous).sum(), (called & anomalous).sum()
+    assert re.sub("<.*?>", "", said) == (
+        f"{stopped} of 100 normal images would be stopped, {found} of 41 anomalous ones found."
+    )
+
+
 def test_of_too_many_images_the_most_anomalous_are_listed(looked_at, monkeypatch):
     detector, results = looked_at
     monkeypatch.setattr(page_data, "MOST_ROWS", 10)
-    rows = page_data.page_data(detector, results, make_sheets(detector, results))["table"]
+    rows = page_data.page_data(detector, results, make_sheets(detector, results), make_views(detector, results))[
+        "table"
+    ]
     assert rows["anomaly_score"] == np.sort(results.scores.anomaly_score)[::-1][:10].tolist()
 
 

@@ -59,6 +59,8 @@ def test_every_alpha_gives_the_detectors_own_numbers(visit, labelled_page, judge
         wanted = [[int((called[side] == what).sum()) for what in (False, True)] for side in (~anomalous, anomalous)]
         assert called_by_the_page(page) == wanted
         assert page.text_content("#cut-value") == f"{own.threshold:.3f}"
+        said = [f"{(called & side).sum()} of {side.sum()}" for side in (~anomalous, anomalous)]
+        assert f"{said[0]} normal and {said[1]} anomalous images are called" in page.text_content("#alpha-said")
         for name, figure in at_threshold(called, anomalous).items():
             assert page.text_content(f"#live-{name}") == f"{figure:.4f}"
         page.select_option("#filter-verdict", "anomaly")
@@ -142,6 +144,43 @@ def test_pictures_are_those_of_their_images(visit, labelled_page, judged):
         pixels = np.array(values).reshape(-1, width, 4)[::2, ::2, 0]
         original = images.images[list(images.names).index(folder + path), 0].numpy()
         assert np.abs(pixels - original.astype(float)).mean() < 12
+
+
+def test_pictures_open_an_enlarged_view_with_map_and_regions(visit, labelled_page, judged):
+    page, (detector, images, _) = visit(labelled_page), judged
+    row = page.locator("#rows tr").first
+    index = list(images.names).index(page.inner_text("#images-caption b") + row.locator(".path").inner_text())
+    regions = detector.regions(images[np.array([index])].images)[0]
+    assert regions and not page.locator("#view").is_visible()
+    row.locator("button.three").click()
+    assert page.inner_text("#view-name") == images.names[index] and page.locator("#view-image").is_visible()
+    stage = page.locator("#view-stage").bounding_box()
+    assert (stage["width"], stage["height"]) == (396, 440)
+    lines = page.locator("#view-regions li").all_inner_texts()
+    assert lines == [f"{region.reason}; p {region.p_value:.3g}" for region in regions]
+    for box, region in zip(page.locator(".box").all(), regions, strict=True):
+        drawn = box.bounding_box()
+        wanted = (stage["x"] + 22 * region.x, stage["y"] + 22 * region.y, 22 * region.width, 22 * region.height)
+        assert tuple(drawn[side] for side in ("x", "y", "width", "height")) == pytest.approx(wanted, abs=0.1)
+    decoded = "async (e) => { await e.decode(); return [e.naturalWidth, e.naturalHeight] }"
+    assert [page.eval_on_selector(f"#view-{what}", decoded) for what in ("image", "map")] == [[18, 20]] * 2
+    for what, key, shown in (("map", "m", "#view-map"), ("boxes", "b", ".box")):
+        switch, first = page.locator(f"#view-{what}-switch"), page.locator(shown).first
+        assert first.is_visible() and switch.get_attribute("aria-pressed") == "true"
+        page.keyboard.press(key)
+        assert not first.is_visible() and switch.get_attribute("aria-pressed") == "false"
+        switch.click()
+        assert first.is_visible() and switch.get_attribute("aria-pressed") == "true"
+    page.keyboard.press("m")
+    page.keyboard.press("Escape")
+    assert not page.locator("#view").is_visible()
+    assert page.evaluate("document.activeElement.className") == "three"  # back where it was opened
+    page.locator(".gallery button.three").last.press("Enter")  # the map stays off
+    assert page.locator("#view").is_visible() and not page.locator("#view-map").is_visible()
+    name = page.locator(".gallery .tiles li").last.locator(".soft").inner_text()
+    assert page.inner_text("#view-name") == name
+    page.click("#view-close")
+    assert not page.locator("#view").is_visible()
 
 
 def test_without_labels_the_anomalies_are_counted(visit, plain_page, trained, parts):

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 import alocc
 from alocc.cli import main
 from alocc.config import preset, with_settings
+from alocc.evaluation import discoveries
 from alocc.export import export
 from alocc.runtime.__main__ import main as light_main
 
@@ -173,6 +175,77 @@ def test_nothing_is_left_of_a_table_that_cannot_be(run, folder, tmp_path):
         "none of the 1 images can be used"
         in run(folder / "model.onnx", tmp_path / "none", "--out", out, command=light_main, code=2)[1]
     )
+
+
+REGION = ["x", "y", "width", "height", "area", "peak", "p_value", "reason"]
+
+
+@pytest.mark.parametrize("rule", [("--alpha", 0.4), ("--fdr", 0.5)])
+def test_regions_of_every_anomaly_and_of_no_other_image(run, folder, tmp_path, rule, monkeypatch):
+    def again(*_):
+        raise AssertionError("maps are computed a second time")
+
+    monkeypatch.setattr(alocc.Detector, "anomaly_map", again)
+    monkeypatch.setattr(discoveries, "discoveries", lambda p_value, _: p_value <= 0.4)  # more than alpha calls
+    words = ["score", folder / "run", folder / "parts", *rule, "--maps", tmp_path / "maps", "--json"]
+    out, err = run(*words, "--regions", tmp_path / "r.csv")
+    found = json.loads(out)
+    called = [image for image in found["images"] if image["is_anomaly"]]
+    assert 0 < len(called) < 40 and found["regions"] == str(tmp_path / "r.csv") and "r.csv written" in err
+    assert not any("regions" in image for image in found["images"] if image not in called)
+    assert all(1 <= len(image["regions"]) == image["n_regions"] for image in called)  # none has more than 20
+    rows = table_of((tmp_path / "r.csv").read_text(encoding="utf-8"))
+    wanted = [{"path": image["path"]} | region for image in called for region in image["regions"]]
+    assert list(rows[0]) == ["path", *REGION] and rows == [{k: str(v) for k, v in row.items()} for row in wanted]
+    for row in wanted:
+        assert 0 <= row["x"] <= row["x"] + row["width"] <= 16 and 0 <= row["y"] <= row["y"] + row["height"] <= 16
+        assert 1 <= row["area"] <= row["width"] * row["height"] and 0 < row["p_value"] <= 1
+        assert row["reason"].endswith(f"; {row['width']} × {row['height']} pixels")
+    out, _ = run("score", folder / "run", folder / "parts", *rule, "--regions", tmp_path / "r.jsonl")
+    assert out.startswith("path,anomaly_score,p_value,is_anomaly,error\n")
+    lines = (tmp_path / "r.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == wanted
+    assert len(list((tmp_path / "maps").iterdir())) == 40
+
+
+def test_regions_are_in_pixels_of_the_image_as_it_is_saved(run, folder, tmp_path):
+    name = "=1+1.png"  # which a spreadsheet would compute
+    (tmp_path / "large").mkdir()
+    Image.fromarray(255 - disc(np.random.default_rng(3)).repeat(4, 0).repeat(3, 1)).save(tmp_path / "large" / name)
+    command = ["score", folder / "run", "--alpha", 0.99, "--json", "--regions"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path / "large")
+        [image] = json.loads(run(*command, tmp_path / "r.csv", ".")[0])["images"]
+    sides = [
+        (region["x"] % 3, region["width"] % 3, region["y"] % 4, region["height"] % 4) for region in image["regions"]
+    ]
+    assert image["is_anomaly"] and sides == [(0, 0, 0, 0)] * len(sides)
+    assert max(region["x"] + region["width"] for region in image["regions"]) > 16
+    assert {row["path"] for row in table_of((tmp_path / "r.csv").read_text())} == {f"./{name}"}
+
+
+def test_regions_that_cannot_be_are_one_line_and_leave_nothing(run, folder, tmp_path):
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "broken.png").write_bytes(b"")
+    for model, data, out, more, message in (
+        ("model.onnx", "parts", "r.csv", [], "--regions needs the torch engine"),
+        ("run", "parts", "r.txt", [], "--regions .*r.txt: the file must end in .csv, .jsonl\n"),
+        ("run", "parts", "r.parquet", [], "the file must end in .csv, .jsonl\n"),
+        ("run", "parts", "r.csv", ["--out", tmp_path / "new" / "r.csv"], "that is the file of --out too"),
+        ("run", tmp_path / "none", "r.csv", [], "none of the 1 images can be used"),
+        ("run", "parts", "r.csv", ["--strict"], "leave --strict out"),
+    ):
+        words = ["score", folder / model, folder / data, "--regions", tmp_path / "new" / out, *more]
+        printed, err = run(*words, code=2)
+        assert printed == "" and re.search(message, err) and err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["none"]
+
+
+def test_no_draft_of_regions_stays_where_the_scores_cannot_be_written(run, folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    words = ["--out", tmp_path / "file" / "s.csv", "--regions", tmp_path / "r.csv"]
+    assert "s.csv cannot be written" in run("score", folder / "run", folder / "parts", *words, code=2)[1]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -109,6 +110,10 @@ def score(
         float | None, typer.Option(help="False-discovery rate: at most this share of the called anomalies is normal.")
     ] = None,
     maps: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for pictures of what is unusual.")] = None,
+    regions: Annotated[
+        Path | None,
+        typer.Option(help="Where anomalies are, .csv or .jsonl: box in the image's own pixels, p_value, what is seen."),
+    ] = None,
     stride: Stride = 1,
     strict: Strict = False,
     engine: Engine = None,
@@ -120,18 +125,24 @@ def score(
     Images are read, scored and released a few hundred at a time, so memory does not limit their number.
     """
     from alocc.cli.running import load_engine, stream_in_terminal
-    from alocc.scoring.table import Totals, check_table_path, write_table
+    from alocc.scoring.table import RegionTable, Totals, check_table_path, write_table
 
     if out:
         check_table_path(out)
+    if regions:
+        check_table_path(regions, "--regions")
+        if out and out.resolve() == regions.resolve():
+            raise ConfigError(f"--regions {regions}: that is the file of --out too; give another one")
     if alpha is not None and fdr is not None:
         raise ConfigError("give --alpha or --fdr, not both: each decides what is called an anomaly")
     detector = load_engine(model, engine, alpha, device)
-    rows = stream_in_terminal(detector, data, fdr=fdr, maps=maps, stride=stride, strict=strict)
-    totals = Totals()
-    images = list(totals.rows(rows)) if json and not out else []
-    if out or not json:
-        totals = write_table(rows, out)
+    rows = stream_in_terminal(detector, data, fdr=fdr, maps=maps, regions=bool(regions), stride=stride, strict=strict)
+    table = RegionTable(regions) if regions else None
+    totals = Totals(with_regions=bool(regions))
+    with closing(table.beside(rows) if table else rows) as rows:  # else a draft would stay of a table that failed
+        images = list(totals.rows(rows)) if json and not out else []
+        if out or not json:
+            totals = write_table(rows, out)
     console.print_skipped(totals.skipped)
     console.print_seen(totals.n_seen)
     if json:
@@ -145,12 +156,15 @@ def score(
                 "skipped": totals.skipped,
                 "out": out,
                 "maps": maps,
+                "regions": regions,
                 "images": images,
             }
         )
     rule = f"at a false-discovery rate of {fdr:g}" if fdr else f"at alpha {detector.alpha:g}"
-    written = "".join(f"; {path} written" for path in (out, maps) if path)
+    written = "".join(f"; {path} written" for path in (out, maps, regions) if path)
     console.print_note(f"{totals.n_anomalies:,} of {totals.n_images:,} images are anomalies {rule}{written}")
+    if table and table.n_shortened:
+        console.print_note(f"{table.n_shortened:,} of them have more regions than are written; the highest peaks are")
 
 
 @app.command(cls=ClassListCommand)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alocc.cli import console
 from alocc.config import Config, load_config, preset, with_settings
@@ -14,6 +15,8 @@ from alocc.errors import ConfigError
 if TYPE_CHECKING:
     from alocc.data.sources import ImageSet
     from alocc.detector import Detector
+    from alocc.regions import Region
+    from alocc.scores import Scores
     from alocc.scoring.open import EngineName
     from alocc.scoring.stream import Engine, Rows
     from alocc.training.plan import Device, Plan, Settings
@@ -97,34 +100,50 @@ def stream_in_terminal(
     *,
     fdr: float | None = None,
     maps: Path | None = None,
+    regions: bool = False,
     stride: int,
     strict: bool,
-) -> Iterator[Rows]:
-    """Score a source with a progress bar, and give its rows batch after batch."""
+) -> Generator[Rows, None, None]:
+    """Score a source with a progress bar, and give its rows batch after batch; maps are computed once, with scores."""
     from alocc.data.sources import open_source
     from alocc.detector import Detector
     from alocc.scoring.stream import score_batches
 
     if fdr is not None and not 0 < fdr < 1:
         raise ConfigError(f"--fdr must be above 0 and below 1, got {fdr:g}")
-    each = None
-    if maps:
-        from alocc.report.overlays import overlay_writer
-
+    hooks: dict[str, Any] = {}
+    if maps or regions:
         if not isinstance(detector, Detector):
-            raise ConfigError("--maps needs the torch engine: an exported detector makes no maps")
-        each = overlay_writer(detector, maps)
+            option = "--maps" if maps else "--regions"
+            raise ConfigError(f"{option} needs the torch engine: an exported detector makes no maps")
+        hooks["score"] = partial(detector.score, maps=True)
+        if maps:
+            from alocc.report.overlays import overlay_writer
+
+            hooks["each"] = overlay_writer(detector, maps)
+        if regions:
+            hooks["regions"] = _region_finder(detector, of_all=fdr is not None)
     source = open_source(data, "test", stride=stride)
 
-    def scored() -> Iterator[Rows]:
+    def scored() -> Generator[Rows, None, None]:
         with console.image_progress("scoring", len(source) or None) as progress:
             batches = source.batches(detector.image_format)
-            yield from score_batches(detector, batches, strict=strict, progress=progress, each=each)
+            yield from score_batches(detector, batches, strict=strict, progress=progress, **hooks)
 
     return scored() if fdr is None else _at_discovery_rate(list(scored()), fdr)
 
 
-def _at_discovery_rate(parts: Sequence[Rows], rate: float) -> Iterator[Rows]:
+def _region_finder(detector: Detector, of_all: bool) -> Callable[[ImageSet, Scores], list[list[Region]]]:
+    """Regions of each image in its own pixels; at least one of every image, if all may yet be called anomalies."""
+
+    def find(images: ImageSet, scores: Scores) -> list[list[Region]]:
+        judged = replace(scores, is_anomaly=scores.is_anomaly | of_all)
+        return detector.regions(images.images, judged, sizes=images.sizes)
+
+    return find
+
+
+def _at_discovery_rate(parts: Sequence[Rows], rate: float) -> Generator[Rows, None, None]:
     """The same rows, with as many images called anomalies as the rate allows among all of them."""
     import numpy as np
 

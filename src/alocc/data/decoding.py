@@ -66,14 +66,19 @@ def read_image(content: Content, name: str | None = None, page: int = 0) -> NDAr
         return _decode(image)
 
 
-def read_brought_to(content: Content, name: str | None, page: int, to: ImageFormat) -> NDArray[np.uint8]:
-    """:func:`read_image` in a detector's format, (H, W, C); of several threads, only one decodes large images."""
+def read_brought_to(
+    content: Content, name: str | None, page: int, to: ImageFormat
+) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """:func:`read_image` in a detector's format, (H, W, C), and its height and width before that.
+
+    Of several threads, only one decodes large images.
+    """
     with _open_image(content, name, page) as image:
 
-        def prepare() -> NDArray[np.uint8]:
+        def prepare() -> tuple[NDArray[np.uint8], tuple[int, int]]:
             with closing(image):  # its memory is free again before the next one begins
-                pixels: NDArray[np.uint8] = brought_to(_decode(image)[None], to)[0]
-                return pixels
+                decoded = _decode(image)
+                return brought_to(decoded[None], to)[0], (decoded.shape[0], decoded.shape[1])
 
         if image.width * image.height <= 4_000_000:  # larger ones one by one, so that memory stays bounded
             return prepare()

@@ -23,6 +23,7 @@ class Batch(NamedTuple):
     entries: Sequence[Entry]  # those that could be read
     images: NDArray[np.uint8]  # theirs: (n, H, W, C)
     skipped: Sequence[Skipped]
+    sizes: Sequence[tuple[int, int]] = ()  # height and width of each image before it was resized
 
     @property
     def names(self) -> list[str]:
@@ -36,7 +37,7 @@ def read_batches(entries: Sequence[Entry], to: ImageFormat, unusable: Sequence[S
     if unusable:
         yield Batch((), nothing, unusable)
 
-    def read(entry: Entry) -> NDArray[np.uint8] | Skipped:
+    def read(entry: Entry) -> tuple[NDArray[np.uint8], tuple[int, int]] | Skipped:
         try:
             return read_brought_to(entry.content, entry.name, entry.page, to)
         except DataError as error:
@@ -49,9 +50,10 @@ def read_batches(entries: Sequence[Entry], to: ImageFormat, unusable: Sequence[S
         for start in range(0, len(entries), size):
             results, ahead = list(ahead), pool.map(read, entries[start + size : start + 2 * size])
             pairs = list(zip(entries[start : start + size], results, strict=True))
-            good = [(entry, image) for entry, image in pairs if not isinstance(image, Skipped)]
-            images = np.stack([image for _, image in good]) if good else nothing
-            yield Batch([entry for entry, _ in good], images, [one for one in results if isinstance(one, Skipped)])
+            good = [(entry, *read_as) for entry, read_as in pairs if not isinstance(read_as, Skipped)]
+            images = np.stack([image for _, image, _ in good]) if good else nothing
+            skipped = [one for one in results if isinstance(one, Skipped)]
+            yield Batch([entry for entry, _, _ in good], images, skipped, [size for *_, size in good])
     finally:
         pool.shutdown(cancel_futures=True)
 

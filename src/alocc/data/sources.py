@@ -69,6 +69,8 @@ class ImageSet:
     """Images of the source that could not be used."""
     masks: Sequence[Path | None] = ()
     """Where each image's mask is; empty if the source has no masks."""
+    sizes: Sequence[tuple[int, int]] = ()
+    """Height and width of each image before it was brought to the format; empty if that is not known."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -82,6 +84,7 @@ class ImageSet:
             self.classes[indices],
             self.skipped,
             [self.masks[i] for i in indices] if self.masks else (),
+            [self.sizes[i] for i in indices] if self.sizes else (),
         )
 
 
@@ -134,7 +137,8 @@ class Source(ABC):
         if not names:
             raise none_usable(skipped)
         masks = list(itertools.chain.from_iterable(part.masks for part in parts))
-        return ImageSet(kept.images(), names, np.concatenate([part.classes for part in parts]), skipped, masks)
+        sizes = list(itertools.chain.from_iterable(part.sizes for part in parts))
+        return ImageSet(kept.images(), names, np.concatenate([part.classes for part in parts]), skipped, masks, sizes)
 
 
 def open_source(data: Data, split: Split, classes: Collection[str] | None = None, stride: int = 1) -> Source:
@@ -231,7 +235,8 @@ class ArraySource(Source):
         for start in range(0, len(self), size):
             part = slice(start, start + size)
             names = [self.name(i) for i in self.numbers[part].tolist()]
-            yield ImageSet(prepare_batch(self.images[part], to), names, self.classes[part])
+            sizes = [(int(self.images.shape[1]), int(self.images.shape[2]))] * len(names)
+            yield ImageSet(prepare_batch(self.images[part], to), names, self.classes[part], sizes=sizes)
 
 
 class EntrySource(Source):
@@ -273,7 +278,8 @@ class EntrySource(Source):
         for batch in reading.read_batches(self.entries, to, self.unusable):
             classes = np.array([entry.class_name for entry in batch.entries], dtype=np.str_)
             masks = [entry.mask for entry in batch.entries] if has_masks else ()
-            yield ImageSet(prepare_batch(batch.images, to), batch.names, classes, tuple(batch.skipped), masks)
+            images = prepare_batch(batch.images, to)
+            yield ImageSet(images, batch.names, classes, tuple(batch.skipped), masks, batch.sizes)
 
 
 class VideoSource(Source):
@@ -296,15 +302,16 @@ class VideoSource(Source):
         frames = self.frames()
         damage: tuple[Skipped, ...] = ()
         while not damage:
-            images, names = [torch.empty((0, to.channels, *to.size), dtype=torch.uint8)], []
+            images, names, sizes = [torch.empty((0, to.channels, *to.size), dtype=torch.uint8)], [], []
             try:
                 for seconds, frame in itertools.islice(frames, reading.batch_size(to)):
                     images.append(prepare_batch(frame[None], to))
                     names.append(f"{self.where}#t={video.time_stamp(seconds)}")
+                    sizes.append((int(frame.shape[0]), int(frame.shape[1])))
             except DataError as error:
                 damage = (Skipped(self.where, str(error)),)
             if names or damage:
-                yield ImageSet(torch.cat(images), names, np.full(len(names), ""), damage)
+                yield ImageSet(torch.cat(images), names, np.full(len(names), ""), damage, sizes=sizes)
             if not names:
                 return
 

@@ -27,8 +27,9 @@ from alocc.evaluation.metrics import roc
 from alocc.evaluation.notes import noted_data
 from alocc.report import figures
 from alocc.report.page_data import histogram, page_data
-from alocc.report.pictures import address, make_sheets, picture_size, strip, triples
+from alocc.report.pictures import ON_PAGE, address, make_sheets, picture_size, strip, triples
 from alocc.report.results import Results, printable, printable_reasons, score_images
+from alocc.report.views import make_views
 from alocc.storage import write_text
 from alocc.training.folder import RunFolder
 
@@ -75,18 +76,21 @@ def build_report(
     shown: dict[str, Any] = dict.fromkeys(("evaluation", "counts", "page_data", "roc", "grid", "galleries"), ())
     if results:
         order, called = results.by_score, results.scores.is_anomaly
+        views = make_views(detector, results)
+        sheets = make_sheets(detector, results, (ON_PAGE - views.n_bytes) * 3 // 4)
+        places = views.places(len(results))
         shown = {
             "evaluation": results.evaluation,
             "counts": [
                 {"name": name, "n": int(of.sum()), "called": int((called & of).sum())}
                 for name, of in results.groups().items()
             ],  # what the page shows before anybody moves alpha
-            "page_data": page_data(detector, results, make_sheets(detector, results)),
+            "page_data": page_data(detector, results, sheets, views),
             "roc": _roc(results),
             "grid": _grid(detector, results.all_classes),
             "galleries": [
-                {"title": "Most anomalous", "images": _gallery(detector, results, order[:12])},
-                {"title": "Most normal", "images": _gallery(detector, results, order[::-1][:12])},
+                {"title": "Most anomalous", "images": _gallery(detector, results, order[:12], places)},
+                {"title": "Most normal", "images": _gallery(detector, results, order[::-1][:12], places)},
             ],
         }
     written = Path(out) if out else folder.report
@@ -220,11 +224,14 @@ def _grid(detector: Detector, images: ImageSet) -> list[dict[str, str]]:
     return rows
 
 
-def _gallery(detector: Detector, results: Results, indices: NDArray[np.int64]) -> list[dict[str, Any]]:
+def _gallery(
+    detector: Detector, results: Results, indices: NDArray[np.int64], places: NDArray[np.int64]
+) -> list[dict[str, Any]]:
     drawn = triples(detector, results, indices, picture_size(detector.image_format))
     return [
         {
             "pictures": list(zip(("input", "reconstruction", "anomaly map"), map(address, three), strict=True)),
+            "view": int(places[index]),
             "name": printable(results.images.names[index]),
             "image_class": printable(results.images.classes[index]),
             "anomaly_score": results.scores.anomaly_score[index],

@@ -41,15 +41,24 @@ def overlay(
     size = (width * scale, height * scale)
     base = np.asarray(Image.fromarray(rgb(image)).resize(size, Image.Resampling.NEAREST), dtype=np.float32)
     large = np.asarray(Image.fromarray(anomaly_map).resize(size, Image.Resampling.BILINEAR))
-    relative = (large / threshold)[..., None]
-    heat, how_hot = np.clip(2 * relative - 1, 0, 1), np.clip(relative - 1, 0, 1)
-    colour = np.array([255, 220, 40]) * (1 - how_hot) + np.array([235, 70, 20]) * how_hot  # to red at twice it
-    blended = base * (1 - 0.6 * heat) + colour * 0.6 * heat
+    colour, opacity = heat(large, threshold)
+    blended = base * (1 - opacity) + colour * opacity
     above = large > threshold
     interior = binary_erosion(above, iterations=max(1, side // 128), border_value=1)  # the picture's border is no edge
     blended[above & ~interior] = (40, 0, 0)
     drawn: NDArray[np.uint8] = blended.round().astype(np.uint8)
     return drawn
+
+
+def heat(anomaly_map: NDArray[np.float32], threshold: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Colours of a map (H, W), (H, W, 3) from 0 to 255, and how much they cover, (H, W, 1), from 0 to 0.6.
+
+    They begin at half of the threshold, in yellow, and are red from twice the threshold on.
+    """
+    relative = (anomaly_map / threshold)[..., None]
+    how_hot = np.clip(relative - 1, 0, 1)
+    colour = np.array([255, 220, 40]) * (1 - how_hot) + np.array([235, 70, 20]) * how_hot
+    return colour, 0.6 * np.clip(2 * relative - 1, 0, 1)
 
 
 def rgb(image: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -71,7 +80,7 @@ def overlay_writer(detector: Detector, folder: Path) -> Callable[[ImageSet, Scor
     taken: Counter[str] = Counter()
 
     def write(images: ImageSet, scores: Scores) -> None:
-        maps = detector.anomaly_map(images.images)
+        maps = detector.anomaly_map(images.images) if scores.anomaly_map is None else scores.anomaly_map
         pixels = to_unit_range(images.images).numpy()
         for name, image, anomaly_map in zip(images.names, pixels, maps, strict=True):
             plain = overlay(image, np.zeros_like(anomaly_map), threshold)

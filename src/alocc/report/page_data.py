@@ -20,6 +20,7 @@ from alocc.calibration import FloatArray, smallest_alpha
 from alocc.detector import Detector
 from alocc.report.pictures import COLUMNS, PER_SHEET, Sheets
 from alocc.report.results import Results, printable
+from alocc.report.views import Views
 
 MOST_ROWS = 20_000
 """Images that the table lists; of more, the most anomalous. The counts are always of all."""
@@ -47,7 +48,7 @@ def alpha_steps(n_held_out: int, alpha: float) -> list[float]:
     return sorted({step for step in rounded if step > smallest} | {smallest, alpha})
 
 
-def page_data(detector: Detector, results: Results, sheets: Sheets) -> dict[str, Any]:
+def page_data(detector: Detector, results: Results, sheets: Sheets, views: Views) -> dict[str, Any]:
     """What the page calculates with: see the module."""
     k = detector.calibration.count_at_least(results.scores.anomaly_score)
     groups = []
@@ -59,28 +60,34 @@ def page_data(detector: Detector, results: Results, sheets: Sheets) -> dict[str,
         "alphas": alpha_steps(len(detector.held_out_scores), detector.alpha),
         "held_out": detector.held_out_scores.tolist(),
         "groups": groups,
-        "table": image_table(results, k, sheets),
+        "table": image_table(results, k, sheets) | {"view": views.places(len(results))[listed(results)].tolist()},
+        "views": {"width": views.width, "height": views.height, "grows": views.grows, "items": views.items},
     }
+
+
+def listed(results: Results) -> NDArray[np.int64]:
+    """Indices of the images that the table lists."""
+    return results.by_score[:MOST_ROWS]
 
 
 def image_table(results: Results, k: NDArray[np.int64], sheets: Sheets) -> dict[str, Any]:
     """Columns of the images, the most anomalous first, and where the picture of each is."""
-    listed = results.by_score[:MOST_ROWS]
-    names = [printable(results.images.names[i]) for i in listed]
+    rows = listed(results)
+    names = [printable(results.images.names[i]) for i in rows]
     start = common_folder(names)
-    class_names, of_class = np.unique(results.images.classes[listed], return_inverse=True)
+    class_names, of_class = np.unique(results.images.classes[rows], return_inverse=True)
     place = np.full(len(results), -1)
     place[sheets.chosen] = np.arange(len(sheets.chosen))
-    is_anomalous = None if results.is_anomalous is None else results.is_anomalous[listed].astype(int).tolist()
+    is_anomalous = None if results.is_anomalous is None else results.is_anomalous[rows].astype(int).tolist()
     return {
         "folder": start,
         "path": [name.removeprefix(start) for name in names],
         "class_names": [printable(name) for name in class_names.tolist()],
         "class": of_class.tolist(),
-        "anomaly_score": results.scores.anomaly_score[listed].tolist(),
-        "k": k[listed].tolist(),
+        "anomaly_score": results.scores.anomaly_score[rows].tolist(),
+        "k": k[rows].tolist(),
         "is_anomalous": is_anomalous,
-        "picture": place[listed].tolist(),
+        "picture": place[rows].tolist(),
         "pictures": asdict(sheets) | {"chosen": len(sheets.chosen), "per_sheet": PER_SHEET, "columns": COLUMNS},
     }
 

@@ -18,8 +18,10 @@ from alocc.report.results import Results
 
 PER_SHEET = 100
 COLUMNS = 10
-BUDGET = 4_200_000
-"""Bytes of all sheets together, before base64 makes them a third larger: the page stays below 10 MB."""
+LARGEST = 64
+"""Pixels of the longer side of a picture, at most."""
+ON_PAGE = 7_200_000
+"""Bytes of the page that all sheets and enlarged views take together, at most: it stays below 10 MB."""
 FIRST = 500
 """Images from each end, and on either side of the threshold, that get pictures before all others do."""
 
@@ -41,12 +43,15 @@ class Sheets:
 def picture_size(image_format: ImageFormat) -> tuple[int, int]:
     """Width and height of one picture: small images a whole number of times larger, large ones at most 64 pixels."""
     longer = max(image_format.size)
-    scale = max(1, 56 // longer) if longer <= 64 else 64 / longer
+    scale = max(1, 56 // longer) if longer <= LARGEST else LARGEST / longer
     return max(1, round(image_format.width * scale)), max(1, round(image_format.height * scale))
 
 
-def make_sheets(detector: Detector, results: Results, budget: int = BUDGET) -> Sheets:
-    """Draw as many images as the budget allows, the interesting ones first: see :func:`by_interest`."""
+def make_sheets(detector: Detector, results: Results, budget: int = ON_PAGE * 3 // 4) -> Sheets:
+    """Draw as many images as the budget allows, the interesting ones first: see :func:`by_interest`.
+
+    The budget is in bytes of all sheets together, before base64 makes them a third larger.
+    """
     width, height = picture_size(detector.image_format)
     order = by_interest(results, detector.threshold)
     sheets: list[str] = []
@@ -62,17 +67,20 @@ def make_sheets(detector: Detector, results: Results, budget: int = BUDGET) -> S
     return Sheets(width, height, sheets, chosen)
 
 
-def by_interest(results: Results, threshold: float) -> NDArray[np.int64]:
-    """Mistakes, the most anomalous images, those nearest to the threshold, the most normal ones; then all others."""
-    order = results.by_score
+def by_interest(results: Results, threshold: float, first: int | None = None) -> NDArray[np.int64]:
+    """Mistakes, the most anomalous images, those nearest to the threshold, the most normal ones; then all others.
+
+    Of each kind, ``first`` images; none: :data:`FIRST`.
+    """
+    order, first = results.by_score, first or FIRST
     n_above = int((results.scores.anomaly_score > threshold).sum())
-    near = order[max(0, n_above - FIRST) : n_above + FIRST]
+    near = order[max(0, n_above - first) : n_above + first]
     mistakes = np.zeros(len(results), dtype=bool)
     if results.is_anomalous is not None:
         mistakes = results.scores.is_anomaly != results.is_anomalous
-    together = np.concatenate([order[mistakes[order]][:FIRST], order[:FIRST], near, order[::-1][:FIRST], order])
-    _, first = np.unique(together, return_index=True)
-    return together[np.sort(first)]
+    together = np.concatenate([order[mistakes[order]][:first], order[:first], near, order[::-1][:first], order])
+    _, at = np.unique(together, return_index=True)
+    return together[np.sort(at)]
 
 
 def triples(
@@ -99,10 +107,10 @@ def address(pixels: Pixels, kind: str = "webp") -> str:
     return f"data:image/{kind};base64,{base64.b64encode(encoded(pixels, kind)).decode()}"
 
 
-def encoded(pixels: Pixels, kind: str = "webp") -> bytes:
+def encoded(pixels: Pixels, kind: str = "webp", *, lossless: bool = False) -> bytes:
     """A picture's file."""
     data = io.BytesIO()
-    Image.fromarray(pixels).save(data, kind, quality=82, optimize=True)
+    Image.fromarray(pixels).save(data, kind, quality=82, optimize=True, lossless=lossless)
     return data.getvalue()
 
 

@@ -52,10 +52,12 @@ class Rows(NamedTuple):
 
     names: Sequence[str]
     scores: Scores
-    """Without the parts of the score."""
+    """Without the parts of the score and the maps."""
     skipped: Sequence[Skipped]
     n_seen: int
     """How many of the images the detector was trained or calibrated on: their scores flatter it."""
+    regions: Sequence[Sequence[Any]] = ()
+    """Those of each image (:class:`~alocc.regions.Region`), if they were asked for."""
 
     @classmethod
     def joined(cls, several: Sequence[Rows]) -> Rows:
@@ -65,6 +67,7 @@ class Rows(NamedTuple):
             Scores.joined([rows.scores for rows in several]),
             [item for rows in several for item in rows.skipped],
             sum(rows.n_seen for rows in several),
+            [regions for rows in several for regions in rows.regions],
         )
 
 
@@ -74,12 +77,15 @@ def score_batches(
     *,
     strict: bool = False,
     progress: Progress | None = None,
+    score: Callable[[Any, Progress | None], Scores] | None = None,
     each: Callable[[BatchT, Scores], None] | None = None,
+    regions: Callable[[BatchT, Scores], Sequence[Sequence[Any]]] | None = None,
 ) -> Iterator[Rows]:
     """Score batch after batch of images in the engine's format. At least one image is scored before the first rows.
 
-    ``progress`` is told of every few images that are done, ``each`` is given every batch and its scores, before the
-    images are let go.
+    ``progress`` is told of every few images that are done. ``score`` scores, if not as the engine does by itself.
+    ``each`` is given every batch and its scores, before the images are let go; ``regions`` too, and finds those of each
+    image.
 
     Raises:
         DataError: if not one image can be used, or, if strict, if one cannot.
@@ -90,11 +96,13 @@ def score_batches(
         check_strict(strict, batch.skipped)
         waiting += batch.skipped
         if batch.names:
-            scores = scorer.score(batch.images, progress)
+            scores = (score or scorer.score)(batch.images, progress)
             if each:
                 each(batch, scores)
+            found = regions(batch, scores) if regions else ()
             n_seen = int(scorer.was_seen(batch.images).sum())
-            yield Rows(batch.names, replace(scores, parts={}, p_real=None), waiting, n_seen)
+            lean = replace(scores, parts={}, p_real=None, anomaly_map=None)
+            yield Rows(batch.names, lean, waiting, n_seen, found)
             waiting, alpha = [], scores.alpha
     if alpha is None:
         raise none_usable(waiting)

@@ -1,4 +1,7 @@
-"""The table of scores: one row an image, as CSV, JSON lines or Parquet, written as the rows come. NumPy alone."""
+"""The table of scores, one row an image, and that of regions, as CSV, JSON lines or Parquet, written as the rows come.
+
+NumPy alone.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +23,7 @@ from alocc.scoring.stream import Rows
 from alocc.storage import replacing
 
 COLUMNS = ("path", "anomaly_score", "p_value", "is_anomaly", "error")
+REGION_COLUMNS = ("path", "x", "y", "width", "height", "area", "peak", "p_value", "reason")
 ROW_GROUP = 50_000
 """Rows of Parquet that are in memory together."""
 
@@ -35,29 +39,71 @@ class Totals:
     n_seen: int = 0
     """How many of the images the detector was trained or calibrated on."""
     skipped: list[Skipped] = field(default_factory=list)
+    with_regions: bool = False
+    """Whether the rows of images that are called anomalies have regions and n_regions, how many there are, too."""
 
     def rows(self, parts: Iterable[Rows]) -> Iterator[Row]:
         """A dictionary for each image: path, anomaly_score, p_value, is_anomaly, error; nothing is ``None``."""
-        for names, scores, skipped, n_seen in parts:
+        for part in parts:
+            names, scores = part.names, part.scores
             self.n_images += len(names)
             self.n_anomalies += int(scores.is_anomaly.sum())
-            self.n_seen += n_seen
-            self.skipped += skipped
+            self.n_seen += part.n_seen
+            self.skipped += part.skipped
             columns = (column.tolist() for column in (scores.anomaly_score, scores.p_value, scores.is_anomaly))
-            for row in zip(names, *columns, itertools.repeat(None, len(names)), strict=True):
-                yield dict(zip(COLUMNS, row, strict=True))
-            for name, reason in skipped:
+            regions = part.regions if self.with_regions else itertools.repeat((), len(names))
+            for name, score, p_value, is_anomaly, found in zip(names, *columns, regions, strict=True):
+                row = dict(zip(COLUMNS, (name, score, p_value, is_anomaly, None), strict=True))
+                if found and is_anomaly:
+                    row |= {"n_regions": found[0].n_regions, "regions": list(map(_columns_of, found))}
+                yield row
+            for name, reason in part.skipped:
                 yield dict(zip(COLUMNS, (name, None, None, None, reason), strict=True))
 
 
-def check_table_path(path: Path) -> None:
-    """Refuse a file name that no format goes with, before any work is done.
+@dataclass
+class RegionTable:
+    """Writes the regions of images that are called anomalies while their rows pass by."""
+
+    path: Path
+    n_regions: int = 0
+    """How many were written."""
+    n_shortened: int = 0
+    """Images that have more regions than those that were written."""
+
+    def beside(self, parts: Iterable[Rows]) -> Generator[Rows, None, None]:
+        """The same rows; there is no table before the last of them was taken.
+
+        Raises:
+            ArtefactError: if the file cannot be written.
+        """
+        parts = iter(parts)
+        parts = itertools.chain([next(parts)], parts)  # what is wrong with the images shows before anything is there
+        with replacing(self.path) as temporary, _opened(temporary) as file:
+            write = REGION_WRITERS[self.path.suffix](file)
+            for part in parts:
+                for name, is_anomaly, regions in zip(part.names, part.scores.is_anomaly, part.regions, strict=True):
+                    if is_anomaly:
+                        self.n_regions += len(regions)
+                        self.n_shortened += regions[0].n_regions > len(regions)
+                        for region in regions:
+                            write({"path": name} | _columns_of(region))
+                yield part
+
+
+def _columns_of(region: Any) -> Row:
+    return {column: getattr(region, column) for column in REGION_COLUMNS[1:]}
+
+
+def check_table_path(path: Path, option: str = "--out") -> None:
+    """Refuse a file name that no format goes with, before any work is done; ``option`` is --out or --regions.
 
     Raises:
         ConfigError: if the suffix is unknown, or Parquet is asked for without pyarrow.
     """
-    if path.suffix not in WRITERS:
-        raise ConfigError(f"--out {path}: the file must end in {', '.join(WRITERS)}")
+    suffixes = WRITERS if option == "--out" else REGION_WRITERS
+    if path.suffix not in suffixes:
+        raise ConfigError(f"{option} {path}: the file must end in {', '.join(suffixes)}")
     if path.suffix == ".parquet":
         try:
             import pyarrow  # noqa: F401
@@ -95,18 +141,37 @@ def _visible(row: Row) -> Row:
     return {name: visible(value) if isinstance(value, str) else value for name, value in row.items()}
 
 
+def _opened(path: Path) -> IO[str]:
+    return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+
+
 def _csv(path: Path, rows: Iterator[Row]) -> None:
-    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+    with _opened(path) as file:
         _write_csv(file, rows)
 
 
-def _write_csv(file: IO[str], rows: Iterator[Row]) -> None:
+def _csv_lines(file: IO[str], columns: Sequence[str]) -> Callable[[Iterable[Any]], object]:
+    """Write the names of the columns, and give a function that writes a line."""
     # it quotes what its line ends are made of; readers take a carriage return alone for one too
     writer = csv.writer(SimpleNamespace(write=lambda line: file.write(f"{line[:-2]}\n")), lineterminator="\r\n")
-    writer.writerow(COLUMNS)
+    writer.writerow(columns)
+    return writer.writerow
+
+
+def _write_csv(file: IO[str], rows: Iterator[Row]) -> None:
+    write = _csv_lines(file, COLUMNS)
     for name, *numbers, verdict, reason in map(dict.values, rows):
         is_anomaly = None if verdict is None else str(verdict).lower()
-        writer.writerow((_plain(name), *numbers, is_anomaly, reason and _plain(reason)))
+        write((_plain(name), *numbers, is_anomaly, reason and _plain(reason)))
+
+
+def _csv_of_regions(file: IO[str]) -> Callable[[Row], object]:
+    write = _csv_lines(file, REGION_COLUMNS)
+    return lambda row: write(map(_plain_cell, row.values()))
+
+
+def _plain_cell(value: Any) -> Any:
+    return _plain(value) if isinstance(value, str) else value
 
 
 def _plain(text: str) -> str:
@@ -114,9 +179,17 @@ def _plain(text: str) -> str:
     return f"./{text}" if text.startswith(tuple("=+-@\t\r\n＝＋－＠")) else text
 
 
+def _json_line(row: Row) -> str:
+    return f"{json.dumps(row, ensure_ascii=False)}\n"
+
+
 def _json_lines(path: Path, rows: Iterator[Row]) -> None:
-    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        file.writelines(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+    with _opened(path) as file:
+        file.writelines(map(_json_line, rows))
+
+
+def _json_lines_of_regions(file: IO[str]) -> Callable[[Row], object]:
+    return lambda row: file.write(_json_line(row))
 
 
 def _parquet(path: Path, rows: Iterator[Row]) -> None:
@@ -131,3 +204,4 @@ def _parquet(path: Path, rows: Iterator[Row]) -> None:
 
 
 WRITERS = {".csv": _csv, ".jsonl": _json_lines, ".parquet": _parquet}
+REGION_WRITERS = {".csv": _csv_of_regions, ".jsonl": _json_lines_of_regions}

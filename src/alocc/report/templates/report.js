@@ -55,7 +55,9 @@ function report(data) {
     byId("cut").style.left = `${left}%`;
     byId("cut").classList.toggle("right", left > 65);
     byId("cut-value").textContent = shown;
-    byId("alpha-said").textContent = `At alpha ${short(state.alpha)} the threshold is ${shown}: ${whole(called)} ${called === 1 ? "image is called an anomaly" : "images are called anomalies"}.`;
+    const groups = counts(), of = (i) => `${whole(groups[i].called)} of ${whole(groups[i].n)}`;
+    const told = groups.length === 2 ? `${of(0)} normal and ${of(1)} anomalous images are called anomalies` : `${whole(called)} ${called === 1 ? "image is called an anomaly" : "images are called anomalies"}`;
+    byId("alpha-said").textContent = `At alpha ${short(state.alpha)} the threshold is ${shown}: ${told}.`;
     byId("alpha-slider").setAttribute("aria-valuetext", short(state.alpha));
     byId("alpha-reset").disabled = state.alpha === data.alpha;
   }
@@ -110,9 +112,54 @@ function report(data) {
       image.style.objectPosition = `${-width * (3 * (at % columns) + i)}px ${-height * Math.floor(at / columns)}px`;
       three.append(image);
     }
-    cell.append(three);
+    cell.append(opens(three, table.view[row], table.path[row]));
     return cell;
   }
+
+  // ── enlarged views
+  const views = data.views, view = byId("view");
+  function opens(three, place, name) { // pictures that there is more of are a button
+    if (place < 0) return three;
+    const button = make("button", undefined, "three");
+    button.type = "button";
+    button.setAttribute("aria-label", `Enlarge ${name}`);
+    button.append(...three.childNodes);
+    button.addEventListener("click", () => enlarge(place));
+    return button;
+  }
+  function flip(what) { // the map's layer, or the boxes
+    const hidden = byId("view-stage").classList.toggle(`no-${what}`);
+    byId(`view-${what}-switch`).setAttribute("aria-pressed", !hidden);
+  }
+  function box([x, y, width, height], i, [rows, columns]) {
+    const element = make("div", undefined, "box"), share = (part, all) => `${100 * part / all}%`;
+    Object.assign(element.style, { left: share(x, columns), top: share(y, rows), width: share(width, columns), height: share(height, rows) });
+    element.append(make("span", i + 1));
+    return element;
+  }
+  function enlarge(place) {
+    const { name, said, image, map, size, regions, n_regions } = views.items[place], stage = byId("view-stage"), address = "data:image/webp;base64,";
+    byId("view-name").textContent = name;
+    byId("view-said").textContent = said;
+    Object.assign(stage.style, { width: `${views.width}px`, aspectRatio: `${views.width} / ${views.height}` });
+    byId("view-image").src = address + image;
+    byId("view-image").classList.toggle("pixelated", views.grows);
+    byId("view-map").src = address + map;
+    for (const old of stage.querySelectorAll(".box")) old.remove();
+    stage.append(...regions.map((region, i) => box(region, i, size)));
+    byId("view-regions").replaceChildren(...regions.map((region) => make("li", region[4])));
+    byId("view-count").textContent = !n_regions ? "The map is nowhere above its threshold." : n_regions > regions.length ? `${whole(n_regions)} regions, of which these have the highest peaks:` : n_regions > 1 ? `${n_regions} regions:` : "One region:";
+    view.showModal();
+  }
+  for (const three of document.querySelectorAll("[data-view]")) three.replaceWith(opens(three, Number(three.dataset.view), three.dataset.name));
+  for (const what of ["map", "boxes"]) byId(`view-${what}-switch`).addEventListener("click", () => flip(what));
+  byId("view-close").addEventListener("click", () => view.close());
+  view.addEventListener("click", (event) => { if (event.target === view) view.close(); }); // beside it
+  view.addEventListener("keydown", (event) => {
+    const what = { m: "map", b: "boxes" }[event.key.toLowerCase()];
+    if (what && !event.ctrlKey && !event.metaKey && !event.altKey) flip(what);
+  });
+
   function verdict(row) {
     const called = isAnomaly(row), cell = make("td", called ? "anomaly" : "normal", called ? "is-anomaly" : "is-normal");
     if (isMistake(row)) cell.append(make("span", called ? "false alarm" : "missed", "mark"));
