@@ -7,7 +7,7 @@ with EfficientNet-Lite0, as the preset ``features`` does.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,9 @@ COLUMNS = {
     "recall": "recall at .01", "false_alarms": "false alarms at .01", "recall_05": "recall at .05",
     "false_alarms_05": "false alarms at .05", "train_seconds": "training, s", "images_a_second": "images/s",
 }  # fmt: skip
+
+SHOWN = ("auroc", "pixel_auroc", "recall", "false_alarms", "train_seconds")
+"""Columns for which a terminal has room."""
 
 Judge = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 """Images (n, C, H, W), uint8 → a score of each, (n,), and a map of each, (n, H, W), or none."""
@@ -193,13 +196,13 @@ def folder_cells(folders: Sequence[Path], methods: Mapping[str, Config | None], 
     ]
 
 
-def folder_rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
+def folder_rows(results: Sequence[Result], columns: Collection[str] = COLUMNS) -> list[tuple[str, ...]]:
     """A header, then one row for each folder and method: means over seeds."""
-    rows: list[tuple[str, ...]] = [("set", "method", *COLUMNS.values())]
+    rows: list[tuple[str, ...]] = [("set", "method", *(COLUMNS[name] for name in columns))]
     for label, method in dict.fromkeys((result.cell.label, result.cell.method) for result in results):
         runs = [result.figures for result in results if (result.cell.label, result.cell.method) == (label, method)]
         shown = []
-        for name in COLUMNS:
+        for name in columns:
             values = [run[name] for run in runs if name in run]
             mean = float(np.mean(values)) if values else None
             of = f" of {runs[0]['n_normal']}" if name.startswith("false_alarms") else ""

@@ -113,7 +113,7 @@ def real(
 
     train/good trains; test/good and test/<defect> test, with masks in ground_truth/<defect> if there are any.
     """
-    from alocc.benchmark.folders import PLACE_BASELINES, default_methods, folder_cells, folder_rows
+    from alocc.benchmark.folders import PLACE_BASELINES, SHOWN, default_methods, folder_cells, folder_rows
     from alocc.benchmark.protocols import method_configs
     from alocc.benchmark.running import run_cells
     from alocc.storage import write_text
@@ -121,14 +121,15 @@ def real(
     configs = method_configs(class_names(methods) or default_methods(), set_ or [], PLACE_BASELINES)
     cells = folder_cells(data, configs, seeds)
     with console.cell_progress(len(cells)) as progress:
-        rows = folder_rows(run_cells(cells, out, processes, progress))
+        results = run_cells(cells, out, processes, progress)
+    rows = folder_rows(results)
     lines = [f"| {' | '.join(row)} |" for row in rows]
     lines.insert(1, "|---" * len(rows[0]) + "|")
     write_text(out / "table.md", "\n".join([*lines, ""]))
     if json:
         console.print_json([dict(zip(rows[0], row, strict=True)) for row in rows[1:]])
     else:
-        console.print_table(rows, "photographs", header=True)
+        console.print_table(folder_rows(results, SHOWN), "photographs", header=True)
     console.print_note(f"{out / 'table.md'} written; every run's figures are in {out / 'cells'}")
 
 
