@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alocc.config import (
+    NUISANCES,
     PHASES,
     PRESETS,
     Config,
@@ -16,6 +17,7 @@ from alocc.config import (
     dump_config,
     load_config,
     preset,
+    with_ignored,
     with_iterations,
     with_settings,
     with_values,
@@ -314,3 +316,18 @@ def test_names_in_the_config_are_those_of_the_code():
     assert set(get_args(NegativeKind)) == set(NEGATIVES)
     assert tuple(TRAINED) == PHASES
     assert tuple(name for name in TrainingConfig.model_fields if name in PHASES) == PHASES
+
+
+def test_what_is_ignored_becomes_normal_copies_and_no_anomaly():
+    config = with_ignored(preset("robust"), ["light", "turn"])
+    augmentation = config.training.augmentation
+    assert (augmentation.brightness, augmentation.gain, augmentation.rotate, augmentation.shift) == (0.1, 0.2, 180.0, 0)
+    assert augmentation.is_on and not preset("robust").training.augmentation.is_on
+    assert augmentation.makes_normal == {"relit", "tinted", "turned"}
+    assert with_ignored(preset("robust"), list(NUISANCES)).training.augmentation.makes_normal == {
+        "relit", "tinted", "turned", "shifted", "blurred", "mirrored",
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match='there is no "lights"; did you mean "light"'):
+        with_ignored(config, ["lights"])
+    with pytest.raises(ConfigError, match="makes all kinds of training"):
+        with_settings(config, ['training.discrimination.kinds=["turned", "tinted"]'])

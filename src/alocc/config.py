@@ -192,15 +192,37 @@ class AugmentationConfig(_Model):
     """Whether half of the copies are mirrored top to bottom."""
     brightness: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     """Largest brightness added or taken away, in units of the value range [0, 1]."""
+    gain: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
+    """Largest share by which all pixels become brighter or darker in proportion."""
+    blur: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """Largest share that the mean over 3×3 pixels has in a pixel."""
     noise: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     """Largest standard deviation of Gaussian noise, in units of the value range [0, 1]."""
 
     @property
     def is_on(self) -> bool:
         """Whether anything happens to a copy."""
-        return bool(
-            self.shift or self.rotate or self.flip_horizontal or self.flip_vertical or self.brightness or self.noise
-        )
+        return any(value for name, value in self if name != "copies")
+
+    @property
+    def makes_normal(self) -> set[NegativeKind]:
+        """Kinds of pseudo-anomaly that are no anomalies where this is normal."""
+        kinds: dict[NegativeKind, float] = {
+            "shifted": self.shift, "turned": self.rotate, "blurred": self.blur,
+            "mirrored": self.flip_horizontal or self.flip_vertical,
+            "relit": self.brightness or self.gain, "tinted": self.brightness or self.gain,
+        }  # fmt: skip
+        return {kind for kind, amount in kinds.items() if amount}
+
+
+NUISANCES: dict[str, dict[str, Any]] = {
+    "light": {"brightness": 0.1, "gain": 0.2},
+    "focus": {"blur": 1.0},
+    "shift": {"shift": 0.05},
+    "turn": {"rotate": 180.0},
+    "mirror": {"flip_horizontal": True, "flip_vertical": True},
+}
+"""What a detector can be told to ignore → the changed copies that teach it."""
 
 
 class TrainingConfig(_Model):
@@ -224,6 +246,10 @@ class TrainingConfig(_Model):
     def _trains_r(self) -> TrainingConfig:
         if self.reconstruction is None and self.adversarial is None:
             raise ValueError("R is never trained; set training.reconstruction or training.adversarial")
+        if self.discrimination and self.augmentation.makes_normal >= {*self.discrimination.kinds}:
+            raise ValueError(
+                "training.augmentation makes all kinds of training.discrimination normal; name another kind"
+            )
         if self.places and not (self.places.iterations or self.discrimination):
             raise ValueError("training.places.iterations must be given where there is no training.discrimination")
         if self.old_is_gold and not (self.adversarial and self.old_is_gold.old_after <= self.adversarial.iterations):
@@ -450,6 +476,21 @@ def with_values(config: Config, values: Mapping[str, Any], source: str) -> Confi
     except pydantic.ValidationError as error:
         problems = "; ".join(_explain(problem) for problem in error.errors())
         raise ConfigError(f"{source}: {problems}") from None
+
+
+def with_ignored(config: Config, nuisances: Iterable[str]) -> Config:
+    """Ignore some of :data:`NUISANCES`: in training, copies are normal that differ in these.
+
+    Raises:
+        ConfigError: if there is no such nuisance.
+    """
+    for name in nuisances:
+        if name not in NUISANCES:
+            raise ConfigError(
+                f'--ignore: there is no "{name}"; {_meant(name, NUISANCES)}it can be: {", ".join(NUISANCES)}'
+            )
+        config = with_values(config, {"training": {"augmentation": NUISANCES[name]}}, source="--ignore")
+    return config
 
 
 def with_iterations(config: Config, iterations: int) -> Config:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import alocc
-from alocc.config import AugmentationConfig, preset, with_settings
+from alocc.config import AugmentationConfig, preset, with_ignored, with_settings
 from alocc.synthesis.augmentation import augmented
 
 
@@ -95,3 +95,35 @@ def test_mirrored_images_become_normal_where_mirroring_is_asked_for():
     assert plain.score(fresh).parts["neighbours"].min() > 3 * mirrored.score(fresh).parts["neighbours"].max()
     # an image's own copies do not vouch for it: held-out images look like fresh ones
     assert mirrored.score(normal[90:]).p_value.mean() == pytest.approx(0.5, abs=0.2)
+
+
+def test_gain_scales_all_pixels_alike_and_blur_keeps_their_sum():
+    x = torch.full((50, 1, 8, 8), 0.4)
+    x[:, :, 2, 2] = 0.5
+    brighter, _ = augmented(x, AugmentationConfig(gain=0.2, copies=1), stream())
+    gain = brighter[50:, 0, 0, 0] / 0.4
+    assert torch.allclose(brighter[50:, 0, 2, 2], 0.5 * gain) and 0.8 <= gain.min() < 0.85 and 1.15 < gain.max() <= 1.2
+    blurred, _ = augmented(x, AugmentationConfig(blur=1.0, copies=1), stream())
+    assert torch.allclose(blurred[50:].sum((1, 2, 3)), x.sum((1, 2, 3)), atol=1e-4)
+    share = (0.5 - blurred[50:, 0, 2, 2]) / (0.1 * 8 / 9)  # of the mean over 3×3, which is .4 + .1 / 9
+    assert torch.allclose(blurred[50:, 0, 2, 3] - 0.4, share * 0.1 / 9, atol=1e-6)
+    assert 0 <= share.min() < 0.1 and 0.9 < share.max() <= 1
+
+
+def test_what_is_told_to_be_ignored_stands_out_less_and_is_no_anomaly():
+    rng = np.random.default_rng(0)
+
+    def parts(n, light):
+        pixels = 90 + rng.normal(0, 6, (n, 24, 24))
+        pixels[:, 6:14, 8:18] += 60
+        return (pixels * light).clip(0, 255).astype(np.uint8)
+
+    settings = ["networks.width=4", "training.batch_size=16"]
+    tuned = with_settings(preset("robust"), settings)
+    dimmer, shares, notes = parts(60, 0.9), [], []
+    for config in (tuned, with_ignored(tuned, ["light"])):
+        detector = alocc.train(parts(150, 1.0), config=config, iterations=60, alpha=0.05)
+        shares.append(detector.score(dimmer).is_anomaly.mean())
+        notes.append(detector.training.get("looks_normal", []))
+    assert shares[0] > 0.9 and shares[1] < 0.3
+    assert "relit" in notes[1] and "tinted" in notes[1] and "relit" not in notes[0]

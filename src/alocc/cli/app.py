@@ -65,9 +65,15 @@ def train(
     data: Data,
     out: RunOut,
     normal: Normal = None,
-    preset: Annotated[str | None, typer.Option(help="robust (default), inspection, article, paper or ognet.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="robust (default), inspection, features, article, paper or ognet.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file on top of a preset.")] = None,
     set_: ConfigKeys = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option("--ignore", metavar="WHAT…", help="What is normal too: light, focus, shift, turn, mirror."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random. Default: the config's, 0.")] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="Updates of R; other phases in proportion.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="The same as passes over the images.")] = None,
@@ -90,10 +96,12 @@ def train(
     stopped with Ctrl-C goes on where it was when the same command is given again.
     """
     from alocc.cli.running import load_settings, train_in_terminal
+    from alocc.config import with_ignored
     from alocc.training.plan import Settings
 
+    chosen = with_ignored(load_settings(preset, config, set_ or []), class_names(ignore) or ())
     settings = Settings(
-        data, class_names(normal, data, "train"), load_settings(preset, config, set_ or []), seed, iterations, epochs,
+        data, class_names(normal, data, "train"), chosen, seed, iterations, epochs,
         alpha, contamination, device, overwrite=overwrite, strict=strict,
     )  # fmt: skip
     names = class_names(anomalous, watch)

@@ -6,6 +6,7 @@ An upside-down part may be the anomaly, so only who knows the data can say what 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from alocc.config import AugmentationConfig
@@ -46,6 +47,11 @@ def _changed(x: Tensor, config: AugmentationConfig, generator: torch.Generator) 
     if config.rotate or config.shift:  # a resampling blurs, so it is left out where nothing moves
         angle = uniform(n, -config.rotate, config.rotate, generator)
         x = warp(x, angle, uniform((n, 2), -config.shift, config.shift, generator))
+    if config.gain:
+        x = x * uniform((n, 1, 1, 1), 1 - config.gain, 1 + config.gain, generator).to(x.device)
+    if config.blur:
+        mean = F.avg_pool2d(F.pad(x, (1,) * 4, mode="replicate"), 3, 1)
+        x = torch.lerp(x, mean, uniform((n, 1, 1, 1), 0.0, config.blur, generator).to(x.device))
     x = x + uniform((n, 1, 1, 1), -config.brightness, config.brightness, generator).to(x.device)
     sigma = config.noise * torch.rand((n, 1, 1, 1), generator=generator)
     return (x + (sigma * torch.randn(x.shape, generator=generator)).to(x.device)).clamp(0, 1)

@@ -54,7 +54,7 @@ class Kinds:
     met: Sequence[str]
     """D is trained against these."""
     looks_normal: Sequence[str]
-    """Asked for, but they cannot be told from normal images: they are no anomalies here."""
+    """Asked for, but they cannot be told from normal images, or the user says so: they are no anomalies here."""
 
     @property
     def unseen(self) -> list[str]:
@@ -64,9 +64,9 @@ class Kinds:
 
 def choose_kinds(plan: Plan, scorer: Scorer, normals: Normals, held_out: Tensor) -> Kinds:
     """Find the kinds that look normal, by the parts of the score that need no network."""
-    phase = plan.config.training.discrimination
+    phase, told = plan.config.training.discrimination, plan.config.training.augmentation.makes_normal
     if phase is None:
-        return Kinds((), ())
+        return Kinds((), sorted(told))
     judges = {}
     for name in STATISTICS:
         judges[name] = scorer.parts[name] if name in scorer.parts else build_part(name, plan.config, plan.frame)
@@ -79,9 +79,12 @@ def choose_kinds(plan: Plan, scorer: Scorer, normals: Normals, held_out: Tensor)
 
     with torch.inference_mode():
         met = useful_kinds(
-            score, trial_thumbnails(plan, held_out), phase.kinds, generator(plan.config.seed, "validation")
+            score,
+            trial_thumbnails(plan, held_out),
+            [kind for kind in phase.kinds if kind not in told],
+            generator(plan.config.seed, "validation"),
         )
-    return Kinds(met, [kind for kind in phase.kinds if kind not in met])
+    return Kinds(met, [*(kind for kind in phase.kinds if kind not in met), *sorted(told - {*phase.kinds})])
 
 
 def trial_images(plan: Plan, held_out: Tensor) -> Tensor:
