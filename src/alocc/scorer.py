@@ -67,7 +67,7 @@ class Scorer(nn.Module):
 
     def _of(self, name: str, view: View) -> Evidence:
         """What a part says, computed once for score and map."""
-        said: Evidence = view.once(name, lambda: self.parts[name](view))
+        said: Evidence = view.once(f"part {name}", lambda: self.parts[name](view))
         return said
 
     def forward(self, crops: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -77,7 +77,8 @@ class Scorer(nn.Module):
 
     def anomaly_map(self, evidence: Mapping[str, Tensor]) -> Tensor:
         """Where crops are unusual, (N, 1, h, w), by :meth:`grid_evidence`."""
-        return at_full_size(self.map_fusion(evidence), self.frame.crop_format.size)
+        height, width, _ = self.frame.crop_format
+        return at_full_size(self.map_fusion(evidence), self.frame.covered)[:, :, :height, :width]
 
     def compute_on(self, device: torch.device | str) -> Scorer:
         """Move what computes evidence; it is fused on the CPU, in float64, by the same arithmetic everywhere."""

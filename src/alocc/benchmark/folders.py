@@ -19,11 +19,13 @@ from torch import Tensor
 from alocc.benchmark.baselines import check_installed, fit_baseline
 from alocc.benchmark.cells import Cell
 from alocc.benchmark.running import Result
+from alocc.calibration import smallest_alpha
 from alocc.config import Config, ImagesConfig, preset
+from alocc.data.frame import thinned
 from alocc.data.images import to_unit_range
 from alocc.data.resizing import ImageFormat
 from alocc.data.sources import open_normals
-from alocc.errors import ConfigError
+from alocc.errors import ConfigError, DataError
 from alocc.evaluation.labelled import Labelled, evaluate, load_labelled
 from alocc.evaluation.metrics import auroc
 from alocc.evaluation.pixels import load_masks, pixel_figures
@@ -35,8 +37,8 @@ from alocc.training.run import train
 
 NORMAL = ("good",)
 ALPHAS = (0.01, 0.05)
-MEMORY = 8_000
-"""Places of normal images that are remembered."""
+MEMORY, MOST_FITTED = 8_000, 500
+"""Places of normal images that are remembered; images that a Gaussian is fitted to, at most."""
 COLUMNS = {
     "auroc": "image AUROC", "best_part": "best part alone", "pixel_auroc": "pixel AUROC", "pro": "PRO",
     "recall": "recall at .01", "false_alarms": "false alarms at .01", "recall_05": "recall at .05",
@@ -59,7 +61,7 @@ def run_folder(cell: Cell) -> dict[str, Any]:
     trained = time.perf_counter()
     labelled = load_labelled(cell.data, detector.image_format, NORMAL)
     loaded = time.perf_counter()
-    scores = detector.score(labelled.images.images)
+    scores = detector.score(labelled.images.images, maps=True)
     scored = time.perf_counter()
     evaluation = evaluate(detector, labelled, scores, resamples=0)
     figures = {
@@ -71,6 +73,8 @@ def run_folder(cell: Cell) -> dict[str, Any]:
         **evaluation.pixels,
     }
     for alpha, name in zip(ALPHAS, ("", "_05"), strict=True):
+        if alpha < smallest_alpha(len(detector.held_out_scores)):
+            continue  # it cannot be kept, and nothing is called an anomaly
         called = scores.p_value <= alpha
         figures[f"recall{name}"] = float(called[labelled.is_anomalous].mean())
         figures[f"false_alarms{name}"] = int(called[~labelled.is_anomalous].sum())
@@ -90,7 +94,10 @@ def _run_baseline(cell: Cell) -> dict[str, Any]:
     with torch.inference_mode():
         scores, maps = judge(labelled.images.images)
     scored = time.perf_counter()
-    figures: dict[str, Any] = {"auroc": auroc(scores.double().numpy(), labelled.is_anomalous)}
+    figures: dict[str, Any] = {
+        "size": list(image_format.size),
+        "auroc": auroc(scores.double().numpy(), labelled.is_anomalous),
+    }
     if maps is not None and any(labelled.images.masks):
         kept = np.array([mask is not None for mask in labelled.images.masks]) | ~labelled.is_anomalous
         masks = load_masks(labelled.images[kept].masks, image_format)
@@ -109,9 +116,11 @@ def patchcore_like(normals: Tensor, seed: int) -> Judge:
 
     After Roth et al. 2022: means over 3×3 places; the memory is drawn at random, where they choose a core set.
     """
-    describe = _describing(normals)
-    rows = torch.cat([describe(batch).flatten(0, 2) for batch in torch.split(normals, 8)])
-    memory = rows[torch.randperm(len(rows), generator=generator(seed, "memory"))[:MEMORY]]
+    describe, stream = _describing(normals), generator(seed, "memory")
+    of_each = -(-MEMORY // len(normals))
+    images = (places for batch in torch.split(normals, 8) for places in describe(batch).flatten(1, 2))
+    drawn = [places[torch.randperm(len(places), generator=stream)[:of_each]] for places in images]
+    memory = torch.cat(drawn)[:MEMORY]
 
     def distance(described: Tensor) -> Tensor:
         return torch.stack(
@@ -122,12 +131,13 @@ def patchcore_like(normals: Tensor, seed: int) -> Judge:
 
 
 def padim_like(normals: Tensor, seed: int) -> Judge:
-    """Mahalanobis distance of each place from a Gaussian of that place; an image's is the largest.
+    """Mahalanobis distance of each place from a Gaussian of that place, of 500 images; an image's is the largest.
 
     After Defard et al. 2021, with the shrinkage of Ledoit & Wolf where they add .01 to the diagonal.
     """
     describe = _describing(normals)
-    rows = torch.cat([describe(batch) for batch in torch.split(normals, 8)]).flatten(1, 2)  # (n, places, p)
+    few = thinned(normals, MOST_FITTED)
+    rows = torch.cat([describe(batch) for batch in torch.split(few, 8)]).flatten(1, 2)  # (n, places, p)
     fitted = [gaussian(rows[:, i].double()) for i in range(rows.shape[1])]
     mean, whitening = (torch.stack(each).float() for each in zip(*fitted, strict=True))
 
@@ -180,7 +190,19 @@ def _seconds(training: float, scoring: float, n: int) -> dict[str, float]:
 
 
 def folder_cells(folders: Sequence[Path], methods: Mapping[str, Config | None], seeds: int) -> list[Cell]:
-    """All cells: folders × methods × seeds."""
+    """All cells: folders × methods × seeds.
+
+    Raises:
+        ConfigError, DataError: if two folders have one name, or one has no images to train with or to test with.
+    """
+    names = [folder.resolve().name for folder in folders]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f'two folders are called "{name}"; their rows could not be told apart: rename one')
+    for folder in folders:
+        for split in ("train/good", "test/good"):
+            if not (folder / split).is_dir():
+                raise DataError(f"{folder} has no {split}: the layout is train/good, test/good, test/<defect>")
     return [
         Cell(
             "folders",

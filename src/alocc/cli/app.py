@@ -96,10 +96,10 @@ def train(
     stopped with Ctrl-C goes on where it was when the same command is given again.
     """
     from alocc.cli.running import load_settings, train_in_terminal
-    from alocc.config import with_ignored
+    from alocc.config import with_ignored, with_settings
     from alocc.training.plan import Settings
 
-    chosen = with_ignored(load_settings(preset, config, set_ or []), class_names(ignore) or ())
+    chosen = with_settings(with_ignored(load_settings(preset, config, []), class_names(ignore) or ()), set_ or [])
     settings = Settings(
         data, class_names(normal, data, "train"), chosen, seed, iterations, epochs,
         alpha, contamination, device, overwrite=overwrite, strict=strict,

@@ -28,8 +28,8 @@ Methods = Annotated[
     typer.Option(
         "--methods",
         metavar="METHOD…",
-        help="Presets (robust, inspection, article, paper, ognet) and baselines (5-nn, pca, ocsvm, iforest, lof, "
-        "pyod-ae, pyod-vae, pyod-dsvdd). Default: robust and the first five baselines.",
+        help="Presets (robust, inspection, features, article, paper, ognet) and baselines (5-nn, pca, ocsvm, iforest, "
+        "lof, pyod-ae, pyod-vae, pyod-dsvdd). Default: robust and the first five baselines.",
     ),
 ]
 Classes = Annotated[

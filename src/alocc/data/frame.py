@@ -73,6 +73,12 @@ class Frame:
         return grid_of(self.crop_format.size)
 
     @property
+    def covered(self) -> tuple[int, int]:
+        """Height and width that the places of a map cover: where there are thumbnails, whole cells, beyond a crop."""
+        height, width, _ = self.crop_format
+        return (height + -height % CELL, width + -width % CELL) if self.has_thumbnails else (height, width)
+
+    @property
     def batch_size(self) -> int:
         """Crops that are computed with together: always so many, whatever is scored."""
         height, width, _ = self.crop_format

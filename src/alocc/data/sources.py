@@ -230,6 +230,9 @@ class ArraySource(Source):
         colour = self.images.ndim == 4 and not all(is_grey(image) for part in parts for image in part)
         return [Header(self.images.shape[1], self.images.shape[2], grey=not colour)] * len(self)
 
+    def original_size(self) -> tuple[int, int]:
+        return self.images.shape[1], self.images.shape[2]
+
     def batches(self, to: ImageFormat) -> Iterator[ImageSet]:
         size = reading.batch_size(to)
         for start in range(0, len(self), size):

@@ -5,6 +5,7 @@ Measuring and judging are apart: :func:`measure` gives numbers, :func:`judge` ma
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -74,7 +75,7 @@ class Measures:
     shorter_side: int = 0
     """Of the images or crops in which spots were planted, in pixels."""
     shrunk: float = 1.0
-    """How many times as long the sides of the original images are; below 1, images were enlarged."""
+    """How many times as long the sides of the original images are, in the mean; below 1, images were enlarged."""
 
     @property
     def unseen_mean(self) -> float:
@@ -184,6 +185,7 @@ def measure(detector: Detector, normals: Tensor, *, fresh: bool, second: Detecto
         stability = float(np.nan_to_num(spearmanr(*by_seed).statistic))
     gross = {name: against_normals(probe) for name, probe in gross_probes(normals, stream).items()}
     likely = {name: against_normals(probe) for name, probe in likely_probes(normals, stream).items()}
+    original = detector.training.get("original_size", detector.image_format.size)
     diameters = [2**i for i in range(1, 10) if 2**i <= min(normals.shape[2:]) // 3]
     few = normals[: min(PROBES, most)]
     clean = subject.score(few).anomaly_score  # with folds it was fitted to all of them: compare like with like
@@ -201,7 +203,7 @@ def measure(detector: Detector, normals: Tensor, *, fresh: bool, second: Detecto
         stability,
         spots,
         min(normals.shape[2:]),
-        max(detector.training.get("original_size", detector.image_format.size)) / max(detector.image_format.size),
+        math.sqrt(math.prod(original) / math.prod(detector.image_format.size)),
     )
 
 

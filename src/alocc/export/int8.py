@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alocc.errors import DataError
+from alocc.errors import ConfigError, DataError
 from alocc.export.scorer import NETWORKS
 
 LEAST_CORRELATION = 0.8
@@ -73,6 +73,8 @@ def quantized(model: onnx.ModelProto, ranges: Tensor, layout: str) -> onnx.Model
 
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     theirs = [node.name for node in model.graph.node if node.op_type == "Conv" and _is_within(node, shapes)]
+    if not theirs:  # ONNX Runtime would take all nodes
+        raise ConfigError("--int8 is for the convolutions of R and D, and none has a say in this detector's score")
     logging.disable(logging.WARNING)  # it advises what the exporter has done already
     try:
         with tempfile.TemporaryDirectory() as folder:

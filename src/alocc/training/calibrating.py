@@ -188,7 +188,9 @@ def weights_from_planted_faults(plan: Plan, fold: FoldScorer) -> dict[str, float
         anomalous = evidence_of(faulty)
         if max(auroc(normal[part], anomalous[part]) for part in plan.config.scoring) > SEEN:
             break
-    is_fault_at = F.adaptive_max_pool2d(is_fault.float(), plan.frame.grid)[:, 0] > 0  # (n, h, w)
+    beyond = [covered - side for covered, side in zip(plan.frame.covered, is_fault.shape[2:], strict=True)]
+    is_fault = F.pad(is_fault.float(), (0, beyond[1], 0, beyond[0]))
+    is_fault_at = F.adaptive_max_pool2d(is_fault, plan.frame.grid)[:, 0] > 0  # (n, h, w)
 
     def fused(fusion: Fusion, weights: Mapping[str, float]) -> tuple[Tensor, Tensor]:
         fusion.reweigh({name: weights.get(name, 0.0) for name in fusion.scales})
