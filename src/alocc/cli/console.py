@@ -30,6 +30,8 @@ __all__ = ["err", "image_progress", "plain", "print_note", "training_progress"]
 
 out = Console(highlight=False)
 SKIPPED_SHOWN = 10
+SHRUNK_FROM = 1.5
+"""So many times as long as the working size are the sides of images that are worth a word."""
 
 
 def print_error(message: str) -> None:
@@ -88,6 +90,9 @@ def print_training_start(images: TrainingImages, again: bool) -> None:
         f"{facts['n_held_out']:,} {how if facts['n_folds'] else 'are held out for the threshold'}"
         + (f", {facts['n_left_out']:,} are left out as unusual" if facts["n_left_out"] else "")
     )
+    height, width = facts["original_size"]
+    if max(height, width) > SHRUNK_FROM * max(images.frame.image_format.size):
+        print_note(f"images of {height}×{width} pixels are shrunk: alocc inspect says how small faults may be")
     print_skipped(images.normals.skipped)
 
 
