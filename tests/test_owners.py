@@ -14,7 +14,6 @@ OWNERS_OF_TILES = ("data/frame.py", "config.py")
 """How images are cut, and the option that asks for it; beside these, the command line may speak of it."""
 NAMED_ALL_THE_SAME = {
     "data/sources.py": ("wanted.tile", "reads the option to choose a working size, before there is a frame"),
-    "data/inspection.py": ("--set images.tile=64", "tells the user the option's name"),
     "training/plan.py": ('generator(config.seed, "tiles")', "name of a random stream; by another, other crops train"),
     "data/decoding.py": ("image.tile", "Pillow's own attribute, nothing of ours"),
 }

@@ -32,7 +32,7 @@ def test_what_is_wrong_is_named(tmp_path, save_image):
     warnings = " ".join(found.warnings)
     for word in (
         "only 9 images",
-        "2 classes",
+        "2 classes: say which are normal (--normal good)",
         "mixed",
         "2 sizes",
         "1 images are duplicates",
@@ -69,4 +69,4 @@ def test_a_size_is_proposed_where_images_would_be_shrunk(tmp_path):
     np.save(tmp_path / "x.npy", rng.integers(0, 255, (100, 640, 320), dtype=np.uint8))
     [warning] = inspect(open_source(tmp_path / "x.npy", "train"))[0].warnings
     assert "faults of less than 40 vanish" in warning
-    assert "inspection sees those of 8," in warning and "features of 6;" in warning
+    assert "inspection sees those of 8 at best" in warning and "features of 6 at best" in warning

@@ -120,8 +120,9 @@ def print_health(health: Health) -> None:
     for finding in health.findings:
         print_note(f"  {finding.reason}; {finding.advice}")
     if smallest := health.measures.smallest_spot:
-        side = health.measures.shorter_side
-        print_note(f"  it finds spots of {smallest} pixels across or more, of clear contrast, in images of {side}")
+        side, shrunk = health.measures.shorter_side, health.measures.shrunk
+        original = f" ({round(smallest * shrunk)} in the original images)" if shrunk > 1.01 else ""
+        print_note(f"  it finds clear spots of {smallest} pixels across or more in images of {side}{original}")
 
 
 @contextmanager

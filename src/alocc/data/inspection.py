@@ -19,6 +19,8 @@ from alocc.data.images import ImageFormat, to_unit_range
 from alocc.data.sources import Source, check_strict
 from alocc.data.splits import MIN_IMAGES
 
+LIKELY = ("good", "ok", "normal")
+"""Names that normal images have in many sets."""
 SEEN = 4
 """Pixels at the working size, across, that a fault must have to be seen at all."""
 THUMBNAIL, ALIKE = 16, 0.7
@@ -87,15 +89,16 @@ def _warnings(found: Inspection, large: int) -> list[str]:
     """What to be wary of; ``large`` is the longer side of most images."""
     n_duplicates = sum(len(group) - 1 for group in found.duplicates)
     named = [name for name in found.classes if name]
+    likely = next((name for name in named if name in LIKELY), named[0] if named else "")
     n, side = found.n_images, max(found.image_format.size)
     warnings = [
         (n < MIN_IMAGES, f"only {n} images: at least {MIN_IMAGES} are needed to train"),
         (MIN_IMAGES <= n < images_needed(None), f"only {n} images: alpha can be {smallest_alpha_text(n)} at best"),
         (large > 1.5 * side, f"images of about {large} pixels a side are brought to "
          f"{found.image_format}, where faults of less than {round(SEEN * large / side)} vanish; "
-         f"--preset inspection sees those of {round(SEEN * max(1, large / 320))}, --preset features of "
-         f"{round(SEEN * max(1, large / 448))}; for smaller ones --set images.longest=SIDE, or images.tile=64"),
-        (len(named) > 1, f"{len(named)} classes: say which are normal (--normal {named[0] if named else ''})"),
+         f"--preset inspection sees those of {round(SEEN * max(1, large / 320))} at best, --preset features of "
+         f"{round(SEEN * max(1, large / 448))} at best; smaller ones need a larger size: --set images.longest=SIDE"),
+        (len(named) > 1, f"{len(named)} classes: say which are normal (--normal {likely})"),
         (len(named) >= 1 and "" in found.classes, f"{found.classes.get('', 0)} images lie beside the class folders"),
         (len(found.types) > 1, "grey and colour images are mixed: whether an image has colour will tell them apart"),
         (len(found.sizes) > 1, f"{len(found.sizes)} sizes: all are stretched to {found.image_format}"),

@@ -243,19 +243,7 @@ def _findings(measures: Measures) -> Iterator[Finding]:
                 f"{name} images, which nobody would call normal, do not stand out (AUROC {value:.2f})",
                 "do not rely on it for images of another type than the normal ones; train with the preset robust",
             )
-    if measures.spots and measures.shrunk > SHRUNK:
-        smallest = measures.smallest_spot
-        if smallest is None or smallest > max(SMALL_SPOT, measures.shorter_side / 8):
-            found = "none"
-            if smallest:
-                original = round(smallest * measures.shrunk)
-                found = f"only those of {smallest} pixels across or more, {original} in the originals"
-            yield Finding(
-                "doubtful",
-                f"of spots planted in normal images, shrunk to {measures.shorter_side} pixels, it finds {found}",
-                "smaller faults go unseen: train at a larger size (--preset inspection or features, or --set "
-                "images.longest=448), or crop to the part that matters",
-            )
+    yield from _unseen_spots(measures)
     late = measures.polarity[len(measures.polarity) // 5 :]
     if late and min(late) < FLIPPED:
         yield Finding(
@@ -289,6 +277,23 @@ def _findings(measures: Measures) -> Iterator[Finding]:
             f"a second training with another seed ranks images differently (correlation {measures.stability:.2f})",
             more,
         )
+
+
+def _unseen_spots(measures: Measures) -> Iterator[Finding]:
+    """Images that were shrunk so far that small spots in them are not found."""
+    if measures.spots and measures.shrunk > SHRUNK:
+        smallest = measures.smallest_spot
+        if smallest is None or smallest > max(SMALL_SPOT, measures.shorter_side / 8):
+            found = "none"
+            if smallest:
+                original = round(smallest * measures.shrunk)
+                found = f"only those of {smallest} pixels across or more, {original} in the originals"
+            yield Finding(
+                "doubtful",
+                f"of spots planted in normal images, shrunk to {measures.shorter_side} pixels, it finds {found}",
+                "smaller faults go unseen: train at a larger size (--preset inspection or features, or --set "
+                "images.longest=448), or crop to the part that matters",
+            )
 
 
 def check_trained(detector: Detector, images: TrainingImages, folder: RunFolder | None = None) -> Health:
