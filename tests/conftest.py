@@ -44,3 +44,31 @@ def save_image(tmp_path):
         return path
 
     return save
+
+
+PLATE = (130, 170)
+
+
+@pytest.fixture(scope="session")
+def plates():
+    """A function that draws n images of noise on a plate with a slot, uint8, (n, 130, 170)."""
+
+    def draw(n, seed):
+        rng = np.random.default_rng(seed)
+        plate = np.full(PLATE, 120.0)
+        plate[30:60, 40:110] = 190
+        return (plate + rng.normal(0, 8, (n, *PLATE))).clip(0, 255).astype(np.uint8)
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def with_pits():
+    """A function that gives copies of plates with a dark pit, its middle at row 100, column 124."""
+
+    def pit(images):
+        faulty = images.copy()
+        faulty[:, 96:104, 120:128] = 20
+        return faulty
+
+    return pit

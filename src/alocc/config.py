@@ -206,13 +206,15 @@ class AugmentationConfig(_Model):
 
     @property
     def makes_normal(self) -> set[NegativeKind]:
-        """Kinds of pseudo-anomaly that are no anomalies where this is normal."""
-        kinds: dict[NegativeKind, float] = {
-            "shifted": self.shift, "turned": self.rotate, "blurred": self.blur,
-            "mirrored": self.flip_horizontal or self.flip_vertical,
-            "relit": self.brightness or self.gain, "tinted": self.brightness or self.gain,
+        """Kinds of pseudo-anomaly that are no anomalies here: copies change at least as much as the mildest of them.
+
+        What changes a spot alone is none of these: it is a fault in any light.
+        """
+        kinds: dict[NegativeKind, bool] = {
+            "turned": self.rotate >= 40, "shifted": self.shift >= 0.12, "relit": self.brightness >= 0.08,
+            "blurred": self.blur >= 0.5, "mirrored": self.flip_horizontal or self.flip_vertical,
         }  # fmt: skip
-        return {kind for kind, amount in kinds.items() if amount}
+        return {kind for kind, is_normal in kinds.items() if is_normal}
 
 
 NUISANCES: dict[str, dict[str, Any]] = {

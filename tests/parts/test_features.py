@@ -20,20 +20,6 @@ from alocc.runtime import Runtime
 SIZE = (130, 170)
 
 
-def plates(n, seed):
-    """Noise on a plate with a slot, uint8."""
-    rng = np.random.default_rng(seed)
-    plate = np.full(SIZE, 120.0)
-    plate[30:60, 40:110] = 190
-    return (plate + rng.normal(0, 8, (n, *SIZE))).clip(0, 255).astype(np.uint8)
-
-
-def with_pits(images):
-    faulty = images.copy()
-    faulty[:, 96:104, 120:128] = 20
-    return faulty
-
-
 @pytest.fixture(scope="module")
 def network():
     network = Lite0(8, 16, 32)
@@ -71,7 +57,7 @@ def test_a_block_adds_what_came_in(network):
     assert block.is_residual and not network.blocks[1].is_residual
 
 
-def test_weights_that_are_missing_or_others_are_refused(monkeypatch):
+def test_weights_that_are_missing_or_others_are_refused(monkeypatch, plates):
     monkeypatch.setattr(lite0, "SHA256", "0" * 64)
     with pytest.raises(ConfigError, match="other weights than alocc knows"):
         Lite0(8).load_pretrained()
@@ -92,7 +78,7 @@ def test_places_are_on_the_grid_of_the_map_whatever_the_size(size, channels):
     assert described.shape == (2, *part.grid, 152)
 
 
-def test_a_scene_is_a_direction_and_another_one_stands_out():
+def test_a_scene_is_a_direction_and_another_one_stands_out(plates):
     rng = np.random.default_rng(0)
     images = torch.from_numpy(plates(60, 0)[:, None, ::2, ::2].copy())
     part = Scene(ImageFormat(65, 85, 1), preset("features"))
@@ -106,13 +92,13 @@ def test_a_scene_is_a_direction_and_another_one_stands_out():
 
 
 @pytest.fixture(scope="module")
-def detector():
+def detector(plates):
     config = with_settings(preset("features"), ["networks.width=4"])
     return alocc.train(plates(60, 0), config=config, iterations=10)
 
 
 @pytest.mark.slow
-def test_small_faults_are_found_where_they_are(detector):
+def test_small_faults_are_found_where_they_are(detector, plates, with_pits):
     fresh = plates(20, 1)
     normal, faulty = detector.score(fresh), detector.score(with_pits(fresh), maps=True)
     assert (faulty.anomaly_score[:, None] > normal.anomaly_score).mean() > 0.99
@@ -121,7 +107,7 @@ def test_small_faults_are_found_where_they_are(detector):
 
 
 @pytest.mark.slow
-def test_saved_alone_and_exported_it_says_the_same(detector, tmp_path, monkeypatch):
+def test_saved_alone_and_exported_it_says_the_same(detector, tmp_path, monkeypatch, plates, with_pits):
     images = with_pits(plates(5, 2))
     together = detector.score(images).anomaly_score
     assert np.array_equal(detector.score(images[3:4]).anomaly_score, together[3:4])

@@ -16,38 +16,24 @@ from alocc.scorer import Scorer
 SIZE = (130, 170)
 
 
-def images_of(n, seed):
-    """Noise on a plate with a slot, uint8."""
-    rng = np.random.default_rng(seed)
-    plate = np.full(SIZE, 120.0)
-    plate[30:60, 40:110] = 190
-    return (plate + rng.normal(0, 8, (n, *SIZE))).clip(0, 255).astype(np.uint8)
-
-
-def with_pits(images):
-    faulty = images.copy()
-    faulty[:, 96:104, 120:128] = 20
-    return faulty
-
-
 @pytest.fixture(scope="module")
-def detector():
+def detector(plates):
     config = with_settings(preset("inspection"), ["networks.width=4"])
-    return alocc.train(images_of(60, 0), config=config, iterations=10)
+    return alocc.train(plates(60, 0), config=config, iterations=10)
 
 
 @pytest.mark.slow
-def test_networks_see_thumbnails_and_cells_all_pixels(detector):
+def test_networks_see_thumbnails_and_cells_all_pixels(detector, plates):
     assert detector.image_format == ImageFormat(*SIZE, 1)
     assert detector.scorer.frame.thumbnail_format == ImageFormat(49, 64, 1)
     assert detector.scorer.parts["cells"].image_format == detector.image_format
-    noisy, x_hat = detector.reconstruct(images_of(3, 1))
+    noisy, x_hat = detector.reconstruct(plates(3, 1))
     assert noisy.shape == x_hat.shape == (3, 1, *SIZE)
 
 
 @pytest.mark.slow
-def test_small_faults_are_found_where_they_are(detector):
-    fresh = images_of(30, 1)
+def test_small_faults_are_found_where_they_are(detector, plates, with_pits):
+    fresh = plates(30, 1)
     normal, faulty = detector.score(fresh), detector.score(with_pits(fresh), maps=True)
     assert (faulty.anomaly_score[:, None] > normal.anomaly_score).mean() > 0.99
     row, column = np.unravel_index(faulty.anomaly_map.reshape(30, -1).argmax(1), SIZE)
@@ -57,8 +43,8 @@ def test_small_faults_are_found_where_they_are(detector):
 
 
 @pytest.mark.slow
-def test_an_image_alone_gets_the_same_score_here_saved_and_exported(detector, tmp_path):
-    images = with_pits(images_of(7, 2))
+def test_an_image_alone_gets_the_same_score_here_saved_and_exported(detector, tmp_path, plates, with_pits):
+    images = with_pits(plates(7, 2))
     together = detector.score(images).anomaly_score
     assert together.tolist() == [float(detector.score(image[None]).anomaly_score[0]) for image in images]
     detector.save(tmp_path / "model.safetensors")

