@@ -20,7 +20,7 @@ from alocc.storage import write_text
 from alocc.training.run import train
 
 SIDE = 256
-VARIANTS = {"shrunk to 64": [], "tiles of 64": ["images.tile=64"]}
+VARIANTS = {"whole": [], "shrunk to 64": ["images.longest=64"], "tiles of 64": ["images.tile=64"]}
 N_TRAIN, N_TEST = 200, 60
 Images = NDArray[np.uint8]
 

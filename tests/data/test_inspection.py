@@ -64,9 +64,9 @@ def test_few_images_are_warned_of_with_the_alpha_that_they_support(tmp_path):
 
 
 def test_a_size_is_proposed_where_images_would_be_shrunk(tmp_path):
-    """640 pixels become 64: a fault of 4 there has 40 before; at 320 it has 8, at 448 it has 6."""
+    """2,048 pixels become 448: a fault of 4 there has 18 before; at 1,024 it has 8."""
     rng = np.random.default_rng(0)
-    np.save(tmp_path / "x.npy", rng.integers(0, 255, (100, 640, 320), dtype=np.uint8))
-    [warning] = inspect(open_source(tmp_path / "x.npy", "train"))[0].warnings
-    assert "faults of less than 40 vanish" in warning
-    assert "inspection sees those of 8 at best" in warning and "features of 6 at best" in warning
+    np.save(tmp_path / "x.npy", rng.integers(0, 255, (20, 2048, 320), dtype=np.uint8))
+    *_, warning = inspect(open_source(tmp_path / "x.npy", "train"))[0].warnings
+    assert "faults of less than 18 vanish" in warning
+    assert "--set images.longest=1024 sees those of 8 at best" in warning

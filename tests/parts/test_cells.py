@@ -26,7 +26,7 @@ def drawn(n, seed, aligned):
 
 
 def fitted(images):
-    part = Cells(ImageFormat(*SIZE, 1), preset("inspection"))
+    part = Cells(ImageFormat(*SIZE, 1), preset("robust"))
     with torch.no_grad():
         part.fit(Normals(images))
     return part
@@ -65,7 +65,7 @@ def test_zones_compute_what_a_loop_over_places_does():
 
 def test_zones_are_saved_and_loaded():
     part = fitted(drawn(60, 0, True))
-    again = Cells(ImageFormat(*SIZE, 1), preset("inspection"))
+    again = Cells(ImageFormat(*SIZE, 1), preset("robust"))
     again.load_state_dict(part.state_dict())
     images = drawn(4, 3, True)
     assert torch.equal(evidence(part, images).grid, evidence(again, images).grid)
@@ -84,18 +84,18 @@ def test_images_that_were_fitted_look_like_fresh_ones_when_they_are_left_out():
 
 
 def test_thumbnails_are_means_of_pixels():
-    frame = Frame.of(with_settings(preset("inspection"), []).images, ImageFormat(128, 256, 1))
+    frame = Frame.of(with_settings(preset("robust"), []).images, ImageFormat(128, 256, 1))
     assert frame.thumbnail_format == ImageFormat(32, 64, 1) and frame.has_thumbnails
     x = torch.rand((2, 1, 128, 256), generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(frame.thumbnails(x), torch.nn.functional.avg_pool2d(x, 4))
-    small = Frame.of(preset("inspection").images, ImageFormat(28, 28, 1))
+    small = Frame.of(preset("robust").images, ImageFormat(28, 28, 1))
     assert not small.has_thumbnails and small.thumbnails(x) is x
 
 
 def test_a_copy_of_a_held_out_image_does_not_set_its_scale():
     images = drawn(30, 0, True)
     copies = images.repeat_interleave(2, 0)
-    told, untold = (Cells(ImageFormat(*SIZE, 1), preset("inspection")) for _ in range(2))
+    told, untold = (Cells(ImageFormat(*SIZE, 1), preset("robust")) for _ in range(2))
     with torch.no_grad():
         told.fit(Normals(copies, torch.arange(30).repeat_interleave(2)))
         untold.fit(Normals(copies))  # as if each were an image of its own

@@ -18,7 +18,7 @@ SIZE = (130, 170)
 
 @pytest.fixture(scope="module")
 def detector(plates):
-    config = with_settings(preset("inspection"), ["networks.width=4"])
+    config = with_settings(preset("robust"), ["networks.width=4"])
     return alocc.train(plates(60, 0), config=config, iterations=10)
 
 
@@ -55,21 +55,19 @@ def test_an_image_alone_gets_the_same_score_here_saved_and_exported(detector, tm
 
 
 @pytest.mark.slow
-def test_small_images_are_scored_as_by_robust():
+def test_small_images_are_judged_without_cells_and_large_ones_mapped_by_them_alone(detector):
     images = np.random.default_rng(0).integers(0, 200, (40, 16, 16), dtype=np.uint8)
     settings = ["networks.width=4", "training.places.iterations=2"]
-    one, other = (
-        alocc.train(images, config=with_settings(preset(name), settings), iterations=4)
-        for name in ("robust", "inspection")
-    )
-    assert torch.equal(*(torch.from_numpy(each.score(images).anomaly_score) for each in (one, other)))
+    small = alocc.train(images, config=with_settings(preset("robust"), settings), iterations=4)
+    assert "cells" not in small.config.scoring and small.config.maps == preset("robust").maps
+    assert detector.config.scoring == preset("robust").scoring and set(detector.config.maps) == {"cells"}
 
 
 def test_a_map_lies_on_its_image_where_cells_reach_beyond_it():
     """130×170: 17 rows of 8 cover 136 pixels. The place of rows 120 to 127 is around row 124, not 124 · 130 / 136."""
     frame = Frame(ImageFormat(*SIZE, 1), thumbnail=64)
     assert (frame.grid, frame.covered) == ((17, 22), (136, 176))
-    scorer = Scorer(preset("inspection"), frame)
+    scorer = Scorer(preset("robust"), frame)
     scorer.map_fusion.forward = lambda evidence: evidence["grid"]
     grid = torch.zeros((1, 17, 22))
     grid[0, 15, 20] = 1

@@ -235,7 +235,7 @@ def folder_rows(results: Sequence[Result], columns: Collection[str] = COLUMNS) -
 
 def default_methods() -> list[str]:
     """All that is installed."""
-    methods = ["robust", "inspection", "features", *PLACE_BASELINES, "5-nn", "pyod-ae", "pyod-dsvdd"]
+    methods = ["robust", "features", *PLACE_BASELINES, "5-nn", "pyod-ae", "pyod-dsvdd"]
     return [method for method in methods if _is_installed(method)]
 
 

@@ -65,9 +65,7 @@ def train(
     data: Data,
     out: RunOut,
     normal: Normal = None,
-    preset: Annotated[
-        str | None, typer.Option(help="robust (default), inspection, features, article, paper or ognet.")
-    ] = None,
+    preset: Annotated[str | None, typer.Option(help="robust (default), features, article, paper or ognet.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file on top of a preset.")] = None,
     set_: ConfigKeys = None,
     ignore: Annotated[

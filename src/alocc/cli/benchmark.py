@@ -28,7 +28,7 @@ Methods = Annotated[
     typer.Option(
         "--methods",
         metavar="METHOD…",
-        help="Presets (robust, inspection, features, article, paper, ognet) and baselines (5-nn, pca, ocsvm, iforest, "
+        help="Presets (robust, features, article, paper, ognet) and baselines (5-nn, pca, ocsvm, iforest, "
         "lof, pyod-ae, pyod-vae, pyod-dsvdd). Default: robust and the first five baselines.",
     ),
 ]
@@ -101,7 +101,7 @@ def real(
             "--methods",
             metavar="METHOD…",
             help="Presets, baselines of pixels (5-nn, pyod-ae, …), and of places (patchcore-like, padim-like). "
-            "Default: robust, inspection, features, both of places, 5-nn, and PyOD's if installed.",
+            "Default: robust, features, both of places, 5-nn, and PyOD's if installed.",
         ),
     ] = None,
     seeds: Seeds = 1,

@@ -30,8 +30,6 @@ __all__ = ["err", "image_progress", "plain", "print_note", "training_progress"]
 
 out = Console(highlight=False)
 SKIPPED_SHOWN = 10
-SHRUNK_FROM = 1.5
-"""So many times as long as the working size are the sides of images that are worth a word."""
 
 
 def print_error(message: str) -> None:
@@ -81,6 +79,8 @@ def print_seen(n_seen: int) -> None:
 
 def print_training_start(images: TrainingImages, again: bool) -> None:
     """What will be trained on."""
+    from alocc.data.inspection import SHRUNK_FROM
+
     if again:
         print_note("this training is finished already; training it again")
     facts = images.summary

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from alocc.calibration import images_needed, smallest_alpha_text
-from alocc.config import ImagesConfig
+from alocc.config import preset
 from alocc.data.entries import Skipped
 from alocc.data.images import ImageFormat, to_unit_range
 from alocc.data.sources import Source, check_strict
@@ -21,8 +21,10 @@ from alocc.data.splits import MIN_IMAGES
 
 LIKELY = ("good", "ok", "normal")
 """Names that normal images have in many sets."""
-SEEN = 4
-"""Pixels at the working size, across, that a fault must have to be seen at all."""
+SEEN, LARGEST = 4, 1024
+"""Pixels at the working size, across, that a fault must have to be seen at all; and the longest side there may be."""
+SHRUNK_FROM = 1.5
+"""Times that images are larger than the working size, from which that is worth a warning."""
 THUMBNAIL, ALIKE = 16, 0.7
 """Side of a grey thumbnail, and root mean square difference of two, in grey levels, up to which they are duplicates."""
 SHEET_IMAGES, SHEET_COLUMNS, SHEET_SIDE = 200, 20, 64
@@ -52,7 +54,7 @@ def inspect(
     A DataError if not one file can be read as an image, or, if strict, if one cannot be used.
     """
     headers = source.headers()
-    image_format = source.infer_format(ImagesConfig())
+    image_format = source.infer_format(preset("robust").images)
     names: list[str] = []
     classes: Counter[str] = Counter()
     skipped: list[Skipped] = []
@@ -94,10 +96,9 @@ def _warnings(found: Inspection, large: int) -> list[str]:
     warnings = [
         (n < MIN_IMAGES, f"only {n} images: at least {MIN_IMAGES} are needed to train"),
         (MIN_IMAGES <= n < images_needed(None), f"only {n} images: alpha can be {smallest_alpha_text(n)} at best"),
-        (large > 1.5 * side, f"images of about {large} pixels a side are brought to "
+        (large > SHRUNK_FROM * side, f"images of about {large} pixels a side are brought to "
          f"{found.image_format}, where faults of less than {round(SEEN * large / side)} vanish; "
-         f"--preset inspection sees those of {round(SEEN * max(1, large / 320))} at best, --preset features of "
-         f"{round(SEEN * max(1, large / 448))} at best; smaller ones need a larger size: --set images.longest=SIDE"),
+         f"--set images.longest={LARGEST} sees those of {round(SEEN * max(1, large / LARGEST))} at best"),
         (len(named) > 1, f"{len(named)} classes: say which are normal (--normal {likely})"),
         (len(named) >= 1 and "" in found.classes, f"{found.classes.get('', 0)} images lie beside the class folders"),
         (len(found.types) > 1, "grey and colour images are mixed: whether an image has colour will tell them apart"),

@@ -300,8 +300,8 @@ def _unseen_spots(measures: Measures) -> Iterator[Finding]:
             yield Finding(
                 "doubtful",
                 f"of spots planted in normal images, shrunk to {measures.shorter_side} pixels, it finds {found}",
-                "smaller faults go unseen: train at a larger size (--preset inspection or features, or --set "
-                "images.longest=448), or crop to the part that matters",
+                "smaller faults go unseen: train at a larger size (--set images.longest=SIDE, up to 1024), or crop to "
+                "the part that matters",
             )
 
 

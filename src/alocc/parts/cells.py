@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alocc.config import Config
-from alocc.data.frame import CELL, grid_of, thinned
+from alocc.data.frame import CELL, LARGE_BATCH, grid_of, thinned
 from alocc.data.images import to_unit_range
 from alocc.data.resizing import ImageFormat
-from alocc.parts.descriptions import FILTER_SIZE, FLOOR, TENTHS, random_filters, scales
-from alocc.parts.gaussian import gaussian
+from alocc.parts.descriptions import FILTER_SIZE, FLOOR, random_filters, scales
+from alocc.parts.moments import FIFTHS, Moments
 from alocc.parts.part import Evidence, Normals, Part, View, pixels_to_grid
 from alocc.parts.validation import auroc
 from alocc.seeding import generator
@@ -32,19 +32,11 @@ from alocc.synthesis.faults import planted
 
 MOST_IMAGES, MOST_PLACES = 1_000, 400_000
 """Training images, evenly spread, and places in them, that are described at most: enough."""
-MOST_ROWS = 50_000
-"""As many places are enough for a covariance."""
-BATCH = 64 * 64 * 64
-"""Pixels that are described at a time."""
-OWN_PLACE_FROM = 10
-"""So many images weigh as much as the mean over all places, when a place's own mean is taken."""
 SCALE_FROM = 20
 """So many images weigh as much as all places together, when a place's scale is taken."""
 ZONE = 3
 """Places along a side of a zone, which share a covariance; it is made of these and of the places around them."""
 DISTANCE_FLOOR = 1e-5
-SHRINKAGE = 0.005
-"""At least, of covariances: what 50,000 places say of directions in which they hardly differ is rounding."""
 WORTH_ZONES = 0.1
 """This share of what one Gaussian misses, 1 − AUROC, zones must find: less is chance."""
 TRIED, TRIED_STRENGTH = 100, 2.0
@@ -123,27 +115,26 @@ class Cells(Part):
     def fit(self, normals: Normals) -> None:
         """Learn from places; of large images, whether these are alike is what finds more faults planted in a fifth.
 
-        That fifth, measured by the others, also gives each place its scale.
+        Each fifth, measured by the others, gives places their scale.
         """
-        images = thinned(normals.full, self.most_images)
-        described = self._described_once(normals)  # (n, h, w, p)
-        source = torch.unique(thinned(normals.source, self.most_images), return_inverse=True)[1]
-        held_out = source % 5 == 0  # with all changed copies of an image
-        by_place = (False, True) if self.is_large else (True,)
-        found = {}
+        described, fifth = self._described_once(normals), self._fifths(normals)
+        by_place = True
         if self.is_large:
-            x = to_unit_range(images[held_out][:TRIED])
+            own, found = fifth == 0, {}
+            x = to_unit_range(thinned(normals.full, self.most_images)[own][:TRIED])
             faulty = self._described(planted(x, generator(self.seed, "cells"), TRIED_STRENGTH)[0])
-        for choice in by_place:
-            self._learn(described[~held_out], choice)
-            self._set_scale(self._distances(described[held_out]))
-            if self.is_large:
-                found[choice] = auroc(self._of_images(described[held_out][:TRIED]), self._of_images(faulty))
-        best = not self.is_large or 1 - found[True] < (1 - WORTH_ZONES) * (1 - found[False])
-        if best != choice:
-            self._learn(described[~held_out], best)
-            self._set_scale(self._distances(described[held_out]))
-        self._learn(described, best)
+            for choice in (False, True):
+                self._learn(self._moments(normals, choice), choice, 0)
+                self._set_scale(self._distances(described[own]))
+                found[choice] = auroc(self._of_images(described[own][:TRIED]), self._of_images(faulty))
+            by_place = 1 - found[True] < (1 - WORTH_ZONES) * (1 - found[False])
+        moments = self._moments(normals, by_place)
+        distances = torch.empty(described.shape[:3])
+        for k in range(FIFTHS):
+            self._learn(moments, by_place, k)
+            distances[fifth == k] = self._distances(described[fifth == k])
+        self._set_scale(distances)
+        self._learn(moments, by_place)
 
     def forward(self, view: View) -> Evidence:
         grid = self._evidence(self.describe(view.full))  # (N, h, w)
@@ -155,15 +146,15 @@ class Cells(Part):
         return min(MOST_IMAGES, MOST_PLACES // (self.grid[0] * self.grid[1]))
 
     def cross_fitted(self, fitted: Normals, images: Normals, tenth: Tensor) -> Tensor:
-        described, by_place = self._described_once(fitted), self.by_place
-        source = thinned(fitted.source, self.most_images)
+        described, by_place, moments = self._described_once(fitted), self.by_place, self._moments(fitted, self.by_place)
         all_described = described if fitted is images and len(described) == len(images) else None
-        evidence = torch.empty(len(tenth)).double()
+        fifth = torch.arange(len(images)) % FIFTHS  # of images that it did not learn from, any
+        fifth[thinned(fitted.source, self.most_images)] = self._fifths(fitted)
+        evidence = torch.empty(len(images)).double()
         kept = {name: value.clone() for name, value in self.state_dict().items()}
-        for fifth in range(TENTHS // 2):
-            own = tenth // 2 == fifth
-            self._learn(described[~own[source]], by_place)
-            for indices in torch.split(torch.nonzero(own)[:, 0], 16):
+        for k in range(FIFTHS):
+            self._learn(moments, by_place, k)
+            for indices in torch.split(torch.nonzero(fifth == k)[:, 0], 16):
                 few = self._described(images.full[indices]) if all_described is None else all_described[indices]
                 evidence[indices] = self._of_images(few).double()
         self.load_state_dict(kept)
@@ -171,7 +162,7 @@ class Cells(Part):
 
     def _described(self, images: Tensor) -> Tensor:
         """Descriptions of images of any number, uint8 or float32 in [0, 1], (n, h, w, p)."""
-        n = max(1, BATCH // (images.shape[2] * images.shape[3]))
+        n = max(1, LARGE_BATCH // (images.shape[2] * images.shape[3]))
         return torch.cat([self.describe(to_unit_range(batch)) for batch in torch.split(images, n)])
 
     def _described_once(self, normals: Normals) -> Tensor:
@@ -183,20 +174,20 @@ class Cells(Part):
         """Whether places differ: each has a mean of its own."""
         return not self.is_large or len(self.whitening) > 1
 
-    def _learn(self, described: Tensor, by_place: bool) -> None:
-        n, everywhere = len(described), described.mean((0, 1, 2))
-        mean = everywhere.expand_as(self.mean)
-        if by_place:
-            mean = (n * described.mean(0) + OWN_PLACE_FROM * everywhere) / (n + OWN_PLACE_FROM)
-        self.mean = mean.clone()
-        rest = described - mean
-        if not (by_place and self.is_large):
-            self.whitening = _whitening(thinned(rest.flatten(0, -2), MOST_ROWS).double())[None, None]
-            return
-        rows = [slice(max(0, y - 1), y + ZONE + 1) for y in range(0, self.grid[0], ZONE)]
-        columns = [slice(max(0, x - 1), x + ZONE + 1) for x in range(0, self.grid[1], ZONE)]
-        whitening = [torch.stack([_whitening(rest[:, row, column]) for column in columns]) for row in rows]
-        self.whitening = torch.stack(whitening)  # (zones down, zones across, p, p)
+    def _fifths(self, normals: Normals) -> Tensor:
+        """Number of the fifth of each image that is learned from, the same for all changed copies of one, (n,)."""
+        source = thinned(normals.source, self.most_images)
+        return torch.unique(source, return_inverse=True)[1] % FIFTHS
+
+    def _moments(self, normals: Normals, by_place: bool) -> Moments:
+        """For a covariance of each zone, where places of large images differ, or one for all."""
+        zone = ZONE if by_place and self.is_large else None
+        name = f"{type(self).__name__} moments {zone}"
+        return normals.once(name, lambda: Moments(self._described_once(normals), self._fifths(normals), zone))
+
+    def _learn(self, moments: Moments, by_place: bool, without: int | None = None) -> None:
+        """Take Gaussians of all fifths of the images, or of all but one."""
+        self.mean, self.whitening = moments.gaussians(by_place, without)
 
     def _set_scale(self, distances: Tensor) -> None:
         """Mean and deviation at each place, (n, h, w): its own count as much as its images, beside those of all."""
@@ -240,8 +231,3 @@ class Cells(Part):
             shape = (1, 1) if tuple(whitening.shape[:2]) == (1, 1) else zones
             self.whitening = self.whitening.new_empty((*shape, *self.whitening.shape[2:]))
         super()._load_from_state_dict(state_dict, prefix, *rest)
-
-
-def _whitening(rest: Tensor) -> Tensor:
-    """Of places without their mean, (…, p) → (p, p), float32."""
-    return gaussian(thinned(rest.flatten(0, -2), MOST_ROWS), least_shrinkage=SHRINKAGE)[1].float()

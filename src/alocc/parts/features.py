@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alocc.config import Config
-from alocc.data.frame import CELL
+from alocc.data.frame import CELL, LARGE_BATCH
 from alocc.data.images import to_unit_range
 from alocc.data.resizing import ImageFormat
 from alocc.networks.lite0 import Lite0, check_installed
-from alocc.parts.cells import BATCH, Cells, Description
+from alocc.parts.cells import Cells, Description
 from alocc.parts.descriptions import GaussianPart
 from alocc.parts.gaussian import Gaussian
 from alocc.parts.part import Normals, View
@@ -85,7 +85,7 @@ class Scene(GaussianPart):
         return description
 
     def all_described(self, normals: Normals) -> Tensor:
-        n = max(1, BATCH // (self.describe.size[0] * self.describe.size[1]))
+        n = max(1, LARGE_BATCH // (self.describe.size[0] * self.describe.size[1]))
 
         def compute() -> Tensor:
             return torch.cat([self.describe(to_unit_range(few)) for few in torch.split(normals.images, n)]).double()

@@ -17,7 +17,7 @@ from alocc.data.sources import Data, ImageSet, open_normals
 from alocc.data.splits import Split, split_normals
 from alocc.detector import fingerprint, library_versions
 from alocc.errors import ConfigError
-from alocc.parts import check_installed, check_parts
+from alocc.parts import PARTS, check_installed, check_parts
 from alocc.parts.descriptions import most_unusual
 from alocc.parts.part import Normals
 from alocc.parts.places import COARSE_FROM
@@ -109,10 +109,12 @@ class Plan:
         if iterations is not None and epochs is not None:
             raise ConfigError("give iterations or epochs, not both")
         seen = images.frame.thumbnail_format  # by R and D
-        if "cells" in config.scoring and len(config.scoring) > 1 and not images.frame.has_thumbnails:
-            # of small images, quarters and sixteenths say it
-            scoring = {name: weight for name, weight in config.scoring.items() if name != "cells"}
-            config = with_values(config, {"scoring": scoring}, source="scoring")
+        scoring, maps = config.scoring, config.maps
+        if images.frame.has_thumbnails:  # where something is, those parts say best that see all pixels
+            maps = {name: weight for name, weight in maps.items() if PARTS[name].sees_all_pixels} or maps
+        else:  # of small images, quarters and sixteenths say what cells do
+            scoring = {name: weight for name, weight in scoring.items() if name != "cells"} or scoring
+        config = with_values(config, {"scoring": scoring, "maps": maps}, source="parts")
         if config.training.batch_size is None:  # about 50,000 pixels
             n = round(PIXELS_PER_BATCH / (seen.height * seen.width))
             config = with_values(config, {"training": {"batch_size": min(64, max(16, n))}}, source="batch size")
