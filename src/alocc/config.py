@@ -397,7 +397,7 @@ PRESETS["features"] = ROBUST.model_copy(
         "preset": "features",
         "training": ROBUST.training.model_copy(
             update={
-                "reconstruction": ReconstructionConfig(iterations=200, adam=ROBUST.training.reconstruction.adam),  # type: ignore[union-attr]
+                "reconstruction": ReconstructionConfig(iterations=100, adam=ROBUST.training.reconstruction.adam),  # type: ignore[union-attr]
                 "discrimination": None,
                 "places": None,
             }

@@ -21,7 +21,8 @@ from alocc.data.resizing import ImageFormat
 OVERLAP = 0.25  # share of a tile's side that the next one has too, at least: what lies on a border is whole in one
 MOST_CROPS = 20_000  # crops that train, and crops that calibrate the maps, at most, where images are cut
 MIN_BATCH, MAX_BATCH = 4, 64  # crops that are computed with together
-LARGE_BATCH = 2**17  # pixels of large images that are: more fill the caches, and each buffer costs fresh memory pages
+LARGE_BATCH = 2**17  # pixels of large images together, at most: more overflow caches, and buffers cost fresh pages
+LARGE_BATCHES = (1, 4, 8, 16)  # of another number, libraries compute the last image by another order of summation
 GRID, CELL = 16, 8  # places along a side of a map, at least; and pixels of a place, at most
 CROPS_AT_ONCE = 512  # crops that are in memory at one time, about
 
@@ -84,7 +85,7 @@ class Frame:
         """Crops that are computed with together: always so many, whatever is scored."""
         height, width, _ = self.crop_format
         if self.has_thumbnails:
-            return max(1, LARGE_BATCH // (height * width))
+            return max(n for n in LARGE_BATCHES if n == 1 or n * height * width <= LARGE_BATCH)
         return max(MIN_BATCH, min(MAX_BATCH, MAX_BATCH * 64 * 64 // (height * width)))
 
     def thumbnails(self, crops: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from alocc.data.images import to_unit_range
 from alocc.data.resizing import ImageFormat
 from alocc.parts.descriptions import FILTER_SIZE, FLOOR, random_filters, scales
 from alocc.parts.moments import FIFTHS, Moments
-from alocc.parts.part import Evidence, Normals, Part, View, pixels_to_grid
+from alocc.parts.part import Evidence, Normals, Part, View, mean_around, pixels_to_grid
 from alocc.parts.validation import auroc
 from alocc.seeding import generator
 from alocc.synthesis.faults import planted
@@ -36,6 +36,8 @@ SCALE_FROM = 20
 """So many images weigh as much as all places together, when a place's scale is taken."""
 ZONE = 3
 """Places along a side of a zone, which share a covariance; it is made of these and of the places around them."""
+LARGEST = 0.03
+"""Share of the places, the most unusual ones, that are the evidence of an image."""
 DISTANCE_FLOOR = 1e-5
 WORTH_ZONES = 0.1
 """This share of what one Gaussian misses, 1 − AUROC, zones must find: less is chance."""
@@ -60,7 +62,11 @@ class Description(nn.Module):
 
 
 class Answers(Description):
-    """Strength and mean positive answer of each random filter at each scale, and the mean colour."""
+    """Strength and mean positive answer of each random filter at each scale, and the mean colour.
+
+    Of large images, in the place alone, so that a fault of a few pixels is not averaged away; at a quarter of the size,
+    and everywhere in small ones, around it too.
+    """
 
     filters: Tensor
 
@@ -74,17 +80,18 @@ class Answers(Description):
         if self.is_large:  # cells of whole pixels at each scale
             x = F.pad(x, (0, -x.shape[3] % CELL, 0, -x.shape[2] % CELL), mode="replicate")
         described = []
-        for image in scales(x):
+        for i, image in enumerate(scales(x)):
             answer = F.conv2d(F.pad(image, (FILTER_SIZE // 2,) * 4, mode="reflect"), self.filters)
-            described += [
-                0.5 * (pixels_to_grid(answer.square(), self.grid) + FLOOR).log(),
-                pixels_to_grid(answer.relu(), self.grid),
-            ]
-        return torch.cat([*described, pixels_to_grid(x, self.grid)], 1).permute(0, 2, 3, 1)
+            strength, positive = (
+                pixels_to_grid(values, self.grid, around=not self.is_large or i == 2)
+                for values in (answer.square(), answer.relu())
+            )
+            described += [0.5 * (strength + FLOOR).log(), positive]
+        return torch.cat([*described, pixels_to_grid(x, self.grid, not self.is_large)], 1).permute(0, 2, 3, 1)
 
 
 class Cells(Part):
-    """How far each place is from normal ones, and the mean of the largest in an image.
+    """How far each place is from normal ones, and a mean over the most unusual places of an image.
 
     Of large images, either each place has a mean of its own and each zone a covariance, or all places are alike. Of
     images that are their own thumbnails, places have their own means, and one covariance.
@@ -93,8 +100,6 @@ class Cells(Part):
     of_places = True
     sees_all_pixels = True
     description: ClassVar[type[Description]] = Answers
-    largest: ClassVar[float] = 0.01
-    """Share of the places, the most unusual ones, whose mean is the evidence of an image."""
     mean: Tensor
     whitening: Tensor
     usual: Tensor
@@ -138,7 +143,10 @@ class Cells(Part):
 
     def forward(self, view: View) -> Evidence:
         grid = self._evidence(self.describe(view.full))  # (N, h, w)
-        return Evidence(self._most_unusual(grid), grid)
+        if not self.is_large:
+            return Evidence(self._most_unusual(grid), grid)
+        # a fault is seen from the places around it too: they agree where it is, and noise does not
+        return Evidence(self._most_unusual(grid), mean_around(grid[:, None])[:, 0])
 
     @property
     def most_images(self) -> int:
@@ -202,7 +210,7 @@ class Cells(Part):
         down, across, p = self.whitening.shape[:3]
         if down * across == 1:
             return (rest @ self.whitening[0, 0]).square().mean(-1)
-        n, (height, width) = len(rest), self.grid
+        n, (height, width) = rest.shape[0], self.grid
         rest = F.pad(rest, (0, 0, 0, across * ZONE - width, 0, down * ZONE - height))
         by_zone = rest.view(n, down, ZONE, across, ZONE, p).permute(1, 3, 0, 2, 4, 5).reshape(down * across, -1, p)
         distance = (by_zone @ self.whitening.flatten(0, 1)).square().mean(-1)  # (zones, n · places)
@@ -221,8 +229,10 @@ class Cells(Part):
         return torch.cat([self._most_unusual(self._evidence(few)) for few in torch.split(described, 16)])
 
     def _most_unusual(self, grid: Tensor) -> Tensor:
-        places = grid.flatten(1)
-        return places.topk(max(1, round(self.largest * places.shape[1]))).values.mean(1)
+        """Mean over the most unusual places, the k-th counting 1/k: a small fault is one of them, a large one many."""
+        n = max(1, round(LARGEST * grid[0].numel()))
+        weight = 1 / torch.arange(1, n + 1).to(grid)
+        return (grid.flatten(1).topk(n).values * weight).sum(1) / weight.sum()
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
         whitening = state_dict.get(f"{prefix}whitening")

@@ -50,7 +50,6 @@ class Features(Cells):
     """Gaussians of what EfficientNet-Lite0 says of places; its weights are kept with them."""
 
     description = Lite0Features
-    largest = 0.03  # what is behind a place is wider than the place
 
     @classmethod
     def check_installed(cls) -> None:

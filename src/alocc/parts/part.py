@@ -168,8 +168,8 @@ def values_to_grid(values: Tensor, grid: tuple[int, int] = (GRID, GRID)) -> Tens
     return F.interpolate(values[:, None], size=grid, mode="bilinear", align_corners=False)[:, 0]
 
 
-def pixels_to_grid(x: Tensor, grid: tuple[int, int] = (GRID, GRID)) -> Tensor:
-    """(N, C, H, W) → (N, C, h, w): mean around each place of the grid, over three places each way."""
+def pixels_to_grid(x: Tensor, grid: tuple[int, int] = (GRID, GRID), around: bool = True) -> Tensor:
+    """(N, C, H, W) → (N, C, h, w): mean around each place of the grid, over three places each way, or in it alone."""
     height, width = x.shape[2:]
     if height < grid[0] or width < grid[1]:
         x = F.interpolate(x, size=(max(height, grid[0]), max(width, grid[1])), mode="bilinear", align_corners=False)
@@ -177,6 +177,11 @@ def pixels_to_grid(x: Tensor, grid: tuple[int, int] = (GRID, GRID)) -> Tensor:
         places = F.adaptive_avg_pool2d(x, grid)
     else:  # the same, in a form that can be exported
         places = F.avg_pool2d(x, (height // grid[0], width // grid[1]))
+    return mean_around(places) if around else places
+
+
+def mean_around(places: Tensor) -> Tensor:
+    """(N, C, h, w): mean over three places each way."""
     return F.avg_pool2d(F.pad(places, (1,) * 4, mode="replicate"), 3, 1)
 
 
