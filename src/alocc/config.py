@@ -293,7 +293,7 @@ class Config(_Model):
     training: TrainingConfig
     scoring: Annotated[dict[str, PositiveFloat], Field(min_length=1)]
     """Weight of each part of the anomaly score; the parts are in ``alocc.parts``. Of images that are their own
-    thumbnails, ``cells`` has no say beside others."""
+    thumbnails, those that see all pixels have no say, if there are others."""
     maps: Annotated[dict[str, PositiveFloat], Field(min_length=1)]
     """Weight of each part of the anomaly map. Of images that are larger than their thumbnails, only parts that see all
     pixels have a say, if there are any."""
@@ -402,7 +402,7 @@ PRESETS["features"] = ROBUST.model_copy(
                 "places": None,
             }
         ),
-        "scoring": {"features": 4.0, "scene": 2.0, "cells": 1.0, "neighbours": 0.5, "texture": 0.5, "quarters": 1.0},
+        "scoring": {"features": 4.0, "scene": 2.0, "cells": 1.0},
         "maps": {"features": 4.0, "cells": 1.0},
     }
 )

@@ -234,7 +234,7 @@ def judge(measures: Measures) -> Health:
 def _findings(measures: Measures) -> Iterator[Finding]:
     """What speaks against a detector."""
     mean = measures.unseen_mean
-    more = "train on more normal images, or larger ones (--set images.size=[64,64]); look at what sets anomalies apart"
+    more = "train on more normal images, or larger ones; look at what sets anomalies apart"
     mixed = (
         "were other things mixed into the training images, or have the images changed since? "
         "Train again on images like these"
@@ -250,7 +250,7 @@ def _findings(measures: Measures) -> Iterator[Finding]:
             yield Finding(
                 "useless" if value < 0.6 else "doubtful",
                 f"{name} images, which nobody would call normal, do not stand out (AUROC {value:.2f})",
-                "do not rely on it for images of another type than the normal ones; train with the preset robust",
+                "do not rely on it for images of another type than the normal ones; another preset may see more",
             )
     yield from _unseen_spots(measures)
     late = measures.polarity[len(measures.polarity) // 5 :]
@@ -258,7 +258,7 @@ def _findings(measures: Measures) -> Iterator[Finding]:
         yield Finding(
             "useless" if measures.d_weight > 0.5 and late[-1] < FLIPPED else "doubtful",
             f"D called pseudo-anomalies more normal than normal images in training (AUROC down to {min(late):.2f})",
-            "its score may mean the opposite of what it should; train with the preset robust",
+            "its score may mean the opposite of what it should; train again, with another seed or preset",
         )
     if measures.n_held_out < 20:
         yield Finding(

@@ -185,7 +185,8 @@ class Cells(Part):
     def _fifths(self, normals: Normals) -> Tensor:
         """Number of the fifth of each image that is learned from, the same for all changed copies of one, (n,)."""
         source = thinned(normals.source, self.most_images)
-        return torch.unique(source, return_inverse=True)[1] % FIFTHS
+        ranks: Tensor = torch.unique(source, return_inverse=True)[1]
+        return ranks % FIFTHS
 
     def _moments(self, normals: Normals, by_place: bool) -> Moments:
         """For a covariance of each zone, where places of large images differ, or one for all."""

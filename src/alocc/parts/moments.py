@@ -68,10 +68,10 @@ class Moments:
                 scatter[i, j] += n * (rest.T @ rest - off.T @ off)
                 n_rows[i, j] = n * len(rest)
         n_told = n * (n_rows / n / ALIKE).clamp(min=1)
-        return mean.clone(), whitening(scatter / n_rows[..., None, None], n_told.double()).float()
+        return mean.clone(), whitening_matrix(scatter / n_rows[..., None, None], n_told.double()).float()
 
 
-def whitening(covariance: Tensor, n: Tensor) -> Tensor:
+def whitening_matrix(covariance: Tensor, n: Tensor) -> Tensor:
     """Matrix that whitens, of each covariance (…, p, p) of n (…) rows, standardised and shrunk; float64.
 
     Shrunk after Chen, Wiesel, Eldar & Hero (2010): Ledoit & Wolf's share for Gaussian rows, which needs no more than
@@ -85,7 +85,8 @@ def whitening(covariance: Tensor, n: Tensor) -> Tensor:
     share = share.clamp(SHRINKAGE, 1.0)[..., None, None]
     identity = torch.eye(p).to(standard)
     factor = torch.linalg.cholesky((1 - share) * standard + (share * trace[..., None, None] / p + JITTER) * identity)
-    return torch.linalg.solve_triangular(factor.mT, identity.expand_as(factor), upper=True) / scale[..., :, None]
+    whitening: Tensor = torch.linalg.solve_triangular(factor.mT, identity.expand_as(factor), upper=True)
+    return whitening / scale[..., :, None]
 
 
 def _along(side: int, zone: int | None) -> list[slice]:

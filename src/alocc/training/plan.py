@@ -112,8 +112,8 @@ class Plan:
         scoring, maps = config.scoring, config.maps
         if images.frame.has_thumbnails:  # where something is, those parts say best that see all pixels
             maps = {name: weight for name, weight in maps.items() if PARTS[name].sees_all_pixels} or maps
-        else:  # of small images, quarters and sixteenths say what cells do
-            scoring = {name: weight for name, weight in scoring.items() if name != "cells"} or scoring
+        else:  # small images are judged as a whole: what fills a place of theirs is not small
+            scoring = {name: weight for name, weight in scoring.items() if not PARTS[name].sees_all_pixels} or scoring
         config = with_values(config, {"scoring": scoring, "maps": maps}, source="parts")
         if config.training.batch_size is None:  # about 50,000 pixels
             n = round(PIXELS_PER_BATCH / (seen.height * seen.width))
