@@ -109,7 +109,7 @@ def main() -> None:
                 [*alocc, "score", str(run), str(folder / "test/good"), "--json"],
                 check=True, capture_output=True, text=True,
             )  # fmt: skip
-            alarms = sum(row["is_anomaly"] for row in json.loads(scores.stdout)["images"])
+            alarms = json.loads(scores.stdout)["n_anomalies"]
             verdict = json.loads((run / "health.json").read_text())["verdict"]
             shown = (f"`{' '.join(options)}`" if options else "none", f"{said['auroc']:.3f}", f"{said['pixel_auroc']:.3f}",
                      f"{said['recall']:.2f}", f"{alarms} of {COUNTS['test/good']}", verdict, f"{seconds:.0f}")  # fmt: skip

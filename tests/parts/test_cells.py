@@ -100,3 +100,37 @@ def test_a_copy_of_a_held_out_image_does_not_set_its_scale():
         told.fit(Normals(copies, torch.arange(30).repeat_interleave(2)))
         untold.fit(Normals(copies))  # as if each were an image of its own
     assert float(told.usual.mean()) > float(untold.usual.mean()) + 0.05
+
+
+def test_an_image_is_as_unusual_as_its_most_unusual_places_the_kth_counting_1_over_k():
+    """18 × 22 places: three hundredths are 12. One of 6 alone: 6 · 1 / (1 + ½ + … + 1/12); twelve of them: 6."""
+    part = Cells(ImageFormat(*SIZE, 1), preset("robust"))
+    one, many = torch.zeros((2, 1, 18, 22))
+    one[0, 3, 4] = 6
+    many[0, 3, :12] = 6
+    harmonic = sum(1 / k for k in range(1, 13))
+    assert part._most_unusual(one).item() == pytest.approx(6 / harmonic)
+    assert part._most_unusual(many).item() == pytest.approx(6)
+
+
+def test_of_large_images_the_map_is_a_mean_over_the_places_around():
+    images, part = drawn(4, 2, True), fitted(drawn(60, 0, True))
+    with torch.no_grad():
+        alone = part._evidence(part.describe(images.float() / 255))
+    around = evidence(part, images).grid
+    torch.testing.assert_close(around[:, 5, 7], alone[:, 4:7, 6:9].mean((1, 2)))
+    assert evidence(part, images).image.tolist() == part._most_unusual(alone).tolist()
+
+
+def test_a_fault_at_one_place_leaves_the_finer_scales_of_its_neighbours_as_they_are():
+    part = Cells(ImageFormat(*SIZE, 1), preset("robust"))
+    clean = torch.full((1, 1, *SIZE), 0.5)
+    faulty = clean.clone()
+    faulty[:, :, 83:85, 83:85] = (
+        1  # inside the place of rows and columns 80 to 87, farther than a filter from its sides
+    )
+    with torch.no_grad():
+        change = (part.describe(faulty) - part.describe(clean)).abs()[0, :, :, :48].amax(2)  # the finest scale
+    assert change[10, 10] > 0.1
+    change[10, 10] = 0
+    assert change.max() < 1e-5

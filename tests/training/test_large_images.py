@@ -10,6 +10,7 @@ from alocc.data.frame import Frame
 from alocc.data.resizing import ImageFormat
 from alocc.detector import Detector
 from alocc.export import export
+from alocc.parts.part import Normals
 from alocc.runtime import Runtime
 from alocc.scorer import Scorer
 
@@ -61,6 +62,30 @@ def test_small_images_are_judged_without_cells_and_large_ones_mapped_by_them_alo
     small = alocc.train(images, config=with_settings(preset("robust"), settings), iterations=4)
     assert "cells" not in small.config.scoring and small.config.maps == preset("robust").maps
     assert detector.config.scoring == preset("robust").scoring and set(detector.config.maps) == {"cells"}
+    by_scene = alocc.train(images, config="features", iterations=2)
+    assert set(by_scene.config.scoring) == {"scene"} and set(by_scene.config.maps) == {"features", "cells"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zones", [False, True])
+def test_zones_or_one_gaussian_an_exported_file_takes_any_number_of_images(detector, tmp_path, plates, zones):
+    cells = detector.scorer.parts["cells"]
+    kept = {name: value.clone() for name, value in cells.state_dict().items()}
+    normals = Normals(torch.from_numpy(plates(30, 3))[:, None])
+    with torch.no_grad():
+        cells._learn(cells._moments(normals, zones), zones)
+        export(detector, tmp_path / "model.onnx")
+        cells.whitening = kept["whitening"]
+        cells.load_state_dict(kept)
+    runtime = Runtime(tmp_path / "model.onnx")
+    assert [len(runtime.score(plates(n, 4)).anomaly_score) for n in (1, 2, 5)] == [1, 2, 5]
+
+
+@pytest.mark.parametrize(("size", "n"), [((65, 66), 16), ((100, 120), 8), ((150, 200), 4), ((300, 300), 1)])
+def test_large_images_are_computed_with_few_at_a_time(size, n):
+    """Numbers in which the last image is computed as the others are: 1 and multiples of 4."""
+    assert Frame(ImageFormat(*size, 1), thumbnail=64).batch_size == n
+    assert Frame(ImageFormat(64, 64, 1), thumbnail=64).batch_size == 64
 
 
 def test_a_map_lies_on_its_image_where_cells_reach_beyond_it():
