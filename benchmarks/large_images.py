@@ -1,4 +1,4 @@
-"""Small faults in large images: shrunk, or in tiles? Two drawn kinds, 256×256: a weave, and a gear that stands still.
+"""Small faults in large images: whole, shrunk, or in tiles? Two drawn kinds, 256×256: a weave, and a gear that stands still.
 
 python benchmarks/large_images.py [docs/results/large-images.md]
 """
@@ -75,7 +75,7 @@ def main() -> None:
     if arguments.page:
         facts = f"`benchmarks/large_images.py`, {datetime.date.today()}, {platform.machine()}, two cores"
         write_text(arguments.page, f"# Small faults in large images\n\n{N_TRAIN} normal images of {SIDE}×{SIDE} pixels train; {N_TEST} more, and {N_TEST} with a "
-                   f"scratch of 12 to 24 pixels, two wide, test. Whole at 128 or at 256 pixels was given up: the training alone took more than five minutes of one core. "
+                   f"scratch of 12 to 24 pixels, two wide, test. "
             f"Written by {facts}.\n\n" + "\n".join(lines) + "\n")  # fmt: skip
 
 

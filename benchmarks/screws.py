@@ -42,27 +42,31 @@ def screw(rng: np.random.Generator, fault: str | None) -> tuple[Drawn, NDArray[n
     radius = np.where(along > 290, radius * np.clip((330 - along) / 40, 0, 1), radius)  # the tip
     place = _place(rng, fault, phase)
     away = np.hypot(along - place[0], beside - place[1])
-    if fault == "dent":
-        radius = np.where(away < FAULT, np.minimum(radius, np.abs(place[1]) - FAULT / 2), radius)
-    inside = np.clip(radius - np.abs(beside) + 0.5, 0, 1) * (radius > 0)
-    round_light = np.sqrt(np.clip(1 - (beside / np.maximum(radius, 1)) ** 2, 0, 1))
-    metal = 0.25 + 0.4 * round_light + np.where(is_shaft, 0.06 * np.cos(2 * np.pi * along / 40 + phase), 0)
-    clean = 0.82 * (1 - inside) + metal * inside
+    clean = _metal(radius, along, beside, is_shaft, phase)
     image = clean.copy()
-    if fault == "pit":
+    if fault == "dent":
+        dented = np.where(away < FAULT, np.minimum(radius, np.abs(place[1]) - FAULT / 2), radius)
+        image = _metal(dented, along, beside, is_shaft, phase)
+    elif fault == "pit":
         image -= 0.25 * np.clip(FAULT / 2 - away + 0.5, 0, 1)
     elif fault == "scratch":
         turn = rng.uniform(0, np.pi)
         run = (along - place[0]) * np.cos(turn) + (beside - place[1]) * np.sin(turn)
         off = (beside - place[1]) * np.cos(turn) - (along - place[0]) * np.sin(turn)
         image += 0.25 * np.clip(1.5 - np.abs(off) + 0.5, 0, 1) * (np.abs(run) < FAULT / 2)
-    changed = (np.abs(image - clean) > 0.02) | (
-        (away < FAULT) & (np.abs(beside) > radius) if fault == "dent" else False
-    )
+    changed = np.abs(image - clean) > 0.02
     light, towards = rng.uniform(0.0, 0.35), rng.uniform(0, 2 * np.pi)
     falloff = 1 - light * (0.5 + ((x - SIDE / 2) * np.cos(towards) + (y - SIDE / 2) * np.sin(towards)) / SIDE)
     image = image * falloff * rng.uniform(0.92, 1.05) + rng.normal(0, 0.015, image.shape)
-    return image.clip(0, 1), changed & (fault is not None)
+    return image.clip(0, 1), changed
+
+
+def _metal(radius: Drawn, along: Drawn, beside: Drawn, is_shaft: NDArray[np.bool_], phase: float) -> Drawn:
+    """A round body on bright ground."""
+    inside = np.clip(radius - np.abs(beside) + 0.5, 0, 1) * (radius > 0)
+    round_light = np.sqrt(np.clip(1 - (beside / np.maximum(radius, 1)) ** 2, 0, 1))
+    metal = 0.25 + 0.4 * round_light + np.where(is_shaft, 0.06 * np.cos(2 * np.pi * along / 40 + phase), 0)
+    return 0.82 * (1 - inside) + metal * inside
 
 
 def _place(rng: np.random.Generator, fault: str | None, phase: float) -> tuple[float, float]:
@@ -92,7 +96,7 @@ def main() -> None:
     parser.add_argument("page", type=Path, nargs="?")
     parser.add_argument("--keep", type=Path, help="folder to draw into, and to keep")
     arguments = parser.parse_args()
-    columns = ("options", "image AUROC", "pixel AUROC", "recall at .01", "false alarms", "health", "training, s")
+    columns = ("options", "image AUROC", "pixel AUROC", "alpha", "recall", "false alarms", "health", "training, s")
     lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     alocc = [sys.executable, "-c", "import sys; from alocc.cli import main; sys.exit(main())"]
     with tempfile.TemporaryDirectory() as scratch:
@@ -109,10 +113,10 @@ def main() -> None:
                 [*alocc, "score", str(run), str(folder / "test/good"), "--json"],
                 check=True, capture_output=True, text=True,
             )  # fmt: skip
-            alarms = json.loads(scores.stdout)["n_anomalies"]
+            good = json.loads(scores.stdout)
             verdict = json.loads((run / "health.json").read_text())["verdict"]
             shown = (f"`{' '.join(options)}`" if options else "none", f"{said['auroc']:.3f}", f"{said['pixel_auroc']:.3f}",
-                     f"{said['recall']:.2f}", f"{alarms} of {COUNTS['test/good']}", verdict, f"{seconds:.0f}")  # fmt: skip
+                     f"{good['alpha']:.3g}", f"{said['recall']:.2f}", f"{good['n_anomalies']} of {COUNTS['test/good']}", verdict, f"{seconds:.0f}")  # fmt: skip
             lines.append(f"| {' | '.join(shown)} |")
             print(lines[-1], flush=True)
     if arguments.page:

@@ -292,11 +292,11 @@ class Config(_Model):
     networks: NetworksConfig
     training: TrainingConfig
     scoring: Annotated[dict[str, PositiveFloat], Field(min_length=1)]
-    """Weight of each part of the anomaly score; the parts are in ``alocc.parts``. Of images that are their own
-    thumbnails, those that see all pixels have no say, if there are others."""
+    """Weight of each part of the anomaly score; the parts are in ``alocc.parts``. Of a preset's, those that see
+    all pixels have no say where images are their own thumbnails, if there are others."""
     maps: Annotated[dict[str, PositiveFloat], Field(min_length=1)]
-    """Weight of each part of the anomaly map. Of images that are larger than their thumbnails, only parts that see all
-    pixels have a say, if there are any."""
+    """Weight of each part of the anomaly map. Of a preset's, only those that see all pixels have a say where images are
+    larger than their thumbnails, if there are any."""
     calibration: CalibrationConfig = CalibrationConfig()
 
     @pydantic.model_validator(mode="after")

@@ -14,15 +14,16 @@ SIZE = (140, 170)
 
 
 def drawn(n, seed, aligned):
-    """Noise on a pattern, which lies the same way in each image or is turned from one to the next, uint8."""
+    """A pattern, half of it rough, which lies the same way in each image or is moved from one to the next, uint8."""
     rng = np.random.default_rng(seed)
     pattern = np.zeros(SIZE, np.float32)
     pattern[30:70, 40:90] = 90
     pattern[90:94] = -70
-    images = [pattern if aligned else np.roll(pattern, rng.integers(0, 100, 2), (0, 1)) for _ in range(n)]
-    return torch.from_numpy((110 + np.stack(images) + rng.normal(0, 8, (n, *SIZE))).clip(0, 255).astype(np.uint8))[
-        :, None
-    ]
+    roughness = np.where(np.arange(SIZE[1]) < 85, 3, 16)
+    images = pattern + roughness * rng.normal(0, 1, (n, *SIZE))
+    if not aligned:
+        images = np.stack([np.roll(image, rng.integers(0, 100, 2), (0, 1)) for image in images])
+    return torch.from_numpy((110 + images).clip(0, 255).astype(np.uint8))[:, None]
 
 
 def fitted(images):
@@ -134,3 +135,30 @@ def test_a_fault_at_one_place_leaves_the_finer_scales_of_its_neighbours_as_they_
     assert change[10, 10] > 0.1
     change[10, 10] = 0
     assert change.max() < 1e-5
+
+
+def test_an_image_does_not_set_the_scale_that_it_is_measured_on():
+    """Of few images, those held out by fifths are as unusual as fresh ones: alpha is kept, on average."""
+    alarms = []
+    for seed in range(6):
+        images, fresh = drawn(24, seed, False), drawn(40, 100 + seed, False)
+        part = fitted(images)
+        with torch.no_grad():
+            crossed = part.cross_fitted(Normals(images), Normals(images), torch.arange(24) % 10)
+        threshold = crossed.sort().values[-3]  # alpha .1 of 24 images: the third largest
+        alarms.append((evidence(part, fresh).image >= threshold).float().mean())
+    assert float(torch.stack(alarms).mean()) < 0.16
+
+
+def test_images_that_come_in_turn_from_several_stations_are_in_all_fifths():
+    part = Cells(ImageFormat(*SIZE, 1), preset("robust"))
+    fifth = part._fifths(Normals(torch.zeros((60, 1, *SIZE), dtype=torch.uint8)))
+    assert torch.bincount(fifth).tolist() == [12] * 5
+    assert all(len(set(fifth[station::5].tolist())) > 2 for station in range(5))
+
+
+@pytest.mark.parametrize("size", [(100, 20), (100, 10), (66, 65), (70, 67)])
+def test_any_shape_can_be_described(size):
+    part = Cells(ImageFormat(*size, 3), preset("robust"))
+    described = part.describe(torch.rand((1, 3, *size)))
+    assert described.shape == (1, *grid_of(size), part.describe.length)

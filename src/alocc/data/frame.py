@@ -21,8 +21,8 @@ from alocc.data.resizing import ImageFormat
 OVERLAP = 0.25  # share of a tile's side that the next one has too, at least: what lies on a border is whole in one
 MOST_CROPS = 20_000  # crops that train, and crops that calibrate the maps, at most, where images are cut
 MIN_BATCH, MAX_BATCH = 4, 64  # crops that are computed with together
-LARGE_BATCH = 2**17  # pixels of large images together, at most: more overflow caches, and buffers cost fresh pages
-LARGE_BATCHES = (1, 4, 8, 16)  # of another number, libraries compute the last image by another order of summation
+LARGE_BATCH = 2**17  # pixels of large images together: more overflow the caches, and buffers need new memory pages
+LARGE_BATCHES = (1, 4, 8, 16)  # at other batch sizes, libraries sum the last image in another order
 GRID, CELL = 16, 8  # places along a side of a map, at least; and pixels of a place, at most
 CROPS_AT_ONCE = 512  # crops that are in memory at one time, about
 

@@ -60,7 +60,7 @@ def inspect(
     skipped: list[Skipped] = []
     flat: list[str] = []
     thumbnails: list[Tensor] = []
-    pictures: list[Tensor] = []
+    pictures: list[Image.Image] = []
     every = max(1, len(source) // SHEET_IMAGES)
     for batch in source.batches(image_format):
         check_strict(strict, batch.skipped)
@@ -71,7 +71,7 @@ def inspect(
         is_flat = x.flatten(1).std(1) < 0.01  # nothing is to be seen
         flat += [batch.names[i] for i in torch.nonzero(is_flat)[:, 0]]
         thumbnails.append(_thumbnails(x))
-        pictures += [x[i] for i in range(len(x)) if (len(names) + i) % every == 0]
+        pictures += [_picture(x[i]) for i in range(len(x)) if (len(names) + i) % every == 0]
         del pictures[SHEET_IMAGES:]  # a batch may bring more than are missing
         names += batch.names
         classes.update(batch.classes.tolist())
@@ -134,11 +134,15 @@ def _duplicates(names: Sequence[str], thumbnails: Tensor, left_out: set[str]) ->
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _contact_sheet(pictures: Sequence[Tensor]) -> Image.Image:
+def _picture(x: Tensor) -> Image.Image:
+    """(C, H, W) as a small square, so that many take little memory."""
+    pixels = (x.expand(3, -1, -1).permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+    return ImageOps.pad(Image.fromarray(pixels), (SHEET_SIDE, SHEET_SIDE), color="white")
+
+
+def _contact_sheet(pictures: Sequence[Image.Image]) -> Image.Image:
     rows = -(-len(pictures) // SHEET_COLUMNS)
     sheet = Image.new("RGB", (SHEET_COLUMNS * (SHEET_SIDE + 4), rows * (SHEET_SIDE + 4)), "white")
     for i, picture in enumerate(pictures):
-        pixels = (picture.expand(3, -1, -1).permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
-        place = (i % SHEET_COLUMNS * (SHEET_SIDE + 4), i // SHEET_COLUMNS * (SHEET_SIDE + 4))
-        sheet.paste(ImageOps.pad(Image.fromarray(pixels), (SHEET_SIDE, SHEET_SIDE), color="white"), place)
+        sheet.paste(picture, (i % SHEET_COLUMNS * (SHEET_SIDE + 4), i // SHEET_COLUMNS * (SHEET_SIDE + 4)))
     return sheet

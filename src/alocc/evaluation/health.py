@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from alocc.calibration import FloatArray
-from alocc.data.frame import MAX_BATCH
 from alocc.data.images import to_unit_range
 from alocc.data.sources import Data, Skipped, open_normals
 from alocc.detector import Detector
@@ -37,7 +36,8 @@ from alocc.training.plan import TrainingImages, load_training_images
 from alocc.training.run import train
 
 Verdict = Literal["good", "doubtful", "useless"]
-FEWEST_IMAGES = 24
+FEWEST_IMAGES, SMALL = 24, 64 * 64
+"""Images of each kind, at least; pixels up to which there are 200."""
 PROBES = 50
 """Images of each probe."""
 SHRUNK, SMALL_SPOT = 1.1, 4
@@ -152,7 +152,8 @@ def measure(detector: Detector, normals: Tensor, *, fresh: bool, second: Detecto
     if len(normals) == 0:
         raise DataError("no normal images to check with: the detector was trained or calibrated on all of them")
     frame = detector.scorer.frame
-    most = max(FEWEST_IMAGES, MOST_IMAGES * frame.batch_size // MAX_BATCH)  # fewer of large images
+    height, width, _ = frame.crop_format
+    most = max(FEWEST_IMAGES, min(MOST_IMAGES, MOST_IMAGES * SMALL // (height * width)))  # fewer of large images
     normals = normals[:: max(1, len(normals) // most)]
     stream = generator(detector.config.seed, "health")
     # of the held-out images themselves the detector keeps what it said before it had seen them
@@ -168,8 +169,7 @@ def measure(detector: Detector, normals: Tensor, *, fresh: bool, second: Detecto
         return {"fused": torch.from_numpy(subject.score(x).anomaly_score)}
 
     unseen = unseen_kinds(detector)
-    many = MOST_IMAGES if frame.batch_size == MAX_BATCH else most
-    seen = separation(fused, normals, unseen, stream, many)
+    seen = separation(fused, normals, unseen, stream, most)
     weights = detector.scorer.fusion.weights
     d_weight = weights.get("d", 0.0) / sum(weights.values())
     shift = None

@@ -73,12 +73,13 @@ class Answers(Description):
     def __init__(self, image_format: ImageFormat, is_large: bool) -> None:
         super().__init__(image_format, is_large)
         self.register_buffer("filters", random_filters(image_format.channels), persistent=False)
-        n_scales = len(scales(torch.zeros((1, 1, *image_format.size))))
+        self.padding = (0, -image_format.width % CELL, 0, -image_format.height % CELL) if is_large else (0, 0, 0, 0)
+        n_scales = len(scales(F.pad(torch.zeros((1, 1, *image_format.size)), self.padding)))
         self.length = 2 * n_scales * len(self.filters) + image_format.channels
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.is_large:  # cells of whole pixels at each scale
-            x = F.pad(x, (0, -x.shape[3] % CELL, 0, -x.shape[2] % CELL), mode="replicate")
+        if any(self.padding):  # cells of whole pixels at each scale
+            x = F.pad(x, self.padding, mode="replicate")
         described = []
         for i, image in enumerate(scales(x)):
             answer = F.conv2d(F.pad(image, (FILTER_SIZE // 2,) * 4, mode="reflect"), self.filters)
@@ -118,28 +119,29 @@ class Cells(Part):
         self.register_buffer("spread", torch.ones(self.grid))
 
     def fit(self, normals: Normals) -> None:
-        """Learn from places; of large images, whether these are alike is what finds more faults planted in a fifth.
+        """Learn from places; of large images, zones or one Gaussian: whichever finds more planted faults.
 
-        Each fifth, measured by the others, gives places their scale.
+        Each fifth is measured by the others: that also gives places their scale.
         """
-        described, fifth = self._described_once(normals), self._fifths(normals)
         by_place = True
         if self.is_large:
-            own, found = fifth == 0, {}
-            x = to_unit_range(thinned(normals.full, self.most_images)[own][:TRIED])
+            tried = thinned(torch.arange(len(self._fifths(normals))), TRIED)
+            x = to_unit_range(thinned(normals.full, self.most_images)[tried])
             faulty = self._described(planted(x, generator(self.seed, "cells"), TRIED_STRENGTH)[0])
-            for choice in (False, True):
-                self._learn(self._moments(normals, choice), choice, 0)
-                self._set_scale(self._distances(described[own]))
-                found[choice] = auroc(self._of_images(described[own][:TRIED]), self._of_images(faulty))
-            by_place = 1 - found[True] < (1 - WORTH_ZONES) * (1 - found[False])
-        moments = self._moments(normals, by_place)
-        distances = torch.empty(described.shape[:3])
+            one, zones = (self._found(normals, tried, faulty, choice) for choice in (False, True))
+            by_place = 1 - zones < (1 - WORTH_ZONES) * (1 - one)
+        self._set_scale(self._by_others(normals, by_place))
+        self._learn(self._moments(normals, by_place), by_place)
+
+    def _found(self, normals: Normals, tried: Tensor, faulty: Tensor, by_place: bool) -> float:
+        """AUROC of faulty copies of some images, by their descriptions, against these images."""
+        distances, moments = self._by_others(normals, by_place), self._moments(normals, by_place)
+        self._set_scale(distances)
+        fifth, evidence = self._fifths(normals)[tried], torch.empty(len(tried))
         for k in range(FIFTHS):
             self._learn(moments, by_place, k)
-            distances[fifth == k] = self._distances(described[fifth == k])
-        self._set_scale(distances)
-        self._learn(moments, by_place)
+            evidence[fifth == k] = self._of_images(faulty[fifth == k])
+        return auroc(self._most_unusual((distances[tried] - self.usual) / self.spread), evidence)
 
     def forward(self, view: View) -> Evidence:
         grid = self._evidence(self.describe(view.full))  # (N, h, w)
@@ -154,14 +156,16 @@ class Cells(Part):
         return min(MOST_IMAGES, MOST_PLACES // (self.grid[0] * self.grid[1]))
 
     def cross_fitted(self, fitted: Normals, images: Normals, tenth: Tensor) -> Tensor:
-        described, by_place, moments = self._described_once(fitted), self.by_place, self._moments(fitted, self.by_place)
+        described, by_place, learned = self._described_once(fitted), self.by_place, self._fifths(fitted)
+        moments, distances = self._moments(fitted, by_place), self._by_others(fitted, by_place)
         all_described = described if fitted is images and len(described) == len(images) else None
         fifth = torch.arange(len(images)) % FIFTHS  # of images that it did not learn from, any
-        fifth[thinned(fitted.source, self.most_images)] = self._fifths(fitted)
+        fifth[thinned(fitted.source, self.most_images)] = learned
         evidence = torch.empty(len(images)).double()
         kept = {name: value.clone() for name, value in self.state_dict().items()}
         for k in range(FIFTHS):
             self._learn(moments, by_place, k)
+            self._set_scale(distances[learned != k])  # nor does an image set its own scale
             for indices in torch.split(torch.nonzero(fifth == k)[:, 0], 16):
                 few = self._described(images.full[indices]) if all_described is None else all_described[indices]
                 evidence[indices] = self._of_images(few).double()
@@ -184,15 +188,32 @@ class Cells(Part):
 
     def _fifths(self, normals: Normals) -> Tensor:
         """Number of the fifth of each image that is learned from, the same for all changed copies of one, (n,)."""
-        source = thinned(normals.source, self.most_images)
-        ranks: Tensor = torch.unique(source, return_inverse=True)[1]
-        return ranks % FIFTHS
+        rank = torch.unique(thinned(normals.source, self.most_images), return_inverse=True)[1]
+        order = torch.randperm(int(rank.max()) + 1, generator=generator(self.seed, "fifths"))
+        return order[rank] % FIFTHS
 
     def _moments(self, normals: Normals, by_place: bool) -> Moments:
         """For a covariance of each zone, where places of large images differ, or one for all."""
         zone = ZONE if by_place and self.is_large else None
         name = f"{type(self).__name__} moments {zone}"
         return normals.once(name, lambda: Moments(self._described_once(normals), self._fifths(normals), zone))
+
+    def _by_others(self, normals: Normals, by_place: bool) -> Tensor:
+        """Distances of each image that is learned from, by the Gaussians of the other fifths, (n, h, w)."""
+
+        def compute() -> Tensor:
+            described, fifth, moments = (
+                self._described_once(normals),
+                self._fifths(normals),
+                self._moments(normals, by_place),
+            )
+            distances = torch.empty(described.shape[:3])
+            for k in range(FIFTHS):
+                self._learn(moments, by_place, k)
+                distances[fifth == k] = self._distances(described[fifth == k])
+            return distances
+
+        return normals.once(f"{type(self).__name__} distances {by_place}", compute)
 
     def _learn(self, moments: Moments, by_place: bool, without: int | None = None) -> None:
         """Take Gaussians of all fifths of the images, or of all but one."""
@@ -227,7 +248,12 @@ class Cells(Part):
 
     def _of_images(self, described: Tensor) -> Tensor:
         """Evidence of images, of their descriptions, (n,)."""
-        return torch.cat([self._most_unusual(self._evidence(few)) for few in torch.split(described, 16)])
+        few = torch.split(described, 16)
+        return (
+            torch.cat([self._most_unusual(self._evidence(each)) for each in few])
+            if len(described)
+            else described[:, 0, 0, 0]
+        )
 
     def _most_unusual(self, grid: Tensor) -> Tensor:
         """Mean over the most unusual places, the k-th counting 1/k: a small fault is one of them, a large one many."""

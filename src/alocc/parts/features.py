@@ -27,8 +27,10 @@ class Lite0Features(Description):
 
     def __init__(self, image_format: ImageFormat, is_large: bool) -> None:
         super().__init__(image_format, is_large)
-        scale = max(1.0, SMALLEST / min(image_format.size))
-        height, width = (round(side * scale) for side in image_format.size)
+        sides = [side + -side % CELL if is_large else side for side in image_format.size]  # whole cells, as maps have
+        self.to_cells = (0, sides[1] - image_format.width, 0, sides[0] - image_format.height)
+        scale = max(1.0, SMALLEST / min(sides))
+        height, width = (round(side * scale) for side in sides)
         self.enlarged = (height, width)
         self.padding = (0, -width % 16, 0, -height % 16)
         self.seen = (-(-height // CELL), -(-width // CELL))
@@ -36,6 +38,8 @@ class Lite0Features(Description):
         self.length = self.network.length
 
     def forward(self, x: Tensor) -> Tensor:
+        if any(self.to_cells):
+            x = F.pad(x, self.to_cells, mode="replicate")
         if tuple(x.shape[2:]) != self.enlarged:
             x = F.interpolate(x, size=self.enlarged, mode="bicubic", align_corners=False)
         fine, coarse = self.network(F.pad(x, self.padding, mode="replicate"))

@@ -1,4 +1,4 @@
-"""Sums over normal images' places, from which the Gaussians of any four fifths of the images follow in no time.
+"""Sums over normal images' places, from which the Gaussians of any four fifths of the images follow cheaply.
 
 What a part says of images that it learned from is measured fifth by fifth, by the other four; adding up products of
 descriptions is nearly all the work of a Gaussian, and is done once.
@@ -56,19 +56,21 @@ class Moments:
         n = int(self.counts[kept].sum())
         moved = self.sums[kept].sum(0) / n  # mean of each place, seen from the centre
         places = self.centre + moved
-        mean = everywhere = places.mean((0, 1)).expand_as(places)
+        mean = places.mean((0, 1)).expand_as(places)
         if own_means:
-            mean = (n * places + OWN_PLACE_FROM * everywhere) / (n + OWN_PLACE_FROM)
-        scatter = self.scatter[kept].sum(0).double()
-        n_rows = torch.empty(scatter.shape[:2])
-        for i, row in enumerate(self.zones):
+            mean = (n * places + OWN_PLACE_FROM * mean) / (n + OWN_PLACE_FROM)
+        whitening = []
+        for i, row in enumerate(self.zones):  # one by one: all in float64 would be large
+            covariance = self.scatter[kept, i].sum(0).double()  # (zones across, p, p)
+            n_places = torch.empty(len(row), 1, 1).double()
             for j, (y, x) in enumerate(row):
                 off, rest = moved[y, x].flatten(0, 1), (places - mean)[y, x].flatten(0, 1)  # (places, p)
                 rest = rest - rest.mean(0)
-                scatter[i, j] += n * (rest.T @ rest - off.T @ off)
-                n_rows[i, j] = n * len(rest)
-        n_told = n * (n_rows / n / ALIKE).clamp(min=1)
-        return mean.clone(), whitening_matrix(scatter / n_rows[..., None, None], n_told.double()).float()
+                covariance[j] += n * (rest.T @ rest - off.T @ off)
+                n_places[j] = len(rest)
+            n_told = n * (n_places[:, 0, 0] / ALIKE).clamp(min=1)
+            whitening.append(whitening_matrix(covariance / (n * n_places), n_told).float())
+        return mean.clone(), torch.stack(whitening)
 
 
 def whitening_matrix(covariance: Tensor, n: Tensor) -> Tensor:

@@ -150,8 +150,8 @@ class Part(nn.Module):
 
         Args:
             fitted: what it was fitted to: some of the images, and changed copies of them.
-            images: those to be measured, each by what is made from images of other tenths, or from others than itself.
-            tenth: number of each image's tenth, (n,).
+            images: those to be measured, each by what is made from others than itself.
+            tenth: number of each image's tenth, (n,), for parts that have no groups of their own.
         """
         return None
 

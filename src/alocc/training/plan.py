@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from alocc.config import PHASES, Config, preset, with_iterations, with_values
+from alocc.config import PHASES, PRESETS, Config, preset, with_iterations, with_values
 from alocc.data.frame import Frame
 from alocc.data.sources import Data, ImageSet, open_normals
 from alocc.data.splits import Split, split_normals
@@ -110,9 +110,10 @@ class Plan:
             raise ConfigError("give iterations or epochs, not both")
         seen = images.frame.thumbnail_format  # by R and D
         scoring, maps = config.scoring, config.maps
-        if images.frame.has_thumbnails:  # where something is, those parts say best that see all pixels
+        own = PRESETS.get(config.preset, config)  # what the caller names stays; of the preset's own parts,
+        if images.frame.has_thumbnails and maps == own.maps:  # those say best where something is
             maps = {name: weight for name, weight in maps.items() if PARTS[name].sees_all_pixels} or maps
-        else:  # small images are judged as a whole: what fills a place of theirs is not small
+        if not images.frame.has_thumbnails and scoring == own.scoring:  # small images are a whole
             scoring = {name: weight for name, weight in scoring.items() if not PARTS[name].sees_all_pixels} or scoring
         config = with_values(config, {"scoring": scoring, "maps": maps}, source="parts")
         if config.training.batch_size is None:  # about 50,000 pixels
