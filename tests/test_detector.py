@@ -386,9 +386,9 @@ HEAD = "scorer.parts.d.networks.0.head.weight"
         (note(10**6, "image_format", "width"), "image_format 16×1000000 grey"),
         (note(0, "image_format", "width"), "image_format 16×0 grey"),
         (note(2, "image_format", "channels"), "image_format"),
-        (  # 24 GB of weights to make, if it was not looked at before
+        (  # of thumbnails: what the bottleneck was made for is looked at before anything is
             note({"height": 4096, "width": 4096, "channels": 1}, "image_format"),
-            "a bottleneck for images of another size than 4096×4096 grey",
+            "a bottleneck for images of another size than 64×64 grey",
         ),
         (note({"height": 8, "width": 8, "channels": 1}, "image_format"), "too small for these networks"),
         (note(10**6, "n_networks"), "n_networks 1000000"),

@@ -30,8 +30,8 @@ def noted_data(noted: object, run: str | Path) -> str:
             return str(noted) if root == roots[0] else found
     tried = " or ".join(dict.fromkeys(map(str, roots)))
     raise DataError(
-        f'{run} names "{noted}" as its images, and there are no such images below {tried}; what a run folder names is '
-        f"looked for nowhere else, and tables and addresses are not followed: {hint}"
+        f'{run} names "{noted}" as its images; what a run folder names is opened only below {tried}, and tables and '
+        f"addresses are not followed: run the command in a folder above the images, or {hint}"
     )
 
 
