@@ -75,10 +75,10 @@ def test_zones_are_saved_and_loaded():
 def test_images_that_were_fitted_look_like_fresh_ones_when_they_are_left_out():
     images, fresh = drawn(60, 0, True), drawn(60, 4, True)
     part = fitted(images)
+    state = {name: value.clone() for name, value in part.state_dict().items()}
     tenth = torch.arange(60) % 10
     with torch.no_grad():
         crossed = part.cross_fitted(Normals(images), Normals(images), tenth)
-    state = {name: value.clone() for name, value in part.state_dict().items()}
     assert abs(float(crossed.mean() - evidence(part, fresh).image.mean())) < 0.5
     assert float(evidence(part, images).image.mean()) < float(crossed.mean())
     assert all(torch.equal(value, state[name]) for name, value in part.state_dict().items())

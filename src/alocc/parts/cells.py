@@ -156,13 +156,13 @@ class Cells(Part):
         return min(MOST_IMAGES, MOST_PLACES // (self.grid[0] * self.grid[1]))
 
     def cross_fitted(self, fitted: Normals, images: Normals, tenth: Tensor) -> Tensor:
+        kept = {name: value.clone() for name, value in self.state_dict().items()}
         described, by_place, learned = self._described_once(fitted), self.by_place, self._fifths(fitted)
         moments, distances = self._moments(fitted, by_place), self._by_others(fitted, by_place)
         all_described = described if fitted is images and len(described) == len(images) else None
         fifth = torch.arange(len(images)) % FIFTHS  # of images that it did not learn from, any
         fifth[thinned(fitted.source, self.most_images)] = learned
         evidence = torch.empty(len(images)).double()
-        kept = {name: value.clone() for name, value in self.state_dict().items()}
         for k in range(FIFTHS):
             self._learn(moments, by_place, k)
             self._set_scale(distances[learned != k])  # nor does an image set its own scale
