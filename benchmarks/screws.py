@@ -26,12 +26,7 @@ from alocc.storage import write_text
 SIDE, FAULT = 1024, 15
 COUNTS = {"train/good": 120, "test/good": 60, "test/pit": 20, "test/dent": 20, "test/scratch": 20}
 OPTIONS = ((), ("--preset", "features"))
-WHY = (
-    "The faults are found among their surroundings (pixel AUROC), but a thread's edges, in a direction that few training images show, look as odd: no image is\n"
-    "called. Four times the pixels hardly help (places of `features` alone .63, of `cells` .48); a mixture of 32 Gaussians of places would give `features` .78, and is worse\n"
-    "elsewhere ([decision 24](../decisions/0024-large-images-are-the-main-case.md)). Health plants round spots of strong contrast, and is too kind to `features` here.\n"
-    "Turn such parts alike before they are judged.\n"
-)
+WHY = "What was tried: [decision 24](../decisions/0024-large-images-are-the-main-case.md)."
 Drawn = NDArray[np.float64]
 
 
@@ -131,7 +126,7 @@ def main() -> None:
             f"# Small faults on a part that turns\n\nDrawn screws of {SIDE}×{SIDE} pixels in any direction, lit unevenly; {COUNTS['train/good']} train, "
             f"{COUNTS['test/good']} normal ones and 60 with a fault of {FAULT} pixels test. `alocc train FOLDER --out run`, with these options. Written by {facts}.\n\n"
         )
-        write_text(arguments.page, text + "\n".join(lines) + "\n\n" + WHY)
+        write_text(arguments.page, text + "\n".join(lines) + f"\n\n{WHY}\n")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ NegativeKind: TypeAlias = Literal[
     "mirrored", "shifted", "zoomed", "mixed", "relit", "blurred", "scrambled",
 ]  # fmt: skip
 NONE = "none"
+LARGEST = 1024
+"""Longest side of images that are worked with."""
 PHASES = ("reconstruction", "adversarial", "old_is_gold", "discrimination", "places")
 """Phases of a training, in order."""
 
@@ -48,7 +50,7 @@ class ImagesConfig(_Model):
     size: tuple[PositiveInt, PositiveInt] | None = None
     """Height and width that every image is resized to; none: the size of the training images, at most ``longest`` a
     side, or 1,024 where they are cut into tiles."""
-    longest: Annotated[int, Field(ge=16, le=1024)] = 64
+    longest: Annotated[int, Field(ge=16, le=LARGEST)] = 64
     """Longest side, where no size is given."""
     thumbnail: Annotated[int, Field(ge=16)] | None = None
     """Longest side of the copies that R, D and the statistics of whole images see, where images or tiles are larger;
@@ -285,7 +287,7 @@ class Config(_Model):
     """Everything that, with the images, decides a detector."""
 
     preset: str
-    """The preset this started from; a name only."""
+    """The preset this started from: parts of its own give way by the size of the images, those that are set stay."""
     seed: Annotated[int, Field(ge=0)] = 0
     images: ImagesConfig = ImagesConfig()
     corruption: CorruptionConfig

@@ -127,9 +127,7 @@ def test_a_fault_at_one_place_leaves_the_finer_scales_of_its_neighbours_as_they_
     part = Cells(ImageFormat(*SIZE, 1), preset("robust"))
     clean = torch.full((1, 1, *SIZE), 0.5)
     faulty = clean.clone()
-    faulty[:, :, 83:85, 83:85] = (
-        1  # inside the place of rows and columns 80 to 87, farther than a filter from its sides
-    )
+    faulty[:, :, 83:85, 83:85] = 1  # in the place of rows and columns 80 to 87, farther than a filter from its sides
     with torch.no_grad():
         change = (part.describe(faulty) - part.describe(clean)).abs()[0, :, :, :48].amax(2)  # the finest scale
     assert change[10, 10] > 0.1

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from alocc.calibration import images_needed, smallest_alpha_text
-from alocc.config import preset
+from alocc.config import LARGEST, preset
 from alocc.data.entries import Skipped
 from alocc.data.images import ImageFormat, to_unit_range
 from alocc.data.sources import Source, check_strict
@@ -21,8 +21,8 @@ from alocc.data.splits import MIN_IMAGES
 
 LIKELY = ("good", "ok", "normal")
 """Names that normal images have in many sets."""
-SEEN, LARGEST = 4, 1024
-"""Pixels at the working size, across, that a fault must have to be seen at all; and the longest side there may be."""
+SEEN = 4
+"""Pixels at the working size, across, that a fault must have to be seen at all."""
 SHRUNK_FROM = 1.5
 """Times that images are larger than the working size, from which that is worth a warning."""
 THUMBNAIL, ALIKE = 16, 0.7

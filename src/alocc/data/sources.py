@@ -36,7 +36,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alocc.config import ImagesConfig
+from alocc.config import LARGEST, ImagesConfig
 from alocc.data import arrays, reading, remote, video
 from alocc.data.decoding import SUFFIXES, Header, read_header, read_image
 from alocc.data.entries import Entry, Skipped, check_classes, class_of, find_entries, has_suffix
@@ -378,7 +378,7 @@ def _format(wanted: ImagesConfig, headers: Sequence[Header], any_colour: Callabl
     size = wanted.size
     if size is None:
         height, width = (float(np.median(sides)) for sides in list(zip(*headers, strict=True))[:2])
-        longest, shortest = (1024, wanted.tile) if wanted.tile else (wanted.longest, 16)
+        longest, shortest = (LARGEST, wanted.tile) if wanted.tile else (wanted.longest, 16)
         scale = max(min(1.0, longest / max(height, width)), shortest / min(height, width))
         size = round(height * scale), round(width * scale)
     channels = wanted.channels or (1 if all(header.grey for header in headers) or not any_colour() else 3)

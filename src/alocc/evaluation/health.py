@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from alocc.calibration import FloatArray
+from alocc.config import LARGEST
 from alocc.data.images import to_unit_range
 from alocc.data.sources import Data, Skipped, open_normals
 from alocc.detector import Detector
@@ -300,8 +301,8 @@ def _unseen_spots(measures: Measures) -> Iterator[Finding]:
             yield Finding(
                 "doubtful",
                 f"of spots planted in normal images, shrunk to {measures.shorter_side} pixels, it finds {found}",
-                "smaller faults go unseen: train at a larger size (--set images.longest=SIDE, up to 1024), or crop to "
-                "the part that matters",
+                "smaller faults go unseen: train at a larger size (--set images.longest=SIDE, up to "
+                f"{LARGEST}), or crop to the part that matters",
             )
 
 

@@ -4,7 +4,7 @@ The part ``cells`` describes a place by the answers of random filters around it,
 descriptions are other parts (:mod:`alocc.parts.features`).
 
 Evidence of a place is the logarithm of a Mahalanobis distance, in standard deviations of what it is there on normal
-images; evidence of an image is the mean over its most unusual places.
+images; evidence of an image is a mean over its most unusual places.
 
 Parts that always lie the same way differ from place to place; surfaces and turned parts are alike everywhere. Which of
 the two these images are, normal images say themselves (:meth:`Cells.fit`).
@@ -36,7 +36,7 @@ SCALE_FROM = 20
 """So many images weigh as much as all places together, when a place's scale is taken."""
 ZONE = 3
 """Places along a side of a zone, which share a covariance; it is made of these and of the places around them."""
-LARGEST = 0.03
+MOST_UNUSUAL = 0.03
 """Share of the places, the most unusual ones, that are the evidence of an image."""
 DISTANCE_FLOOR = 1e-5
 WORTH_ZONES = 0.1
@@ -199,14 +199,14 @@ class Cells(Part):
         return normals.once(name, lambda: Moments(self._described_once(normals), self._fifths(normals), zone))
 
     def _by_others(self, normals: Normals, by_place: bool) -> Tensor:
-        """Distances of each image that is learned from, by the Gaussians of the other fifths, (n, h, w)."""
+        """Distances of each image that is learned from, by the Gaussians of the other fifths, (n, h, w).
+
+        When they are first computed, the Gaussians of four fifths stay behind.
+        """
 
         def compute() -> Tensor:
-            described, fifth, moments = (
-                self._described_once(normals),
-                self._fifths(normals),
-                self._moments(normals, by_place),
-            )
+            described, fifth = self._described_once(normals), self._fifths(normals)
+            moments = self._moments(normals, by_place)
             distances = torch.empty(described.shape[:3])
             for k in range(FIFTHS):
                 self._learn(moments, by_place, k)
@@ -248,16 +248,11 @@ class Cells(Part):
 
     def _of_images(self, described: Tensor) -> Tensor:
         """Evidence of images, of their descriptions, (n,)."""
-        few = torch.split(described, 16)
-        return (
-            torch.cat([self._most_unusual(self._evidence(each)) for each in few])
-            if len(described)
-            else described[:, 0, 0, 0]
-        )
+        return torch.cat([self._most_unusual(self._evidence(few)) for few in torch.split(described, 16)])
 
     def _most_unusual(self, grid: Tensor) -> Tensor:
         """Mean over the most unusual places, the k-th counting 1/k: a small fault is one of them, a large one many."""
-        n = max(1, round(LARGEST * grid[0].numel()))
+        n = max(1, round(MOST_UNUSUAL * grid.shape[1] * grid.shape[2]))
         weight = 1 / torch.arange(1, n + 1).to(grid)
         return (grid.flatten(1).topk(n).values * weight).sum(1) / weight.sum()
 

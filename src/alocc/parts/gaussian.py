@@ -54,9 +54,15 @@ def gaussian(rows: Tensor, weight: Tensor | None = None, least_shrinkage: float 
     mean = (weight * rows).mean(0)
     centred = (rows - mean) * weight.sqrt()
     scale = centred.square().mean(0).sqrt() + SMALLEST_SCALE
-    factor = torch.linalg.cholesky(shrunk_covariance(centred / scale, least_shrinkage).double())
-    identity = torch.eye(len(factor)).to(factor)
-    return mean, torch.linalg.solve_triangular(factor.T, identity, upper=True) / scale[:, None]
+    return mean, whitening(shrunk_covariance(centred / scale, least_shrinkage).double(), scale)
+
+
+def whitening(standard: Tensor, scale: Tensor) -> Tensor:
+    """L⁻ᵀ of each covariance LLᵀ of standardised rows, (…, p, p), for rows that are not, by their scale (…, p)."""
+    factor = torch.linalg.cholesky(standard)
+    identity = torch.eye(factor.shape[-1]).to(factor).expand_as(factor)
+    whitens: Tensor = torch.linalg.solve_triangular(factor.mT, identity, upper=True)
+    return whitens / scale[..., :, None]
 
 
 def shrunk_covariance(x: Tensor, least_shrinkage: float = 0.0) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from alocc.parts.gaussian import JITTER, SMALLEST_SCALE
+from alocc.parts.gaussian import JITTER, SMALLEST_SCALE, whitening
 
 FIFTHS = 5
 OWN_PLACE_FROM = 10
@@ -59,7 +59,7 @@ class Moments:
         mean = places.mean((0, 1)).expand_as(places)
         if own_means:
             mean = (n * places + OWN_PLACE_FROM * mean) / (n + OWN_PLACE_FROM)
-        whitening = []
+        matrices = []
         for i, row in enumerate(self.zones):  # one by one: all in float64 would be large
             covariance = self.scatter[kept, i].sum(0).double()  # (zones across, p, p)
             n_places = torch.empty(len(row), 1, 1).double()
@@ -69,8 +69,8 @@ class Moments:
                 covariance[j] += n * (rest.T @ rest - off.T @ off)
                 n_places[j] = len(rest)
             n_told = n * (n_places[:, 0, 0] / ALIKE).clamp(min=1)
-            whitening.append(whitening_matrix(covariance / (n * n_places), n_told).float())
-        return mean.clone(), torch.stack(whitening)
+            matrices.append(whitening_matrix(covariance / (n * n_places), n_told).float())
+        return mean.clone(), torch.stack(matrices)
 
 
 def whitening_matrix(covariance: Tensor, n: Tensor) -> Tensor:
@@ -86,9 +86,7 @@ def whitening_matrix(covariance: Tensor, n: Tensor) -> Tensor:
     share = ((n - 2) / n * square + trace.square()) / ((n + 2) * (square - trace.square() / p)).clamp(min=1e-12)
     share = share.clamp(SHRINKAGE, 1.0)[..., None, None]
     identity = torch.eye(p).to(standard)
-    factor = torch.linalg.cholesky((1 - share) * standard + (share * trace[..., None, None] / p + JITTER) * identity)
-    whitening: Tensor = torch.linalg.solve_triangular(factor.mT, identity.expand_as(factor), upper=True)
-    return whitening / scale[..., :, None]
+    return whitening((1 - share) * standard + (share * trace[..., None, None] / p + JITTER) * identity, scale)
 
 
 def _along(side: int, zone: int | None) -> list[slice]:

@@ -110,10 +110,10 @@ class Plan:
             raise ConfigError("give iterations or epochs, not both")
         seen = images.frame.thumbnail_format  # by R and D
         scoring, maps = config.scoring, config.maps
-        own = PRESETS.get(config.preset, config)  # what the caller names stays; of the preset's own parts,
-        if images.frame.has_thumbnails and maps == own.maps:  # those say best where something is
+        own = PRESETS.get(config.preset, config)  # parts that the caller names stay
+        if images.frame.has_thumbnails and maps == own.maps:  # thumbnails say badly where something is
             maps = {name: weight for name, weight in maps.items() if PARTS[name].sees_all_pixels} or maps
-        if not images.frame.has_thumbnails and scoring == own.scoring:  # small images are a whole
+        if not images.frame.has_thumbnails and scoring == own.scoring:  # small images are judged as a whole
             scoring = {name: weight for name, weight in scoring.items() if not PARTS[name].sees_all_pixels} or scoring
         config = with_values(config, {"scoring": scoring, "maps": maps}, source="parts")
         if config.training.batch_size is None:  # about 50,000 pixels
