@@ -241,10 +241,12 @@ def check(
     It must call noise, stripes, flat images and changed normal images anomalous, fresh normal images not; D must have
     meant the same all through training; and a second seed must agree. Exit code 3 for useless.
     """
+    from alocc.cli.cores import use_free_cores
     from alocc.evaluation.health import check_run
 
     if normal and data is None:
         raise ConfigError("--normal says which classes of DATA are normal; give DATA too, or leave the option out")
+    use_free_cores()
     health = check_run(model, data, class_names(normal, data), second_seed=second_seed, strict=strict)
     if json:
         console.print_json(health)
@@ -357,9 +359,11 @@ def calibrate(
     strict: Strict = False,
 ) -> None:
     """Set the threshold anew, from newer normal images, without training."""
+    from alocc.cli.cores import use_free_cores
     from alocc.cli.running import load_normals
     from alocc.detector import Detector, artefact_path
 
+    use_free_cores()
     detector = Detector.load(model)
     images = load_normals(detector, data, class_names(normal, data, "train"), strict)
     again = detector.recalibrated(images.images, alpha, str(data))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alocc.cli import console
+from alocc.cli.cores import use_free_cores
 from alocc.config import Config, load_config, preset, with_settings
 from alocc.errors import ConfigError
 
@@ -43,6 +44,7 @@ def load_engine(path: Path, engine: EngineName | None, alpha: float | None, devi
         if device in ("cuda", "mps"):
             raise ConfigError(f"exported detectors compute on the CPU; omit --device {device}, or use --engine torch")
         return open_exported(path, engine, alpha, note=console.print_note)
+    use_free_cores()
     detector = Detector.load(path)
     if alpha is not None:
         detector = detector.with_alpha(alpha)
@@ -71,6 +73,7 @@ def train_in_terminal(
 
     if anomalous and not watch:
         raise ConfigError("--anomalous only says which images --watch looks at; give --watch too")
+    use_free_cores()
     plans: list[Plan] = []
 
     def open_watch(plan: Plan) -> Callable[[Detector], Mapping[str, float]]:

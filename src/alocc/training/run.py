@@ -65,7 +65,7 @@ def train(
         data: a folder, the name of a built-in data set, or an array (n, H, W[, C]), uint8 or float in [0, 1].
         normal: train on these classes; may be left out where the images have no classes.
         config: a config, or the name of a preset: "robust", "features", "article", "paper" or "ognet".
-        seed: decides every random number; the same seed gives the same bits on one machine.
+        seed: decides every random number; the same seed gives the same bits on one machine, with as many threads.
         iterations: updates of R; other phases grow and shrink with it.
         epochs: the same as passes over the training images.
         alpha: false-positive rate to keep; none: 0.01, or the smallest that the images support.
