@@ -24,6 +24,8 @@ squares, 0.0001 of s · |s|. That is 0.01 at a score of 0, 0.0005 at 0.1, and 0.
 BATCHES = (1, 7, 256)
 FEW = 24
 """Images of a batch that have to be resized, and of one of large images."""
+MOST_PIXELS = 2**21
+"""Of the images of a batch together."""
 PROBED = 7
 """Images at and around the threshold; few enough for one batch of every engine."""
 
@@ -50,11 +52,12 @@ class Parity(NamedTuple):
 def compare(detector: Detector, runtime: Runtime, any_size: bool = True) -> Parity:
     """Score the same images by both, in batches of several sizes."""
     frame, own_size = detector.scorer.frame, detector.image_format.size
-    few_crops = max(2, FEW * 4 // frame.n_crops)
+    most = max(BATCHES) if frame.n_crops == 1 else max(2, FEW * 4 // frame.n_crops)
+    most = min(most, max(2, MOST_PIXELS // (own_size[0] * own_size[1])))
     factors = (0.6, 1.7) if any_size else ()  # a smaller size and a larger one, which the graph resizes
     others = [(max(1, round(own_size[0] * factor)), max(1, round(own_size[1] * factor) - 1)) for factor in factors]
     found = []
-    for n in BATCHES if frame.n_crops == 1 else [min(n, few_crops) for n in BATCHES]:
+    for n in (min(n, most) for n in BATCHES):
         for size in (own_size, *(others if n > 1 else ())):
             images = trial_images(detector, n if size == own_size else min(n, FEW), size)
             found.append(_compared(detector, runtime, images))

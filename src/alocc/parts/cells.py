@@ -26,6 +26,7 @@ from alocc.data.resizing import ImageFormat
 from alocc.parts.descriptions import FILTER_SIZE, FLOOR, random_filters, scales
 from alocc.parts.moments import FIFTHS, Moments
 from alocc.parts.part import Evidence, Normals, Part, View, mean_around, pixels_to_grid
+from alocc.parts.pose import Pose
 from alocc.parts.validation import auroc
 from alocc.seeding import generator
 from alocc.synthesis.faults import planted
@@ -39,8 +40,8 @@ ZONE = 3
 MOST_UNUSUAL = 0.03
 """Share of the places, the most unusual ones, that are the evidence of an image."""
 DISTANCE_FLOOR = 1e-5
-WORTH_ZONES = 0.1
-"""This share of what one Gaussian misses, 1 − AUROC, zones must find: less is chance."""
+WORTH = 0.1
+"""This share of what the simpler way misses, 1 − AUROC, the other must find: less is chance."""
 TRIED, TRIED_STRENGTH = 100, 2.0
 """Images in which faults are planted for the choice between zones and one Gaussian, at most, and how strong."""
 
@@ -112,6 +113,7 @@ class Cells(Part):
         self.is_large = max(image_format.size) > (config.images.thumbnail or max(image_format.size))
         self.seed = config.seed
         self.describe = self.description(image_format, self.is_large)
+        self.pose = Pose(image_format)
         p = self.describe.length
         self.register_buffer("mean", torch.zeros((*self.grid, p)))
         self.register_buffer("whitening", torch.eye(p).expand(1, 1, -1, -1).clone())  # (zones, zones, p, p)
@@ -119,17 +121,23 @@ class Cells(Part):
         self.register_buffer("spread", torch.ones(self.grid))
 
     def fit(self, normals: Normals) -> None:
-        """Learn from places; of large images, zones or one Gaussian: whichever finds more planted faults.
+        """Learn from places; of large images, in whichever of three ways finds most planted faults.
 
-        Each fifth is measured by the others: that also gives places their scale.
+        One Gaussian; zones; or zones of parts that are turned the same way up, where parts on plain ground lie
+        differently. Each fifth is measured by the others: that also gives places their scale.
         """
         by_place = True
         if self.is_large:
             tried = thinned(torch.arange(len(self._fifths(normals))), TRIED)
             x = to_unit_range(thinned(normals.full, self.most_images)[tried])
-            faulty = self._described(planted(x, generator(self.seed, "cells"), TRIED_STRENGTH)[0])
-            one, zones = (self._found(normals, tried, faulty, choice) for choice in (False, True))
-            by_place = 1 - zones < (1 - WORTH_ZONES) * (1 - one)
+            faulty, _ = planted(x, generator(self.seed, "cells"), TRIED_STRENGTH)
+            one, zones = (self._found(normals, tried, self._described(faulty), choice) for choice in (False, True))
+            by_place = misses_less(zones, one)
+            if self.pose.fit(thinned(normals.full, self.most_images)):
+                if misses_less(self._found(normals, tried, self._described(faulty), True), max(one, zones)):
+                    by_place = True
+                else:
+                    self.pose.reset()
         self._set_scale(self._by_others(normals, by_place))
         self._learn(self._moments(normals, by_place), by_place)
 
@@ -144,11 +152,15 @@ class Cells(Part):
         return auroc(self._most_unusual((distances[tried] - self.usual) / self.spread), evidence)
 
     def forward(self, view: View) -> Evidence:
-        grid = self._evidence(self.describe(view.full))  # (N, h, w)
-        if not self.is_large:
-            return Evidence(self._most_unusual(grid), grid)
-        # a fault is seen from the places around it too: they agree where it is, and noise does not
-        return Evidence(self._most_unusual(grid), mean_around(grid[:, None])[:, 0])
+        if not self.pose.is_fitted:
+            grid = self._evidence(self.describe(view.full))  # (N, h, w)
+            if not self.is_large:
+                return Evidence(self._most_unusual(grid), grid)
+            # a fault is seen from the places around it too: they agree where it is, and noise does not
+            return Evidence(self._most_unusual(grid), mean_around(grid[:, None])[:, 0])
+        lie = self.pose.lie(view.full)
+        grid = self._evidence(self.describe(self.pose.turned(view.full, lie)))
+        return Evidence(self._most_unusual(grid), self.pose.turned_back(mean_around(grid[:, None])[:, 0], lie))
 
     @property
     def most_images(self) -> int:
@@ -175,11 +187,15 @@ class Cells(Part):
     def _described(self, images: Tensor) -> Tensor:
         """Descriptions of images of any number, uint8 or float32 in [0, 1], (n, h, w, p)."""
         n = max(1, LARGE_BATCH // (images.shape[2] * images.shape[3]))
-        return torch.cat([self.describe(to_unit_range(batch)) for batch in torch.split(images, n)])
+        return torch.cat([self.describe(self.pose(to_unit_range(batch))) for batch in torch.split(images, n)])
 
     def _described_once(self, normals: Normals) -> Tensor:
         """Descriptions of what is learned from, for whoever asks again."""
-        return normals.once(type(self).__name__, lambda: self._described(thinned(normals.full, self.most_images)))
+        return normals.once(self._name, lambda: self._described(thinned(normals.full, self.most_images)))
+
+    @property
+    def _name(self) -> str:
+        return f"{type(self).__name__} turned" if self.pose.is_fitted else type(self).__name__
 
     @property
     def by_place(self) -> bool:
@@ -195,7 +211,7 @@ class Cells(Part):
     def _moments(self, normals: Normals, by_place: bool) -> Moments:
         """For a covariance of each zone, where places of large images differ, or one for all."""
         zone = ZONE if by_place and self.is_large else None
-        name = f"{type(self).__name__} moments {zone}"
+        name = f"{self._name} moments {zone}"
         return normals.once(name, lambda: Moments(self._described_once(normals), self._fifths(normals), zone))
 
     def _by_others(self, normals: Normals, by_place: bool) -> Tensor:
@@ -213,7 +229,7 @@ class Cells(Part):
                 distances[fifth == k] = self._distances(described[fifth == k])
             return distances
 
-        return normals.once(f"{type(self).__name__} distances {by_place}", compute)
+        return normals.once(f"{self._name} distances {by_place}", compute)
 
     def _learn(self, moments: Moments, by_place: bool, without: int | None = None) -> None:
         """Take Gaussians of all fifths of the images, or of all but one."""
@@ -263,3 +279,8 @@ class Cells(Part):
             shape = (1, 1) if tuple(whitening.shape[:2]) == (1, 1) else zones
             self.whitening = self.whitening.new_empty((*shape, *self.whitening.shape[2:]))
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def misses_less(auroc_of: float, than: float) -> bool:
+    """Whether an AUROC misses so much less than another that it is not by chance."""
+    return 1 - auroc_of < (1 - WORTH) * (1 - than)

@@ -34,6 +34,7 @@ __all__ = ["BATCH", "EXPORT_VERSION", "KIND", "SUFFIXES", "Runtime"]
 KIND = "exported detector"
 EXPORT_VERSION = 1
 BATCH = 64
+BATCH_PIXELS = 2**19  # of the images of a batch: a graph holds many numbers for each
 """Images, or crops, that are judged together."""
 MAX_SIDE = 32_000
 """Pixels of a side up to which the graph's resizing is exact."""
@@ -62,7 +63,8 @@ class Runtime:
         self.held_out_scores: FloatArray = np.array(self.metadata["held_out_scores"], np.float64)
         self.alpha = float(self.metadata["alpha"])
         self.training: Mapping[str, Any] = self.metadata["training"]
-        most = max(1, BATCH // self.metadata["n_tiles"])
+        of_pixels = BATCH_PIXELS // (self.image_format.height * self.image_format.width)
+        most = max(1, min(BATCH, of_pixels) // self.metadata["n_tiles"])
         self._batch = min(most, self._session.only_batch or most)
         size = (2, 2) if self.metadata["size"] == "any" else self.image_format.size
         try:
