@@ -26,7 +26,9 @@ from alocc.storage import write_text
 SIDE, FAULT = 1024, 15
 COUNTS = {"train/good": 120, "test/good": 60, "test/pit": 20, "test/dent": 20, "test/scratch": 20}
 OPTIONS = ((), ("--preset", "features"))
-WHY = "What was tried: [decision 24](../decisions/0024-large-images-are-the-main-case.md)."
+WHY = (
+    "Each screw is turned the same way up first: [decision 25](../decisions/0025-parts-are-turned-the-same-way-up.md)."
+)
 Drawn = NDArray[np.float64]
 
 

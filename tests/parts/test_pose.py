@@ -32,12 +32,12 @@ def wedge(size, angle, middle, light=0.0, depth=0):
 
 def wedges(n, seed, size=(104, 136), depth=0):
     rng = np.random.default_rng(seed)
-    return torch.cat(
-        [
-            wedge(size, rng.uniform(0, 2 * np.pi), np.array(size[::-1]) / 2 + rng.uniform(-8, 8, 2), rng.uniform(0, 60), depth)
-            for _ in range(n)
-        ]
-    )  # fmt: skip
+    middle = np.array(size[::-1]) / 2
+    drawn = [
+        wedge(size, rng.uniform(0, 2 * np.pi), middle + rng.uniform(-8, 8, 2), rng.uniform(0, 60), depth)
+        for _ in range(n)
+    ]
+    return torch.cat(drawn)
 
 
 def fitted(size):

@@ -99,7 +99,10 @@ def print_training_start(images: TrainingImages, again: bool) -> None:
 def print_training_end(detector: Detector, run: Path, health: Health) -> None:
     """Threshold, health and folder of a new detector."""
     from alocc.calibration import DEFAULT_ALPHA
+    from alocc.parts.cells import Cells
 
+    if any(isinstance(part, Cells) and part.pose.is_fitted for part in detector.scorer.parts.values()):
+        print_note("parts lie in different directions: each is turned the same way up before its places are compared")
     n = detector.training["n_held_out"]
     if detector.config.training.precision == "bf16-mixed":
         print_note("trained in bfloat16, which this processor computes with; it scores in float32")
