@@ -36,7 +36,7 @@ from alocc.storage import load_tensors, save_tensors
 
 __all__ = ["Detector", "Scores"]
 
-FORMAT_VERSION = 9
+FORMAT_VERSION = 8
 MOST_MAPPED = 1_000
 """Held-out images, evenly spread, that calibrate the map, at most."""
 MAX_SIDE = 4096

@@ -48,10 +48,10 @@ class Lie(NamedTuple):
 class Pose(nn.Module):
     """Turns and shifts images (N, C, H, W) so that parts lie along the longer side, in the middle.
 
-    ``threshold`` is empty as long as it has not been fitted: images stay as they are then.
+    As long as there is no ``threshold``, it has not been fitted, and images stay as they are.
     """
 
-    threshold: Tensor
+    threshold: Tensor | None
     rows: Tensor
     columns: Tensor
     surface: Tensor
@@ -67,7 +67,7 @@ class Pose(nn.Module):
         super().__init__()
         self.size = height, width = image_format.size
         h, w = (max(1, round(CELLS * side / max(self.size))) for side in self.size)
-        self.register_buffer("threshold", torch.empty(0))
+        self.register_buffer("threshold", None)
         v, u = torch.meshgrid(*((2 * torch.arange(n) + 1) / n - 1 for n in (h, w)), indexing="ij")  # −1 to 1
         y, x = v * height / max(self.size) / 2, u * width / max(self.size) / 2  # from the middle, in longer sides
         rim = torch.ones(h, w, dtype=torch.bool)
@@ -79,8 +79,8 @@ class Pose(nn.Module):
         j, i = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
         constants = {
             "rows": averages(height, h), "columns": averages(width, w).T.contiguous(), "rim": rim.float().flatten(),
-            "surface": surface.T.contiguous(), "to_ground": to_ground.T.contiguous(),
-            "monomials": torch.stack([x**n * y**m for n, m in POWERS], -1).flatten(0, 1),  # (cells, 10)
+            "surface": surface.T.contiguous(), "to_ground": to_ground,
+            "monomials": torch.stack([x**n * y**m for n, m in POWERS]).flatten(1),  # (10, cells)
             "pixels": torch.stack([i - width / 2, j - height / 2], -1),  # (H, W, 2), from the middle
             "longer_side": torch.tensor([1.0, 0.0] if width >= height else [0.0, 1.0]),
             "middle": torch.tensor([width / 2, height / 2]),
@@ -91,7 +91,7 @@ class Pose(nn.Module):
 
     @property
     def is_fitted(self) -> bool:
-        return len(self.threshold) > 0
+        return self.threshold is not None
 
     def fit(self, images: Tensor) -> bool:
         """Find out how far parts differ from their ground.
@@ -113,12 +113,12 @@ class Pose(nn.Module):
         moved = lie.centre[found].std(0).max() / max(self.size)
         if lie.towards[found].mean(0).norm() > ALIKE_DIRECTION and moved < ALIKE_CENTRE:
             return False
-        self.threshold = threshold[None]
+        self.threshold = threshold
         return True
 
     def reset(self) -> None:
         """Leave images as they are."""
-        self.threshold = self.threshold.new_empty(0)
+        self.threshold = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Images as they are, or turned if fitted; beyond the edge of an image, its edge goes on."""
@@ -126,7 +126,8 @@ class Pose(nn.Module):
 
     def lie(self, x: Tensor) -> Lie:
         """How the parts in images lie."""
-        return self._lie(self._part(self._off_ground(x), self.threshold[0]))[0]
+        assert self.threshold is not None
+        return self._lie(self._part(self._off_ground(x), self.threshold))[0]
 
     def turned(self, x: Tensor, lie: Lie) -> Tensor:
         """Images in which the parts lie alike."""
@@ -155,7 +156,8 @@ class Pose(nn.Module):
     def _off_ground(self, x: Tensor) -> Tensor:
         """How far each cell is from the ground, the largest of all channels, (N, cells)."""
         cells = (self.rows @ x @ self.columns).flatten(2)  # (N, C, cells)
-        return (cells - cells @ self.to_ground @ self.surface).abs().amax(1)
+        ground = (_sums(cells, self.to_ground)[..., None] * self.surface).sum(2)
+        return (cells - ground).abs().amax(1)
 
     @staticmethod
     def _part(off: Tensor, threshold: Tensor) -> Tensor:
@@ -167,8 +169,8 @@ class Pose(nn.Module):
 
         Where hardly anything is found, or nothing longer than broad, a rounding would decide: the image stays as it is.
         """
-        mass, x, y, xx, xy, yy, xxx, xxy, xyy, yyy = torch.split(part @ self.monomials, 1, 1)  # sums, (N, 1) each
-        share, mass = mass / len(self.monomials), mass.clamp(min=1e-6)
+        mass, x, y, xx, xy, yy, xxx, xxy, xyy, yyy = torch.split(_sums(part, self.monomials), 1, 1)  # (N, 1) each
+        share, mass = mass / part.shape[1], mass.clamp(min=1e-6)
         x, y, xx, xy, yy = x / mass, y / mass, xx / mass, xy / mass, yy / mass
         across, along, both = xx - x * x, yy - y * y, xy - x * y  # around the centre
         length = ((across - along).square() + 4 * both.square()).sqrt().clamp(min=1e-9)
@@ -187,9 +189,7 @@ class Pose(nn.Module):
         return Lie(centre, towards), ratio
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
-        threshold = state_dict.get(f"{prefix}threshold")
-        if threshold is not None:  # none, or one
-            self.threshold = self.threshold.new_empty(threshold.shape[:1])
+        self.threshold = torch.empty(()) if f"{prefix}threshold" in state_dict else None
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
@@ -202,6 +202,14 @@ def otsu(values: Tensor) -> Tensor:
     sums = (counts * levels).cumsum(0)
     between = below * above * (sums[:-1] / below.clamp(min=1) - (sums[-1] - sums[:-1]) / above.clamp(min=1)).square()
     return levels[int(between.argmax())] + step / 2
+
+
+def _sums(values: Tensor, factors: Tensor) -> Tensor:
+    """(…, cells) → (…, m): sums of products with each row of (m, cells).
+
+    A matrix product sums the rows of a batch in different orders.
+    """
+    return (values[..., None, :] * factors).sum(-1)
 
 
 def _quarter_turned(axis: Tensor) -> Tensor:
