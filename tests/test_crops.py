@@ -41,7 +41,7 @@ def detector():
 
 
 def test_images_keep_their_size_and_networks_see_crops(detector):
-    assert str(detector.image_format) == "96×112 grey" and detector.scorer.frame.n_crops == 20
+    assert str(detector.image_format) == "112×96 grey" and detector.scorer.frame.n_crops == 20
     assert detector.scorer.R[0].sizes[0] == (32, 32)
     assert len(detector.held_out_scores) == 13 == detector.training["n_held_out"]  # images, not crops
 

@@ -289,7 +289,7 @@ def test_images_of_the_training_are_recognised(detector, fresh):
 def test_colour_images_of_an_odd_size_work():
     images = np.stack([images_of(40, seed, (17, 21)) for seed in range(3)], axis=-1)
     detector = alocc.train(images, config=with_settings(preset("robust"), SMALL), iterations=3)
-    assert str(detector.image_format) == "17×21 colour"
+    assert str(detector.image_format) == "21×17 colour"
     assert np.isfinite(detector.score(images).anomaly_score).all()
 
 
@@ -382,8 +382,8 @@ HEAD = "scorer.parts.d.networks.0.head.weight"
         (note(10**6, "config", "networks", "width"), "networks of width 4, not 1000000"),
         (note(10**6, "config", "networks", "latent_dim"), "a bottleneck other than networks.latent_dim 1000000"),
         (note("pair of", "config", "networks", "discriminator_input"), "ValidationError"),
-        (note(10**6, "image_format", "height"), "image_format 1000000×16 grey"),
-        (note(10**6, "image_format", "width"), "image_format 16×1000000 grey"),
+        (note(10**6, "image_format", "height"), "image_format 16×1000000 grey"),
+        (note(10**6, "image_format", "width"), "image_format 1000000×16 grey"),
         (note(0, "image_format", "width"), "image_format 16×0 grey"),
         (note(2, "image_format", "channels"), "image_format"),
         (  # of thumbnails: what the bottleneck was made for is looked at before anything is

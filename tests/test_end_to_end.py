@@ -173,7 +173,7 @@ def test_inspect_names_what_is_wrong(parts, tmp_path):
     assert any("2 classes" in warning for warning in found["warnings"])
     assert (tmp_path / "sheet.png").exists()
     shown = run("inspect", parts)
-    assert "20×18 grey" in shown.stdout and "warning: 2 classes" in shown.stderr
+    assert "18×20 grey" in shown.stdout and "warning: 2 classes" in shown.stderr
 
 
 @pytest.fixture(scope="module")
@@ -238,9 +238,9 @@ def test_report_is_one_file_without_links_outside(parts, trained, tmp_path):
 def test_info_tells_what_a_detector_is(trained):
     facts = json.loads(run("info", trained, "--json").stdout)
     assert facts["preset"] == "robust"
-    assert facts["images"] == "20×18 grey"
+    assert facts["images"] == "18×20 grey"
     assert (facts["n_fit"], facts["n_held_out"], facts["n_folds"]) == (60, 60, 2)
-    assert "20×18 grey" in run("info", trained).stdout
+    assert "18×20 grey" in run("info", trained).stdout
 
 
 @pytest.mark.parametrize(

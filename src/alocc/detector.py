@@ -32,6 +32,7 @@ from alocc.regions import Region, find_regions
 from alocc.scorer import Scorer
 from alocc.scores import Progress, Scores
 from alocc.seeding import generator
+from alocc.stages import counted
 from alocc.storage import load_tensors, save_tensors
 
 __all__ = ["Detector", "Scores"]
@@ -116,7 +117,7 @@ class Detector:
         x = self._accepted(images)
         if not len(x):
             raise DataError("no normal images to calibrate with")
-        scores = self.score(x).anomaly_score
+        scores = self.score(x, counted("scoring", len(x))).anomaly_score
         frame, scorer = self.scorer.frame, self.scorer
         peaks = scorer.map_fusion(scorer.over(frame.thinned(x, MOST_MAPPED), scorer.grid_evidence)).flatten(1).amax(1)
         return replace(
@@ -391,6 +392,12 @@ def artefact_path(path: str | Path) -> Path:
         if not path.exists():
             raise ArtefactError(f"{path.parent} holds no finished detector (no model.safetensors); train it first")
     return path
+
+
+def is_artefact(path: str | Path) -> bool:
+    """Whether a path is a detector's file or a run folder that holds one."""
+    path = Path(path)
+    return path.suffix == ".safetensors" or (path / "model.safetensors").exists()
 
 
 def fingerprint(images: Tensor) -> str:

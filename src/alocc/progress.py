@@ -20,9 +20,11 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from alocc.stages import listening
+
 err = Console(stderr=True, highlight=False)
 iterating = threading.Event()  # set from a training's first iteration to its last: only then is it asked to stop
-PLAIN_LINE_EVERY = 10.0
+PLAIN_LINE_EVERY = 4.0
 
 
 Moment = tuple[str, int, int, Mapping[str, float]]
@@ -59,26 +61,51 @@ def open_bar() -> Progress:
 
 @contextmanager
 def _bar_or_lines() -> Iterator[Callable[[str, int, int | None, str], None]]:
-    """A bar; without a terminal, a plain line now and then. Rate and time left count from the first call on."""
+    """A bar; without a terminal, a plain line now and then, also while nothing new is told.
+
+    Rate and time left count from when a description is first shown. Stages that are not told of here are shown as well.
+    """
     with open_bar() as bar:
         task = bar.add_task("", total=None, note="")
-        began = last_line = 0.0
-        first = 0
+        shown: tuple[str, int, int | None, str] | None = None
+        began, first = time.monotonic(), 0
 
         def show(description: str, done: int, total: int | None, note: str) -> None:
-            nonlocal began, last_line, first
-            now = time.monotonic()
-            if not began:
-                began, last_line, first = now, now, done
+            nonlocal shown, began, first
+            if not shown or shown[0] != description:
+                bar.reset(task)
+                began, first = time.monotonic(), done
+            shown = (description, done, total, note)
             bar.update(task, description=description, total=total, completed=done, note=note)
-            if not err.is_terminal and now - last_line > PLAIN_LINE_EVERY:
-                last_line, speed = now, (done - first) / (now - began)
-                of_all, left = (
-                    (f"/{total:,}", f"  {(total - done) / speed:.0f} s left") if total and speed else ("", "")
-                )
-                print_note(f"{description} {done:,}{of_all}  {per_second(speed)}{left}{note and '  ' + note}")
 
-        yield show
+        def show_stage(name: str, done: int, total: int | None) -> None:
+            iterating.clear()
+            show(name, done, total, "")
+
+        def print_lines() -> None:
+            while not ended.wait(PLAIN_LINE_EVERY):
+                if shown:
+                    print_note(_line(*shown, shown[1] - first, time.monotonic() - began))
+
+        ended = threading.Event()
+        lines = threading.Thread(target=print_lines, daemon=True)
+        if not err.is_terminal:
+            lines.start()
+        try:
+            with listening(show_stage):
+                yield show
+        finally:
+            ended.set()
+            if lines.is_alive():
+                lines.join()
+
+
+def _line(description: str, done: int, total: int | None, note: str, n: int, seconds: float) -> str:
+    """One plain line: n were done in so many seconds."""
+    rate = per_second(n / seconds) if n else f"{seconds:.0f} s"
+    of_all = f" {done:,}/{total:,}" if total else f" {done:,}" if done else ""
+    left = f"  {(total - done) * seconds / n:.0f} s left" if total and n else ""
+    return f"{description}{of_all}  {rate}{left}{note and '  ' + note}"
 
 
 @contextmanager
@@ -107,3 +134,10 @@ def image_progress(description: str, n_images: int | None) -> Iterator[Callable[
 
         advance(0)
         yield advance
+
+
+@contextmanager
+def stage_progress() -> Iterator[None]:
+    """A bar over whatever stages a computation says that it is in."""
+    with _bar_or_lines():
+        yield

@@ -193,10 +193,12 @@ def evaluate(
 
     detector = load_engine(model, engine, alpha, device)
     classes = class_names(normal, data) or detector.training["normal_classes"]
-    labelled = load_labelled(data, detector.image_format, classes, class_names(anomalous, data), strict=strict)
+    with console.stage_progress():
+        labelled = load_labelled(data, detector.image_format, classes, class_names(anomalous, data), strict=strict)
     with console.image_progress("scoring", len(labelled.images)) as progress:
         scores = detector.score(labelled.images.images, progress)
-    evaluation = compare(detector, labelled, scores, bootstrap)
+    with console.stage_progress():
+        evaluation = compare(detector, labelled, scores, bootstrap)
     n_seen = int(detector.was_seen(labelled.images.images).sum())
     if json:
         found = {"n_seen_in_training": n_seen, "skipped": labelled.images.skipped}
@@ -206,6 +208,41 @@ def evaluate(
         console.print_table(evaluation.as_rows(), title, header=True)
     console.print_skipped(labelled.images.skipped)
     console.print_seen(n_seen)
+
+
+@app.command(cls=ClassListCommand)
+def compare(
+    detectors: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN_OR_MODEL… [DATA]", help="Two or more detectors; images, if the last is none."),
+    ],
+    normal: Normal = None,
+    anomalous: Anomalous = None,
+    alpha: Annotated[float | None, typer.Option(help="False-positive rate of all. Default: of each its own.")] = None,
+    strict: Strict = False,
+    json: Json = False,
+) -> None:
+    """Set detectors side by side: what they are, and what each says of the same images, with labels or without."""
+    from alocc.cli.cores import use_free_cores
+    from alocc.detector import is_artefact
+    from alocc.evaluation.comparison import compare_detectors, comparison_json, comparison_rows
+
+    *models, last = detectors
+    data = None if is_artefact(last) else last
+    paths = [Path(each) for each in (models if data else detectors)]
+    if len(paths) < 2:
+        raise ConfigError(f"compare needs two detectors or more, got {len(paths)}: run folders or .safetensors files")
+    use_free_cores()
+    with console.image_progress("scoring", None) as progress:
+        compared = compare_detectors(
+            paths, data, class_names(normal, data), class_names(anomalous, data),
+            alpha=alpha, strict=strict, progress=progress,
+        )  # fmt: skip
+    if json:
+        console.print_json(comparison_json(compared))
+    else:
+        console.print_table(comparison_rows(compared), header=True)
+    console.print_skipped(compared[0].skipped)
 
 
 @app.command(cls=ClassListCommand)
@@ -221,7 +258,8 @@ def report(
     """Write one self-contained HTML file: figures, curves, histogram, pictures, config."""
     from alocc.report import build_report
 
-    written = build_report(run, data, class_names(normal, data), class_names(anomalous, data), out)
+    with console.stage_progress():
+        written = build_report(run, data, class_names(normal, data), class_names(anomalous, data), out)
     console.print_note(f"{written} written; open it in a browser")
 
 
@@ -247,7 +285,8 @@ def check(
     if normal and data is None:
         raise ConfigError("--normal says which classes of DATA are normal; give DATA too, or leave the option out")
     use_free_cores()
-    health = check_run(model, data, class_names(normal, data), second_seed=second_seed, strict=strict)
+    with console.stage_progress():
+        health = check_run(model, data, class_names(normal, data), second_seed=second_seed, strict=strict)
     if json:
         console.print_json(health)
     else:
@@ -365,8 +404,9 @@ def calibrate(
 
     use_free_cores()
     detector = Detector.load(model)
-    images = load_normals(detector, data, class_names(normal, data, "train"), strict)
-    again = detector.recalibrated(images.images, alpha, str(data))
+    with console.stage_progress():
+        images = load_normals(detector, data, class_names(normal, data, "train"), strict)
+        again = detector.recalibrated(images.images, alpha, str(data))
     written = out or artefact_path(model)
     again.save(written)
     console.print_skipped(images.skipped)
@@ -415,9 +455,10 @@ def export(
     path = out or source.with_name(("model-int8" if int8 else "model") + suffix)
     check_target(path)
     made_from, detector = digest(source), Detector.load(source)
-    fresh = load_normals(detector, data, class_names(normal, data, "train"), strict) if data else None
-    images = fresh.images if fresh else None
-    written = write(detector, path, layout=layout, size=size, fresh=images, made_from=made_from)
+    with console.stage_progress():
+        fresh = load_normals(detector, data, class_names(normal, data, "train"), strict) if data else None
+        images = fresh.images if fresh else None
+        written = write(detector, path, layout=layout, size=size, fresh=images, made_from=made_from)
     console.print_skipped(fresh.skipped if fresh else ())
     if json:
         console.print_json({"out": path, "n_bytes": written.n_bytes, "parity": written.parity, "shift": written.shift})

@@ -13,7 +13,16 @@ from rich.table import Table
 from rich.text import Text
 
 from alocc.errors import StoppedError
-from alocc.progress import err, image_progress, iterating, open_bar, plain, print_note, training_progress
+from alocc.progress import (
+    err,
+    image_progress,
+    iterating,
+    open_bar,
+    plain,
+    print_note,
+    stage_progress,
+    training_progress,
+)
 from alocc.storage import json_text
 
 if TYPE_CHECKING:
@@ -26,7 +35,7 @@ if TYPE_CHECKING:
     from alocc.evaluation.health import Health
     from alocc.training.plan import TrainingImages
 
-__all__ = ["err", "image_progress", "plain", "print_note", "training_progress"]
+__all__ = ["err", "image_progress", "plain", "print_note", "stage_progress", "training_progress"]
 
 out = Console(highlight=False)
 SKIPPED_SHOWN = 10
@@ -92,7 +101,8 @@ def print_training_start(images: TrainingImages, again: bool) -> None:
     )
     height, width = facts["original_size"]
     if max(height, width) > SHRUNK_FROM * max(images.frame.image_format.size):
-        print_note(f"images of {height}×{width} pixels are shrunk: alocc inspect says how small faults may be")
+        shrunk = f"images of {width}×{height} pixels (width × height) are shrunk"
+        print_note(f"{shrunk}: alocc inspect says how small faults may be")
     print_skipped(images.normals.skipped)
 
 

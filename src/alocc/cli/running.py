@@ -89,10 +89,11 @@ def train_in_terminal(
     def resumed(done: int) -> None:
         console.print_note(f"going on from iteration {done:,}, where it was stopped")
 
-    with console.training_progress() as progress, console.stop_on_interrupt() as stop_requested:
-        hooks = Hooks(progress, resumed, started, open_watch if watch else None, watch_every, stop_requested)
-        detector = run(replace(settings, out=out, notes={"watch": watch, "watch_anomalous": anomalous}), hooks)
-    health = check_trained(detector, plans[0].images, RunFolder(out))
+    with console.training_progress() as progress:
+        with console.stop_on_interrupt() as stop_requested:
+            hooks = Hooks(progress, resumed, started, open_watch if watch else None, watch_every, stop_requested)
+            detector = run(replace(settings, out=out, notes={"watch": watch, "watch_anomalous": anomalous}), hooks)
+        health = check_trained(detector, plans[0].images, RunFolder(out))
     console.print_training_end(detector, out, health)
     return detector
 

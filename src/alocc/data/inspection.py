@@ -38,7 +38,7 @@ class Inspection:
     n_images: int
     image_format: ImageFormat  # what training would bring the images to
     classes: dict[str, int]
-    sizes: dict[str, int]  # height×width → how many, the most frequent first
+    sizes: dict[str, int]  # width×height → how many, the most frequent first
     types: dict[str, int]  # grey or colour, as the files say
     duplicates: Sequence[Sequence[str]]  # groups of images that are the same but for noise and compression
     flat: Sequence[str]  # images of a single grey or colour
@@ -78,7 +78,7 @@ def inspect(
         if progress:
             progress(len(batch))
     duplicates = _duplicates(names, torch.cat(thumbnails), set(flat)) if thumbnails else []
-    sizes = Counter(f"{header.height}×{header.width}" for header in headers)
+    sizes = Counter(f"{header.width}×{header.height}" for header in headers)
     types = Counter("grey" if header.grey else "colour" for header in headers)
     found = Inspection(
         len(names), image_format, dict(classes), dict(sizes.most_common()), dict(types), duplicates, flat, skipped, ()
@@ -102,7 +102,7 @@ def _warnings(found: Inspection, large: int) -> list[str]:
         (len(named) > 1, f"{len(named)} classes: say which are normal (--normal {likely})"),
         (len(named) >= 1 and "" in found.classes, f"{found.classes.get('', 0)} images lie beside the class folders"),
         (len(found.types) > 1, "grey and colour images are mixed: whether an image has colour will tell them apart"),
-        (len(found.sizes) > 1, f"{len(found.sizes)} sizes: all are stretched to {found.image_format}"),
+        (len(found.sizes) > 1, f"{len(found.sizes)} sizes: all are stretched to {found.image_format} (width × height)"),
         (n_duplicates > 0, f"{n_duplicates} images are duplicates: a threshold from images that train is too low"),
         (len(found.flat) > 0, f"{len(found.flat)} images show nothing but one grey or colour"),
         (len(found.skipped) > 0, f"{len(found.skipped)} images cannot be used"),

@@ -41,7 +41,8 @@ class ImageFormat(NamedTuple):
         return self.height, self.width
 
     def __str__(self) -> str:
-        return f"{self.height}×{self.width} {'grey' if self.channels == 1 else 'colour'}"
+        """Width × height, as people write it."""
+        return f"{self.width}×{self.height} {'grey' if self.channels == 1 else 'colour'}"
 
 
 class _Block(NamedTuple):

@@ -46,6 +46,7 @@ from alocc.data.mnist import Split, load_mnist
 from alocc.data.reading import check_strict, none_usable
 from alocc.data.resizing import as_images
 from alocc.errors import DataError
+from alocc.stages import stage
 
 __all__ = ["Data", "ImageSet", "Skipped", "Source", "check_classes", "check_strict", "known_classes", "open_normals",
            "open_source"]  # fmt: skip
@@ -127,10 +128,13 @@ class Source(ABC):
 
     def load(self, to: ImageFormat, strict: bool = False) -> ImageSet:
         """All images together; a DataError if not one can be used, or, if strict, if one cannot."""
-        kept, parts = _Buffer(to), []
+        kept, parts, n_read = _Buffer(to), [], 0
+        stage("reading", 0, len(self) or None)
         for part in self.batches(to):
             check_strict(strict, part.skipped)
             kept.add(part.images)
+            n_read += len(part) + len(part.skipped)
+            stage("reading", n_read, len(self) or None)
             parts.append(replace(part, images=part.images[:0].clone()))  # the pixels are in the buffer, once
         skipped = tuple(itertools.chain.from_iterable(part.skipped for part in parts))
         names = list(itertools.chain.from_iterable(part.names for part in parts))

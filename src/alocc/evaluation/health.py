@@ -28,6 +28,7 @@ from alocc.evaluation.notes import noted_data
 from alocc.parts.descriptions import Texture
 from alocc.parts.validation import MOST_IMAGES, separation
 from alocc.seeding import generator
+from alocc.stages import in_stage, stage
 from alocc.storage import json_text, write_text
 from alocc.synthesis.faults import with_spots
 from alocc.synthesis.negatives import NEGATIVES
@@ -152,6 +153,7 @@ def measure(detector: Detector, normals: Tensor, *, fresh: bool, second: Detecto
 
     if len(normals) == 0:
         raise DataError("no normal images to check with: the detector was trained or calibrated on all of them")
+    stage("checking health")
     frame = detector.scorer.frame
     height, width, _ = frame.crop_format
     most = max(FEWEST_IMAGES, min(MOST_IMAGES, MOST_IMAGES * SMALL // (height * width)))  # fewer of large images
@@ -214,7 +216,10 @@ def _spots(detector: Detector, normals: Tensor, stream: torch.Generator) -> dict
     """AUROC on spots of 2, 4, 8, … pixels across, up to a third of the shorter side."""
     diameters = [2**i for i in range(1, 10) if 2**i <= min(normals.shape[2:]) // 3]
     clean = detector.score(normals).anomaly_score  # with folds it was fitted to all of them: compare like with like
-    return {str(d): _told(detector, with_spots(normals, d, SPOT_CONTRAST, stream), clean) for d in diameters}
+    return {
+        str(d): _told(detector, with_spots(normals, d, SPOT_CONTRAST, stream), clean)
+        for d in in_stage("planting spots", diameters)
+    }
 
 
 def unseen_kinds(detector: Detector) -> list[str]:

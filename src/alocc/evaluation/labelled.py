@@ -17,6 +17,7 @@ from alocc.evaluation.metrics import RESAMPLES, Evaluation, at_threshold, auroc,
 from alocc.evaluation.pixels import load_masks, pixel_figures
 from alocc.scores import Scores
 from alocc.scoring.stream import Engine
+from alocc.stages import counted
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def evaluate(
     has_mask = np.array([mask is not None for mask in labelled.images.masks])
     known = labelled.images[has_mask | ~labelled.is_anomalous]  # an anomaly without a mask may be anywhere
     masks = load_masks(known.masks, detector.image_format)
-    maps = detector.anomaly_map(known.images)
+    maps = detector.anomaly_map(known.images, counted("computing maps", len(known)))
     return replace(evaluation, pixels=pixel_figures(maps, masks, detector.map_threshold))
 
 

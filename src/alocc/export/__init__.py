@@ -21,6 +21,7 @@ from alocc.errors import ArtefactError, ConfigError
 from alocc.export import parity
 from alocc.export.scorer import Layout, Verdicts
 from alocc.runtime import EXPORT_VERSION, KIND, SUFFIXES, Runtime
+from alocc.stages import stage
 from alocc.storage import replacing
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def export(
     """
     path = Path(path)
     check_target(path)
+    stage("exporting")
     detector = detector.to("cpu")
     notes = _notes(detector, layout, size, made_from)
     with _draft(path) as draft:

@@ -16,6 +16,7 @@ from alocc.parts.neighbours import SIDE as SMALL_SIDE
 from alocc.parts.neighbours import Neighbours
 from alocc.runtime import Runtime
 from alocc.seeding import generator
+from alocc.stages import in_stage
 from alocc.synthesis.deformation import jitter, uniform
 
 TOLERANCE = 1e-4
@@ -57,7 +58,7 @@ def compare(detector: Detector, runtime: Runtime, any_size: bool = True) -> Pari
     factors = (0.6, 1.7) if any_size else ()  # a smaller size and a larger one, which the graph resizes
     others = [(max(1, round(own_size[0] * factor)), max(1, round(own_size[1] * factor) - 1)) for factor in factors]
     found = []
-    for n in (min(n, most) for n in BATCHES):
+    for n in in_stage("comparing scores", [min(n, most) for n in BATCHES]):
         for size in (own_size, *(others if n > 1 else ())):
             images = trial_images(detector, n if size == own_size else min(n, FEW), size)
             found.append(_compared(detector, runtime, images))

@@ -168,7 +168,7 @@ def feature_sizes(specs: Sequence[ConvSpec], image_size: tuple[int, int]) -> lis
         after = [(side + 2 * spec.padding - spec.kernel) // spec.stride + 1 for side in (height, width)]
         if min(after) < 1:
             raise ConfigError(
-                f"images of {image_size[0]}×{image_size[1]} pixels are too small for these networks; "
+                f"images of {image_size[1]}×{image_size[0]} pixels are too small for these networks; "
                 "set images.size to at least 12"
             )
         sizes.append((after[0], after[1]))

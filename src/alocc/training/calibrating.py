@@ -26,6 +26,7 @@ from alocc.parts.part import Normals, View
 from alocc.parts.validation import MOST_IMAGES, auroc, planted_weights, useful_kinds, validated_weights
 from alocc.scorer import Scorer
 from alocc.seeding import generator
+from alocc.stages import in_stage, stage
 from alocc.synthesis.deformation import jitter
 from alocc.synthesis.faults import planted
 from alocc.synthesis.negatives import NEGATIVES, make_negatives
@@ -146,6 +147,7 @@ def calibrate(
     for fold in folds:
         fold.scorer.eval()  # running statistics: a score must not depend on its batch
     weights = config.scoring
+    stage("weighing parts")
     if config.calibration.weights == "validated" and plan.frame.has_thumbnails:
         weights = weights_from_planted_faults(plan, first)
     elif config.calibration.weights == "validated":
@@ -158,6 +160,7 @@ def calibrate(
         )
     scorer, crossed = (first.scorer, {}) if len(folds) == 1 else _joined(plan, folds)
     left = [name for name in config.scoring if name not in crossed]
+    stage("calibrating")
     by_fold = [fold.scorer.over(fold.held_out, partial(fold.scorer.image_evidence, names=left)) for fold in folds]
     evidence = {name: torch.cat([one[name] for one in by_fold]) for name in left} | crossed
     for name, values in evidence.items():
@@ -166,6 +169,7 @@ def calibrate(
                 f"part {name} gives normal images infinite evidence; train again with another seed"
             )
     in_order = _calibrated(plan, scorer, evidence, weights)
+    stage("calibrating maps")
     maxima = calibrate_map(first)
     scorer.map_fusion.load_state_dict(first.scorer.map_fusion.state_dict())
     calibration = Calibration.of(in_order, config.calibration.alpha)
@@ -240,7 +244,7 @@ def _joined(plan: Plan, folds: Sequence[FoldScorer]) -> tuple[Scorer, dict[str, 
         images = Normals(plan.frame.thumbnails(pixels), full=pixels)
     tenth = torch.randperm(len(pixels), generator=generator(plan.config.seed, "tenths")) % TENTHS
     crossed = {}
-    for name in plan.config.scoring:
+    for name in in_stage("fitting parts", list(plan.config.scoring)):
         fit_part(scorer.parts[name], fitted)
         with torch.no_grad():
             evidence = scorer.parts[name].cross_fitted(fitted, images, tenth)  # type: ignore[operator]

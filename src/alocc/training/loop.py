@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from alocc.errors import NonFiniteLossError, StoppedError
+from alocc.stages import stage
 from alocc.training.checkpoint import TrainingState
 from alocc.training.phases import Images, Phase, begin, set_learning_rates
 from alocc.training.plan import Plan
@@ -98,6 +99,8 @@ def train_networks(
             state.history.add(losses)
             if hooks.progress:
                 hooks.progress(Moment(phase.name, before + done, plan.length, losses))
+            else:
+                stage(phase.name, before + done, plan.length)
 
             row_due = done % row_every == 0
             finished = state.iteration == phase.iterations or (row_due and begun.may_stop())

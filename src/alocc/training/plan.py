@@ -22,6 +22,7 @@ from alocc.parts.descriptions import most_unusual
 from alocc.parts.part import Normals
 from alocc.parts.places import COARSE_FROM
 from alocc.seeding import generator
+from alocc.stages import stage
 from alocc.synthesis.augmentation import augmented
 from alocc.training.phases import Phase
 
@@ -164,6 +165,7 @@ def load_training_images(
     Raises:
         ConfigError, DataError: if there are no such images or too few, or it is not said which are normal.
     """
+    stage("looking for images")
     source = open_normals(data, "train", normal)
     frame = Frame.of(config.images, source.infer_format(config.images))
     normals = source.load(frame.image_format, strict)

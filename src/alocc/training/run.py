@@ -20,6 +20,7 @@ from alocc.networks.architecture import build_networks
 from alocc.parts.places import Places
 from alocc.scorer import Scorer
 from alocc.seeding import generator
+from alocc.stages import in_stage
 from alocc.training.batches import Batches
 from alocc.training.calibrating import (
     FoldScorer,
@@ -115,7 +116,7 @@ def run(settings: Settings, hooks: Hooks, *, progress: bool = False) -> Detector
         fold = FoldScorer(Scorer(plan.config, plan.frame), images.normals.images[split.held_out])
         if index == 0 or watch:  # later folds' parts are fitted to all images in the end; watched, each to its own
             few = normals.some()
-            for part in fold.scorer.parts.values():
+            for part in in_stage("fitting parts", list(fold.scorer.parts.values())):
                 fit_part(part, few)
             kinds = choose_kinds(plan, fold.scorer, few, fold.held_out) if index == 0 else kinds
         state = initial_state(plan, index, fold.scorer, len(normals), fabric)

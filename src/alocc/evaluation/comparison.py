@@ -1,0 +1,155 @@
+"""Several detectors side by side: what each is, and what each says of the same images, with labels or without."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alocc.data.sources import Skipped, open_source
+from alocc.detector import Detector
+from alocc.evaluation.labelled import evaluate, load_labelled
+from alocc.evaluation.metrics import auroc_interval, share_interval
+from alocc.scores import Progress
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One detector, and what it says; none where that was not asked, or cannot be known."""
+
+    detector: str
+    preset: str
+    images: str
+    alpha: float
+    n_images: int | None = None
+    n_anomalies: int | None = None
+    same_verdicts: float | None = None
+    """Share of the images of which it says the same as the first detector."""
+    auroc: float | None = None
+    recall: tuple[int, int] | None = None
+    """Anomalous images called, of how many."""
+    false_alarms: tuple[int, int] | None = None
+    """Normal images called, of how many."""
+    pixel_auroc: float | None = None
+    pro: float | None = None
+    images_per_second: float | None = None
+    skipped: Sequence[Skipped] = ()
+
+
+def compare_detectors(
+    paths: Sequence[Path],
+    data: str | None,
+    normal: Sequence[str] | None,
+    anomalous: Sequence[str] | None,
+    *,
+    alpha: float | None = None,
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> list[Compared]:
+    """Let each detector score the same images, each at its own working size.
+
+    Args:
+        paths: run folders or detectors' files.
+        data: images; none: only what the detectors are.
+        normal: classes that are normal; none: those that the first detector was trained on.
+        anomalous: classes that are not; none: all others. Without classes of both sides, images have no labels.
+        alpha: false-positive rate of all of them; none: of each its own.
+        strict: stop at the first image that cannot be used.
+        progress: told of the number of images of each finished batch.
+
+    Raises:
+        DataError, ArtefactError: if the images or a detector cannot be used.
+    """
+    detectors = [Detector.load(path) for path in paths]
+    if alpha is not None:
+        detectors = [detector.with_alpha(alpha) for detector in detectors]
+    if data is None:
+        return [_described(path, detector) for path, detector in zip(paths, detectors, strict=True)]
+    normal = list(normal or detectors[0].training["normal_classes"])
+    is_labelled = bool(anomalous) or _has_both(data, normal)
+    compared: list[Compared] = []
+    verdicts: list[NDArray[np.bool_]] = []
+    for path, detector in zip(paths, detectors, strict=True):
+        labelled = load_labelled(data, detector.image_format, normal, anomalous, strict=strict) if is_labelled else None
+        images = labelled.images if labelled else open_source(data, "test").load(detector.image_format, strict)
+        began = time.perf_counter()
+        scores = detector.score(images.images, progress)
+        seconds = time.perf_counter() - began
+        verdicts.append(scores.is_anomaly)
+        figures: dict[str, Any] = {}
+        if labelled:
+            evaluation = evaluate(detector, labelled, scores, resamples=0)
+            called, anomalies = scores.is_anomaly, labelled.is_anomalous
+            figures = {
+                "auroc": evaluation.figures["auroc"],
+                "recall": (int((called & anomalies).sum()), int(anomalies.sum())),
+                "false_alarms": (int((called & ~anomalies).sum()), int((~anomalies).sum())),
+                "pixel_auroc": evaluation.pixels.get("pixel_auroc"),
+                "pro": evaluation.pixels.get("pro"),
+            }
+        said = {
+            "n_images": len(images),
+            "n_anomalies": int(scores.is_anomaly.sum()),
+            "same_verdicts": float((verdicts[0] == verdicts[-1]).mean()) if len(verdicts) > 1 else None,
+            "images_per_second": len(images) / seconds,
+            "skipped": images.skipped,
+        }
+        compared.append(_described(path, detector, **said, **figures))
+    return compared
+
+
+def comparison_rows(compared: Sequence[Compared]) -> list[tuple[str, ...]]:
+    """For a table: what was found in rows, with 95 % intervals, detectors in columns."""
+    columns = {
+        "preset": [one.preset for one in compared],
+        "working size (width × height)": [one.images for one in compared],
+        "alpha": [f"{one.alpha:.3g}" for one in compared],
+        "called anomalous": [_counted(one.n_anomalies, one.n_images) for one in compared],
+        "same verdicts as the first": [_shown(one.same_verdicts, "{:.1%}") for one in compared],
+        "AUROC": [_auroc(one) for one in compared],
+        "recall": [_counted(*(one.recall or (None, None))) for one in compared],
+        "false alarms": [_counted(*(one.false_alarms or (None, None))) for one in compared],
+        "pixel AUROC": [_shown(one.pixel_auroc, "{:.3f}") for one in compared],
+        "per-region overlap": [_shown(one.pro, "{:.3f}") for one in compared],
+        "images/s": [_shown(one.images_per_second, "{:,.0f}") for one in compared],
+    }
+    rows = [(name, *values) for name, values in columns.items() if any(values)]
+    return [("", *(one.detector for one in compared)), *rows]
+
+
+def comparison_json(compared: Sequence[Compared]) -> list[dict[str, Any]]:
+    """The same for programs."""
+    return [{name: value for name, value in asdict(one).items() if value is not None} for one in compared]
+
+
+def _described(path: Path, detector: Detector, **found: Any) -> Compared:
+    return Compared(str(path), detector.config.preset, str(detector.image_format), detector.alpha, **found)
+
+
+def _has_both(data: str, normal: Sequence[str]) -> bool:
+    """Whether images have classes, some of them normal and some not."""
+    classes = set(open_source(data, "test").class_names)
+    return bool(classes & set(normal)) and bool(classes - set(normal))
+
+
+def _auroc(one: Compared) -> str:
+    if one.auroc is None or one.recall is None or one.false_alarms is None:
+        return ""
+    low, high = auroc_interval(one.auroc, one.recall[1], one.false_alarms[1])
+    return f"{one.auroc:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _counted(count: int | None, n: int | None) -> str:
+    if count is None or n is None:
+        return ""
+    low, high = share_interval(count, n)
+    return f"{count:,} of {n:,} ({low:.0%} to {high:.0%})"
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)
