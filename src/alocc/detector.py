@@ -20,6 +20,7 @@ from torch import Tensor
 
 from alocc.calibration import Calibration, FloatArray, default_alpha
 from alocc.config import Config
+from alocc.data.appearance import usual_appearance
 from alocc.data.frame import Frame
 from alocc.data.images import ImageFormat, prepare_batch, to_unit_range
 from alocc.data.resizing import as_images
@@ -127,7 +128,12 @@ class Detector:
             ),
             map_maxima=frame.worst(peaks).double().numpy(),
             seen=np.union1d(self.seen, image_hashes(x)),
-            training={**self.training, "n_held_out": len(x), "recalibrated_on": data},
+            training={
+                **self.training,
+                "n_held_out": len(x),
+                "recalibrated_on": data,
+                "appearance": usual_appearance(x),
+            },
             held_out_in_order=None,
         )
 

@@ -4,14 +4,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import ks_2samp, kstwo
 
 import alocc
 from alocc.calibration import Calibration
 from alocc.config import preset, with_settings
+from alocc.data.appearance import appearance
 from alocc.data.images import prepare_batch
+from alocc.data.sources import ImageSet
 from alocc.errors import ConfigError, DataError
-from alocc.evaluation.monitoring import monitor, same_source
+from alocc.evaluation.monitoring import Looks, monitor, same_source
 from alocc.report.figures import drift_figure
 from alocc.scores import Scores
 
@@ -140,3 +143,43 @@ def test_rows_have_a_header_and_a_row_a_window(detector):
     header, *rows = drift.as_rows()
     assert header == ("from", "to", "images", "mean p-value", "share of p ≤ 0.01", "p of no change")
     assert [row[:3] for row in rows] == [("0", "49", "50"), ("50", "99", "50")]
+
+
+def test_the_look_of_an_image_by_hand():
+    """Half of it 50, half of it 150, side by side: mean 100, deviation 50, one step of 100 among 15 in each row."""
+    image = np.full((1, 1, 16, 16), 50, np.uint8)
+    image[..., 8:] = 150
+    brightness, contrast, sharpness, colour = appearance(torch.from_numpy(image))[0]
+    assert brightness == pytest.approx(100) and colour == 0
+    assert contrast == pytest.approx(50, rel=0.01)
+    assert sharpness == pytest.approx(np.sqrt(100**2 / 15 / 2) / contrast, rel=1e-4)
+
+
+def by_look(detector, stream, window=50):
+    looks, x = Looks(), prepare_batch(stream, detector.image_format)
+    looks.note(ImageSet(x, [], np.empty(0), sizes=[(16, 16)] * len(x)), None)
+    return monitor(detector, [str(i) for i in range(len(x))], detector.score(stream), window, looks)
+
+
+def test_what_has_changed_is_named(detector):
+    dark = by_look(detector, np.concatenate([images(100, 1), images(100, 2, shade=70)]))
+    assert dark.has_drifted and len(dark.changes) == 1
+    assert dark.changes[0].startswith("brightness 99.5 → 69.") and dark.changes[0].endswith("deviations darker)")
+    assert dark.changes[0] in dark.verdict
+    flat = by_look(detector, (images(100, 3) // 4 + 75).astype(np.uint8))
+    assert [change.split()[0] for change in flat.changes] == ["contrast"] and "lower" in flat.changes[0]
+    assert not by_look(detector, images(100, 5)).changes
+
+
+def test_more_anomalies_with_everything_else_alike_are_called_that(detector):
+    spotted = images(100, 4)
+    spotted[:, 4:9, 4:9] = np.sort(spotted[:, 4:9, 4:9].reshape(100, -1), 1).reshape(100, 5, 5)  # the same grey levels
+    drift = by_look(detector, spotted)
+    if drift.has_drifted:
+        assert "more unusual images" in drift.verdict and "as usual" in drift.verdict
+
+
+def test_the_chart_of_one_window_has_an_axis_that_fits(detector):
+    drift = look(detector, images(40, 6))
+    svg = drift_figure(drift)
+    assert svg.startswith("<svg") and "expected" in svg

@@ -484,6 +484,7 @@ def monitor(
     Images are taken in the order of their names, a hundred at a time; their scores are compared with the held-out ones.
     """
     from alocc.cli.running import load_engine, stream_in_terminal
+    from alocc.evaluation.monitoring import Looks
     from alocc.evaluation.monitoring import monitor as compare
     from alocc.scoring.stream import Rows
     from alocc.storage import write_text
@@ -491,8 +492,9 @@ def monitor(
     if chart and chart.suffix.lower() != ".svg":
         raise ConfigError(f"--chart {chart}: the file must end in .svg")
     detector = load_engine(model, engine, alpha, device)
-    rows = Rows.joined(list(stream_in_terminal(detector, data, stride=stride, strict=strict)))
-    drift = compare(detector, rows.names, rows.scores, window)
+    looks = Looks()
+    rows = Rows.joined(list(stream_in_terminal(detector, data, stride=stride, strict=strict, each=looks.note)))
+    drift = compare(detector, rows.names, rows.scores, window, looks)
     if chart:
         from alocc.report.figures import drift_figure
 

@@ -107,6 +107,7 @@ def stream_in_terminal(
     regions: bool = False,
     stride: int,
     strict: bool,
+    each: Callable[[ImageSet, Scores], None] | None = None,
 ) -> Generator[Rows, None, None]:
     """Score a source with a progress bar, and give its rows batch after batch; maps are computed once, with scores."""
     from alocc.data.sources import open_source
@@ -115,7 +116,7 @@ def stream_in_terminal(
 
     if fdr is not None and not 0 < fdr < 1:
         raise ConfigError(f"--fdr must be above 0 and below 1, got {fdr:g}")
-    hooks: dict[str, Any] = {}
+    hooks: dict[str, Any] = {"each": each}
     if maps or regions:
         if not isinstance(detector, Detector):
             option = "--maps" if maps else "--regions"

@@ -5,13 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from alocc.calibration import FloatArray
+from alocc.data.appearance import appearance, changes
+from alocc.data.sources import ImageSet
 from alocc.errors import DataError
 from alocc.scores import Scores
 from alocc.scoring.stream import Engine
 
 TOLERATED = 0.06
 """Distance of the scores' distributions that folds may make by themselves: see docs/decisions/0020."""
+
+
+class Looks:
+    """What the images of a stream look like, noted batch after batch."""
+
+    def __init__(self) -> None:
+        self.appearance: list[NDArray[np.float64]] = []
+        self.sizes: list[tuple[int, int]] = []
+
+    def note(self, images: ImageSet, scores: Scores) -> None:
+        """Note the look of a batch before it is let go."""
+        self.appearance.append(appearance(images.images))
+        self.sizes += images.sizes
 
 
 @dataclass(frozen=True)
@@ -36,15 +54,25 @@ class Drift:
     alpha: float
     has_drifted: bool
     """Some window is more unlikely than the chance of a false alarm allows, all windows counted."""
+    changes: Sequence[str] = ()
+    """What looks different in the windows that have drifted, in words: brightness, contrast, sharpness, colour, size."""
+    is_known: bool = False
+    """Whether the look of the images was compared: detectors written by an older alocc do not know the usual one."""
 
     @property
     def verdict(self) -> str:
         """In words, with advice."""
         if not self.has_drifted:
             return "no sign of a change"
+        if self.changes:
+            return (
+                f"the images have changed: {'; '.join(self.changes)}. If that is how normal images look now, calibrate "
+                "or train again; if not, put it back as it was"
+            )
+        alike = "; brightness, contrast, sharpness, colour and size are as usual" if self.is_known else ""
         return (
-            "the images have changed: their scores are not those of the held-out images. If these are normal, "
-            "calibrate or train again; if not, look at the most anomalous ones"
+            f"there are more unusual images than there were among the held-out ones{alike}. Look at the most anomalous "
+            "ones: if they are normal, calibrate or train again"
         )
 
     def as_rows(self) -> list[tuple[str, ...]]:
@@ -58,10 +86,18 @@ class Drift:
         return rows
 
 
-def monitor(detector: Engine, names: Sequence[str], scores: Scores, window: int = 100) -> Drift:
+def monitor(
+    detector: Engine,
+    names: Sequence[str],
+    scores: Scores,
+    window: int = 100,
+    looks: Looks | None = None,
+) -> Drift:
     """Compare the scores of images, named in the order in which they came, with those of the held-out images.
 
-    A window has ``window`` images; the last one takes what is left.
+    Args:
+        window: images of a window; the last one takes what is left.
+        looks: of these images; none: what has changed is not named.
 
     Raises:
         DataError: if there are fewer than 10 images.
@@ -75,8 +111,18 @@ def monitor(detector: Engine, names: Sequence[str], scores: Scores, window: int 
         p_value, p_same = scores.p_value[start:end], same_source(detector, scores.anomaly_score[start:end])
         share = float((p_value <= detector.alpha).mean())
         windows.append(Window(names[start], names[end - 1], end - start, float(p_value.mean()), share, p_same))
-    has_drifted = min(one.p_same for one in windows) * len(windows) < 0.001  # of a false alarm, in all windows
-    return Drift(windows, detector.alpha, has_drifted)
+    drifted = np.array([one.p_same * len(windows) < 0.001 for one in windows])  # of a false alarm, in all windows
+    usual = detector.training.get("appearance")
+    if looks is None or usual is None or not drifted.any():
+        return Drift(windows, detector.alpha, bool(drifted.any()))
+    of_drifted = np.repeat(drifted, [one.n_images for one in windows])
+    said = changes(np.concatenate(looks.appearance)[of_drifted], usual)
+    before = tuple(detector.training["original_size"])
+    if looks.sizes:
+        now = tuple(round(side) for side in np.median(np.array(looks.sizes)[of_drifted], 0))
+        if now != before:
+            said.append(f"size {before[1]}×{before[0]} → {now[1]}×{now[0]} (width × height)")
+    return Drift(windows, detector.alpha, True, said, is_known=True)
 
 
 def same_source(detector: Engine, anomaly_score: FloatArray) -> float:

@@ -11,6 +11,7 @@ from markupsafe import escape
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from alocc.calibration import FloatArray
 from alocc.evaluation.monitoring import Drift
@@ -62,17 +63,22 @@ def lines(x: Sequence[float], series: Mapping[str, Sequence[float | None]], y_la
 @rc_context(STYLE)
 def drift_figure(drift: Drift) -> str:
     """Mean p-value and share of anomalies, window by window, with what they should be."""
-    figure, axes = _axes("Do new images look like the held-out ones?", "window", "")
-    x = range(1, len(drift.windows) + 1)
+    figure = Figure(figsize=(5.2, 4.2), layout="constrained")
+    above, below = figure.subplots(2, sharex=True)
+    x = list(range(1, len(drift.windows) + 1))
     means, shares = zip(*((one.mean_p_value, one.share_of_anomalies) for one in drift.windows), strict=True)
-    for values, expected, colour, label in (
-        (means, 0.5, NORMAL, "mean p-value"),
-        (shares, drift.alpha, ANOMALOUS, f"share with p ≤ {drift.alpha:g}"),
+    for axes, values, expected, colour, label, top in (
+        (above, means, 0.5, NORMAL, "mean p-value", 1.0),
+        (below, shares, drift.alpha, ANOMALOUS, f"share with p ≤ {drift.alpha:g}", max(*shares, 2 * drift.alpha)),
     ):
-        axes.plot(x, values, color=colour, marker="o", markersize=3, label=label)
+        axes.plot(x, values, color=colour, marker="o", markersize=5 if len(x) < 20 else 3)
         axes.axhline(expected, color=colour, linestyle=":", linewidth=1)
-    axes.set_ylim(-0.02, 1.02)
-    axes.legend()
+        axes.annotate(f"expected {expected:g}", (1, expected), (0, 3), xycoords=("axes fraction", "data"),
+                      textcoords="offset points", ha="right", fontsize=7, color=SOFT)  # fmt: skip
+        axes.set(ylabel=label, ylim=(0, 1.08 * top))
+    above.set_title("Do new images look like the held-out ones?")
+    below.set(xlabel=f"window ({drift.windows[0].n_images} images each)", xlim=(0.5, len(x) + 0.5))
+    below.xaxis.set_major_locator(MaxNLocator(integer=True))
     return _svg(figure)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from alocc.config import PHASES, PRESETS, Config, preset, with_iterations, with_values
+from alocc.data.appearance import usual_appearance
 from alocc.data.frame import Frame
 from alocc.data.sources import Data, ImageSet, open_normals
 from alocc.data.splits import Split, split_normals
@@ -188,6 +189,7 @@ def load_training_images(
         "n_left_out": len(left_out),
         "n_skipped": len(normals.skipped),
         "images_sha256": fingerprint(normals.images),
+        "appearance": usual_appearance(normals.images),
         "versions": library_versions(),
     }  # nothing that differs from one run of a training to the next: the same training is the same file
     return TrainingImages(normals, frame, split, summary)

@@ -1,0 +1,60 @@
+"""What images look like in a few numbers that people have words for: to say what has changed when scores do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from alocc.data.images import to_unit_range
+
+QUANTITIES = ("brightness", "contrast", "sharpness", "colour")
+"""Mean grey level, 0 to 255; its deviation within an image; root mean square difference of neighbouring pixels, as a
+share of that; and mean red minus mean blue."""
+BATCH = 64
+
+
+def appearance(images: Tensor) -> NDArray[np.float64]:
+    """The quantities of images (n, C, H, W), uint8 or float32 in [0, 1]: (n, 4)."""
+    parts = [_appearance(255 * to_unit_range(few)) for few in torch.split(images, BATCH)]
+    return torch.cat(parts).double().numpy() if parts else np.empty((0, len(QUANTITIES)))
+
+
+def usual_appearance(images: Tensor) -> dict[str, tuple[float, float]]:
+    """Mean and standard deviation of each quantity over normal images, for a detector's notes."""
+    found = appearance(images)
+    return {
+        name: (round(float(mean), 4), round(float(deviation), 4))
+        for name, mean, deviation in zip(QUANTITIES, found.mean(0), found.std(0), strict=True)
+    }
+
+
+def changes(found: NDArray[np.float64], usual: Mapping[str, tuple[float, float]]) -> list[str]:
+    """In words, what differs in the mean of n images, (n, 4), by more than half a deviation of normal images."""
+    said = []
+    for name, values in zip(QUANTITIES, found.T, strict=True):
+        before, deviation = usual[name]
+        now, least = float(values.mean()), 0.01 * max(abs(before), 1.0)  # hardly visible, however alike all were
+        distance = (now - before) / max(deviation, least)
+        if abs(distance) > 0.5 and abs(distance) * np.sqrt(len(values)) > 4:
+            said.append(
+                f"{name} {before:.3g} → {now:.3g} ({abs(distance):.1f} deviations {_direction(name, distance)})"
+            )
+    return said
+
+
+def _direction(name: str, distance: float) -> str:
+    words = {"brightness": ("darker", "brighter"), "sharpness": ("softer", "sharper"), "colour": ("bluer", "redder")}
+    return words.get(name, ("lower", "higher"))[distance > 0]
+
+
+def _appearance(x: Tensor) -> Tensor:
+    grey = x.mean(1)  # (n, H, W)
+    contrast = grey.flatten(1).std(1)
+    steps = (grey.diff(dim=1).square().mean((1, 2)) + grey.diff(dim=2).square().mean((1, 2))) / 2
+    return torch.stack(
+        [grey.mean((1, 2)), contrast, steps.sqrt() / contrast.clamp(min=0.5), (x[:, 0] - x[:, -1]).mean((1, 2))], 1
+    )
