@@ -41,7 +41,7 @@ def changes(found: NDArray[np.float64], usual: Mapping[str, tuple[float, float]]
         distance = (now - before) / max(deviation, least)
         if abs(distance) > 0.5 and abs(distance) * np.sqrt(len(values)) > 4:
             said.append(
-                f"{name} {before:.3g} → {now:.3g} ({abs(distance):.1f} deviations {_direction(name, distance)})"
+                f"{name} {before:.3g} → {now:.3g} ({abs(distance):.1f} standard deviations {_direction(name, distance)})"
             )
     return said
 

@@ -55,9 +55,9 @@ class Drift:
     has_drifted: bool
     """Some window is more unlikely than the chance of a false alarm allows, all windows counted."""
     changes: Sequence[str] = ()
-    """What looks different in the windows that have drifted, in words: brightness, contrast, sharpness, colour, size."""
+    """What looks different in the windows that have drifted: brightness, contrast, sharpness, colour, size."""
     is_known: bool = False
-    """Whether the look of the images was compared: detectors written by an older alocc do not know the usual one."""
+    """Whether looks were compared; detectors of an older alocc do not know the usual one."""
 
     @property
     def verdict(self) -> str:
