@@ -80,7 +80,7 @@ class Detector:
             "held-out images": f"{len(self.held_out_scores):,}",
             "alpha": f"{self.alpha:.3g}",
             "threshold": f"{self.threshold:.3f}",
-            "score": ", ".join(f"{part} × {weight:.2g}" for part, weight in weights.items()),
+            "score": ", ".join(f"{part} × {weight:.2f}" for part, weight in weights.items() if weight >= 0.005),
         }
         return html_table(f"Detector, preset {self.config.preset}", [pair for pair in facts.items() if pair[1]])
 
