@@ -28,7 +28,7 @@ from alocc.data.images import ImageFormat, prepare_batch, to_unit_range
 from alocc.data.reading import none_usable
 from alocc.data.resizing import as_images
 from alocc.data.sources import Paths, are_paths, open_source
-from alocc.errors import ArtefactError, DataError
+from alocc.errors import ArtefactError, ConfigError, DataError
 from alocc.networks.architecture import ENCODERS, build_networks, feature_sizes
 from alocc.notebook import html_table
 from alocc.parts import check_parts
@@ -241,11 +241,12 @@ class Detector:
         Raises:
             DataError: if the images have a wrong shape, type or value range, a file cannot be used, or maps of original
                 size are asked for of images of several sizes.
+            ConfigError: if the size is called otherwise.
         """
         if size not in ("working", "original"):
-            raise DataError(f'size must be "working" or "original", got {size!r}')
+            raise ConfigError(f'size must be "working" or "original", got {size!r}')
         x, sizes = self._with_sizes(images)
-        if size == "working" or not sizes:
+        if size == "working":
             sizes = {self.image_format.size}
         if len(sizes) > 1:
             raise DataError(f"images of {len(sizes)} sizes have no maps of one size; ask for one image at a time")

@@ -325,7 +325,8 @@ def test_maps_may_have_the_size_of_the_images(folder, save_image):
     for data, size, told in (
         ([path, save_image(images[0, :40], "b.png")], "original", "images of 2 sizes have no maps of one size"),
         (folder / "parts", "working", r"broken\.png.*; only score\(\) goes on without such images"),
-        (images, "full", 'size must be "working" or "original", got \'full\''),
     ):
         with pytest.raises(DataError, match=told):
             detector.anomaly_map(data, size=size)
+    with pytest.raises(alocc.ConfigError, match='size must be "working" or "original", got \'full\''):
+        detector.anomaly_map(images, size="full")
