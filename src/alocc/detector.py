@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+import os
 import platform
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -21,11 +23,15 @@ from torch import Tensor
 from alocc.calibration import Calibration, FloatArray, default_alpha
 from alocc.config import Config
 from alocc.data.appearance import usual_appearance
+from alocc.data.entries import Skipped, visible
 from alocc.data.frame import Frame
 from alocc.data.images import ImageFormat, prepare_batch, to_unit_range
+from alocc.data.reading import none_usable
 from alocc.data.resizing import as_images
-from alocc.errors import ArtefactError, DataError
+from alocc.data.sources import Paths, are_paths, open_source
+from alocc.errors import ArtefactError, ConfigError, DataError
 from alocc.networks.architecture import ENCODERS, build_networks, feature_sizes
+from alocc.notebook import html_table
 from alocc.parts import check_parts
 from alocc.parts.discriminator import p_real
 from alocc.parts.part import View, enlarged
@@ -35,6 +41,9 @@ from alocc.scores import Progress, Scores
 from alocc.seeding import generator
 from alocc.stages import counted
 from alocc.storage import load_tensors, save_tensors
+
+if TYPE_CHECKING:
+    from alocc.drawing import Picture
 
 __all__ = ["Detector", "Scores"]
 
@@ -63,6 +72,19 @@ class Detector:
 
     def __repr__(self) -> str:
         return f"Detector({self.config.preset}, {self.image_format}, alpha {self.alpha:g})"
+
+    def _repr_html_(self) -> str:
+        notes, weights = self.training, self.scorer.fusion.weights
+        facts = {
+            "images": str(self.image_format),
+            "trained on": str(notes.get("data", "")),
+            "normal classes": ", ".join(notes.get("normal_classes", ())),
+            "held-out images": f"{len(self.held_out_scores):,}",
+            "alpha": f"{self.alpha:.3g}",
+            "threshold": f"{self.threshold:.3f}",
+            "score": ", ".join(f"{part} × {weight:.2f}" for part, weight in weights.items() if weight >= 0.005),
+        }
+        return html_table(f"Detector, preset {self.config.preset}", [pair for pair in facts.items() if pair[1]])
 
     @property
     def image_format(self) -> ImageFormat:
@@ -138,7 +160,7 @@ class Detector:
         )
 
     def score(
-        self, images: NDArray[np.generic] | Tensor, progress: Progress | None = None, *, maps: bool = False
+        self, images: NDArray[np.generic] | Tensor | Paths, progress: Progress | None = None, *, maps: bool = False
     ) -> Scores:
         """Score images.
 
@@ -146,13 +168,17 @@ class Detector:
 
         Args:
             images: an array (n, H, W) or (n, H, W, C), uint8 or float in [0, 1], of any size; or a tensor
-                (n, C, H, W) already in the detector's format.
+                (n, C, H, W) already in the detector's format; or a path: a folder, a file or whatever else
+                ``alocc score`` takes; or a list of image files. The scores of files know their paths; files that
+                cannot be used are in ``skipped``, and a warning says how many there are.
             progress: called with the number of images that are done.
             maps: whether to say where they are unusual too, in the same pass.
 
         Raises:
-            DataError: if the images have a wrong shape, type or value range.
+            DataError: if the images have a wrong shape, type or value range, or not one file can be used.
         """
+        if are_paths(images):
+            return self._score_files(images, progress, maps)
         scorer, frame = self.scorer, self.scorer.frame
 
         def compute(view: View) -> dict[str, Tensor]:
@@ -185,27 +211,87 @@ class Detector:
             torch.cat(full_maps).numpy() if maps else None,
         )
 
+    def _score_files(self, paths: Paths, progress: Progress | None, maps: bool) -> Scores:
+        scores: list[Scores] = []
+        skipped: list[Skipped] = []
+        for batch in open_source(paths, "test").batches(self.image_format):
+            skipped += batch.skipped
+            if batch.names:
+                scores.append(replace(self.score(batch.images, progress, maps=maps), paths=batch.names))
+        if not scores:
+            raise none_usable(skipped)
+        joined = replace(Scores.joined(scores), skipped=skipped)
+        if skipped:
+            warnings.warn(
+                f"{len(skipped):,} of {len(joined) + len(skipped):,} images could not be used; the first: "
+                f"{skipped[0].reason}; scores.skipped has all of them",
+                stacklevel=3,
+            )
+        return joined
+
     def anomaly_map(
-        self, images: NDArray[np.generic] | Tensor, progress: Progress | None = None
+        self,
+        images: NDArray[np.generic] | Tensor | Paths,
+        progress: Progress | None = None,
+        *,
+        size: Literal["working", "original"] = "working",
     ) -> NDArray[np.float32]:
-        """Where images are unusual: (n, H, W) at the detector's size, in about standard deviations of normal images.
+        """Where images are unusual: (n, H, W), in about standard deviations of normal images.
 
         0 is as usual as normal images are at that place; a value means the same in every image and at every place.
 
         Args:
             images: as for :meth:`score`.
             progress: called with the number of images that are done.
+            size: of the maps: the detector's, or that of the images before they were resized, all of one size.
 
         Raises:
-            DataError: if the images have a wrong shape, type or value range.
+            DataError: if the images have a wrong shape, type or value range, a file cannot be used, or maps of original
+                size are asked for of images of several sizes.
+            ConfigError: if the size is called otherwise.
         """
-        maps, frame = [torch.empty((0, *self.image_format.size))], self.scorer.frame
-        for chunk in frame.chunks(self._accepted(images)):
+        if size not in ("working", "original"):
+            raise ConfigError(f'size must be "working" or "original", got {size!r}')
+        x, sizes = self._with_sizes(images)
+        if size == "working":
+            sizes = {self.image_format.size}
+        if len(sizes) > 1:
+            raise DataError(f"images of {len(sizes)} sizes have no maps of one size; ask for one image at a time")
+        height, width = sizes.pop()
+        maps, frame = [torch.empty((0, height, width))], self.scorer.frame
+        for chunk in frame.chunks(x):
             evidence = self.scorer.over(chunk, self.scorer.grid_evidence)
-            maps.append(frame.join(self.scorer.anomaly_map(evidence))[:, 0])
+            maps.append(enlarged(frame.join(self.scorer.anomaly_map(evidence)), (height, width))[:, 0])
             if progress:
                 progress(len(chunk))
         return torch.cat(maps).numpy()
+
+    def show(self, image: NDArray[np.generic] | str | os.PathLike[str]) -> Picture:
+        """Draw one image, and its map and regions over it, with score and verdict, in the image's own pixels.
+
+        A notebook shows what comes back; elsewhere, save it: ``detector.show("part.png").savefig("shown.png")``.
+
+        Args:
+            image: the path of an image, or an array (H, W) or (H, W, 3), uint8 or float in [0, 1].
+
+        Raises:
+            DataError: if it is not one image, or cannot be used.
+        """
+        from alocc.drawing import draw
+
+        source = open_source(image if are_paths(image) else _one_image(image), "test")
+        if len(source) != 1:
+            raise DataError(f"{source.where} is not one image; give the path of one")
+        found = source.load(self.image_format)
+        scores = self.score(found.images, maps=True)
+        [regions] = self.regions(found.images, scores, sizes=found.sizes)
+        pixels = source.load(ImageFormat(*found.sizes[0], 3)).images[0].permute(1, 2, 0).numpy()
+        verdict = "anomalous" if scores.is_anomaly[0] else "normal"
+        title = f"{verdict}: score {scores.anomaly_score[0]:.2f}, p-value {scores.p_value[0]:.3g}"
+        if are_paths(image):
+            title = f"{visible(found.names[0])}\n{title}"
+        assert scores.anomaly_map is not None
+        return draw(pixels, scores.anomaly_map[0], self.map_threshold, regions, title)
 
     def regions(
         self,
@@ -262,7 +348,7 @@ class Detector:
                 kept.append(frame.join(enlarged(images_of, frame.crop_format.size)))
         return torch.cat(noisy), torch.cat(hats)
 
-    def _accepted(self, images: NDArray[np.generic] | Tensor) -> Tensor:
+    def _accepted(self, images: object) -> Tensor:
         """Images in the detector's format, (n, C, H, W), uint8 or float32 in [0, 1]."""
         if not isinstance(images, Tensor):
             return prepare_batch(as_images(images), self.image_format)
@@ -277,6 +363,18 @@ class Detector:
                 f"a tensor must hold uint8, or floats in [0, 1], got {images.dtype}; divide by the largest value"
             )
         return images.float()
+
+    def _with_sizes(self, images: NDArray[np.generic] | Tensor | Paths) -> tuple[Tensor, set[tuple[int, int]]]:
+        """Images in the detector's format, all that were given, and the heights and widths that they had before."""
+        if are_paths(images):
+            found = open_source(images, "test").load(self.image_format)
+            if found.skipped:
+                raise DataError(f"{found.skipped[0].reason}; only score() goes on without such images")
+            return found.images, set(found.sizes)
+        if isinstance(images, Tensor):
+            return self._accepted(images), {self.image_format.size}
+        array = as_images(images)
+        return self._accepted(array), {(array.shape[1], array.shape[2])}
 
     def was_seen(self, images: Tensor) -> NDArray[np.bool_]:
         """Which images, in the detector's format, it was trained or calibrated on: their scores flatter it."""
@@ -359,6 +457,14 @@ class Detector:
         if seen.dtype != np.int64 or seen.ndim != 1:
             raise ValueError("seen is no list of hashes")
         return cls(config, scorer.eval(), calibration, maxima, seen, dict(metadata["training"]))
+
+
+def _one_image(image: object) -> NDArray[np.generic]:
+    """An image (H, W) or (H, W, C) as an array of one image."""
+    array = np.asarray(image)
+    if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (1, 3)):
+        raise DataError(f"an array of shape {array.shape} is not one image, (H, W) or (H, W, 3); give images[0]")
+    return as_images(array[None])
 
 
 def _check_state(config: Config, frame: Frame, state: Mapping[str, Tensor]) -> None:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alocc.calibration import FloatArray
+from alocc.errors import ConfigError
+from alocc.notebook import html_table
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 Progress = Callable[[int], None]
 """Told of the number of images of each finished batch."""
 
+SHOWN = 10
+"""Images, and images that could not be used, that a notebook shows."""
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Scores:
     """What a detector says of n images; every array has n entries."""
 
@@ -33,19 +41,101 @@ class Scores:
     """The false-positive rate behind ``is_anomaly``."""
     anomaly_map: NDArray[np.float32] | None = None
     """Where images are unusual, (n, H, W), if that was asked for."""
+    paths: Sequence[str] | None = None
+    """Path of each image; none if the images were arrays."""
+    skipped: Sequence[tuple[str, str]] = ()
+    """Path of each image that could not be used, and why; they are not among the n."""
 
     def __len__(self) -> int:
         return len(self.anomaly_score)
+
+    def __getitem__(self, keep: int | slice | NDArray[np.generic]) -> Scores:
+        """Those of a part of the images, by index, slice, indices or mask; without the skipped ones."""
+        indices = np.atleast_1d(np.arange(len(self))[keep])
+        return replace(
+            self,
+            anomaly_score=self.anomaly_score[indices],
+            p_value=self.p_value[indices],
+            is_anomaly=self.is_anomaly[indices],
+            parts={name: part[indices] for name, part in self.parts.items()},
+            p_real=None if self.p_real is None else self.p_real[indices],
+            anomaly_map=None if self.anomaly_map is None else self.anomaly_map[indices],
+            paths=None if self.paths is None else [self.paths[i] for i in indices],
+            skipped=(),
+        )
+
+    def top(self, n: int = SHOWN) -> Scores:
+        """Those of the n most anomalous images, in this order; images of one score stay as they came."""
+        return self[self._by_score()[:n]]
+
+    def to_pandas(self) -> DataFrame:
+        """A row for each image; for files with path and error, as in the table that the command line writes.
+
+        Files that could not be used come last, without numbers.
+
+        Raises:
+            ConfigError: if pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise ConfigError("to_pandas() needs pandas; install it with: pip install pandas") from None
+        unusable = len(self.skipped)
+        numbers = {
+            "anomaly_score": np.append(self.anomaly_score, np.full(unusable, np.nan)),
+            "p_value": np.append(self.p_value, np.full(unusable, np.nan)),
+            "is_anomaly": pandas.array([*self.is_anomaly.tolist(), *[None] * unusable], dtype="boolean"),
+        }
+        if self.paths is None:
+            return pandas.DataFrame(numbers)
+        paths = [*self.paths, *(path for path, _ in self.skipped)]
+        errors = [*[None] * len(self), *(reason for _, reason in self.skipped)]
+        return pandas.DataFrame({"path": paths, **numbers, "error": pandas.array(errors, dtype="string")})
+
+    def __repr__(self) -> str:
+        unusable = f", {len(self.skipped):,} more could not be used" if self.skipped else ""
+        return f"Scores({len(self):,} images, {self.is_anomaly.sum():,} anomalous at alpha {self.alpha:.3g}{unusable})"
+
+    def _repr_html_(self) -> str:
+        order = self._by_score()[:SHOWN].tolist()
+        rows = [
+            (
+                str(i) if self.paths is None else self.paths[i],
+                f"{self.anomaly_score[i]:.2f}",
+                f"{self.p_value[i]:.3g}",
+                "anomalous" if self.is_anomaly[i] else "normal",
+            )
+            for i in order
+        ]
+        caption = f"{len(self):,} images, {self.is_anomaly.sum():,} anomalous at alpha {self.alpha:.3g}"
+        caption += f"; the {SHOWN} most anomalous" if len(self) > SHOWN else ""
+        shown = html_table(caption, rows, ("image", "anomaly score", "p-value", "verdict"))
+        if not self.skipped:
+            return shown
+        caption = f"{len(self.skipped):,} more could not be used"
+        caption += f"; the first {SHOWN}" if len(self.skipped) > SHOWN else ""
+        return f"{shown}\n{html_table(caption, self.skipped[:SHOWN], ('image', 'reason'))}"
+
+    def _by_score(self) -> NDArray[np.int64]:
+        """Indices of the images, the most anomalous first; images of one score stay as they came."""
+        return np.argsort(-self.anomaly_score, kind="stable")
 
     @classmethod
     def joined(cls, several: Sequence[Scores]) -> Scores:
         """Scores of one detector, one behind the other."""
         first = several[0]
+
+        def one_behind_the_other(name: str) -> Any:
+            return None if getattr(first, name) is None else np.concatenate([getattr(one, name) for one in several])
+
         return cls(
-            np.concatenate([scores.anomaly_score for scores in several]),
-            np.concatenate([scores.p_value for scores in several]),
-            np.concatenate([scores.is_anomaly for scores in several]),
+            one_behind_the_other("anomaly_score"),
+            one_behind_the_other("p_value"),
+            one_behind_the_other("is_anomaly"),
             {name: np.concatenate([scores.parts[name] for scores in several]) for name in first.parts},
-            None if first.p_real is None else np.concatenate([cast(FloatArray, one.p_real) for one in several]),
+            one_behind_the_other("p_real"),
             first.alpha,
+            one_behind_the_other("anomaly_map"),
+            None if first.paths is None else [path for scores in several for path in scores.paths or ()],
+            [item for scores in several for item in scores.skipped],
         )

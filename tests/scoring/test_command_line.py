@@ -16,6 +16,7 @@ from PIL import Image
 import alocc
 from alocc.cli import main
 from alocc.config import preset, with_settings
+from alocc.errors import DataError
 from alocc.evaluation import discoveries
 from alocc.export import export
 from alocc.runtime.__main__ import main as light_main
@@ -270,3 +271,62 @@ def test_output_on_a_full_disk_is_one_line_and_code_1(folder, words):
     assert [line for line in lines if line.startswith("error:")] == [
         "error: standard output cannot be written (No space left on device)"
     ]
+
+
+def test_scores_of_a_folder_from_python_are_those_of_the_command_line(run, folder):
+    rows = table_of(run("score", folder / "run", folder / "parts")[0])
+    with pytest.warns(
+        UserWarning, match=r"1 of 41 images could not be used; the first: .*broken\.png .*; scores\.skip"
+    ):
+        scores = alocc.Detector.load(folder / "run").score(folder / "parts", maps=True)
+    read = [row for row in rows if not row["error"]]
+    assert scores.paths == [row["path"] for row in read] and len(scores) == 40
+    assert scores.anomaly_score.tolist() == [float(row["anomaly_score"]) for row in read]
+    assert scores.p_value.tolist() == [float(row["p_value"]) for row in read]
+    assert scores.is_anomaly.tolist() == [row["is_anomaly"] == "true" for row in read]
+    assert scores.skipped == [(row["path"], row["error"]) for row in rows if row["error"]]
+    assert scores.anomaly_map.shape == (40, 16, 16) and len(scores.parts["d"]) == 40
+    table = scores.to_pandas()
+    assert table.columns.tolist() == list(rows[0]) and set(table.path) == {row["path"] for row in rows}
+
+
+def test_listed_files_are_scored_in_the_order_of_the_list(folder):
+    detector, parts = alocc.Detector.load(folder / "run"), folder / "parts"
+    paths = [parts / "good" / "07.png", str(parts / "bad" / "03.png"), parts / "good" / "02.png"]
+    scores = detector.score(paths)
+    assert scores.paths == [str(path) for path in paths] and scores.skipped == []
+    pixels = np.stack([np.asarray(Image.open(path)) for path in paths])
+    np.testing.assert_array_equal(scores.anomaly_score, detector.score(pixels).anomaly_score)
+    assert detector.score(paths[0]).anomaly_score[0] == scores.anomaly_score[0]
+    with pytest.warns(UserWarning, match="2 of 3 images could not be used"):
+        some = detector.score([parts / "missing.png", paths[1], parts])
+    assert some.paths == [paths[1]] and [path for path, _ in some.skipped] == [str(parts / "missing.png"), str(parts)]
+    for images, told in (
+        ([], "a list of 0 paths holds no image files"),
+        ([parts / "missing.png"], "none of the 1 images can be used; the first: .*missing.png cannot be read"),
+        (folder / "nothing", "nothing does not exist"),
+    ):
+        with pytest.raises(DataError, match=told):
+            detector.score(images)
+
+
+def test_maps_may_have_the_size_of_the_images(folder, save_image):
+    detector = alocc.Detector.load(folder / "run")
+    images = np.kron(np.stack([disc(np.random.default_rng(seed)) for seed in range(3)]), np.ones((3, 2), np.uint8))
+    small, large = detector.anomaly_map(images), detector.anomaly_map(images, size="original")
+    assert small.shape == (3, 16, 16) and large.shape == images.shape == (3, 48, 32)
+    middles = large[:, 1::3].reshape(3, 16, 16, 2).mean(3)  # the middle row of three, and both columns beside a middle
+    inner = (slice(None), slice(1, -1), slice(1, -1))
+    weights = (small[:, :, :-2] + 6 * small[:, :, 1:-1] + small[:, :, 2:]) / 8  # bilinear, at a quarter of a pixel
+    np.testing.assert_allclose(middles[inner], weights[:, 1:-1], rtol=1e-4, atol=1e-5)
+    path = save_image(images[0], "a.png")
+    np.testing.assert_array_equal(detector.anomaly_map(path, size="original"), large[:1])
+    assert detector.anomaly_map(images[:0], size="original").shape == (0, 48, 32)
+    for data, size, told in (
+        ([path, save_image(images[0, :40], "b.png")], "original", "images of 2 sizes have no maps of one size"),
+        (folder / "parts", "working", r"broken\.png.*; only score\(\) goes on without such images"),
+    ):
+        with pytest.raises(DataError, match=told):
+            detector.anomaly_map(data, size=size)
+    with pytest.raises(alocc.ConfigError, match='size must be "working" or "original", got \'full\''):
+        detector.anomaly_map(images, size="full")

@@ -355,8 +355,8 @@ def test_a_seed_is_a_whole_number(seed):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ([], "holds no images"),
-        (["a.png", "b.png"], "holds no images|expected uint8 images"),
+        ([], "a list of 0 paths holds no image files"),
+        (["a.png", "b.png"], "none of the 2 files of a list of 2 paths"),
         ([IMAGES[0], IMAGES[1, :8]], "images of different sizes"),
         (torch.zeros((40, 1, 16, 16), dtype=torch.uint8), "channels come last"),
         (torch.zeros((40, 3, 16, 16)), "channels come last"),

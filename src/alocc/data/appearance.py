@@ -40,9 +40,8 @@ def changes(found: NDArray[np.float64], usual: Mapping[str, tuple[float, float]]
         now, least = float(values.mean()), 0.01 * max(abs(before), 1.0)  # hardly visible, however alike all were
         distance = (now - before) / max(deviation, least)
         if abs(distance) > 0.5 and abs(distance) * np.sqrt(len(values)) > 4:
-            said.append(
-                f"{name} {before:.3g} → {now:.3g} ({abs(distance):.1f} standard deviations {_direction(name, distance)})"
-            )
+            moved = f"{abs(distance):.1f} standard deviations {_direction(name, distance)}"
+            said.append(f"{name} {before:.3g} → {now:.3g} ({moved})")
     return said
 
 

@@ -9,6 +9,7 @@
 | a `.zip` or `.tar` file                     | as for a folder                  | `EntrySource` |
 | an address: `https://…`, `s3://…`, `gs://…` | as for the file or folder there  | `EntrySource` |
 | one image, or a TIFF of several pages       | none                             | `EntrySource` |
+| a list of such images                       | none                             | `EntrySource` |
 | a video                                     | none                             | `VideoSource` |
 | `.npy`, `.npz`, IDX files; an array; `mnist` | their labels, if they have any  | `ArraySource` |
 
@@ -29,7 +30,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeGuard
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ from torch import Tensor
 from alocc.config import LARGEST, ImagesConfig
 from alocc.data import arrays, reading, remote, video
 from alocc.data.decoding import SUFFIXES, Header, read_header, read_image
-from alocc.data.entries import Entry, Skipped, check_classes, class_of, find_entries, has_suffix
+from alocc.data.entries import Entry, Skipped, check_classes, class_of, file_entries, find_entries, has_suffix
 from alocc.data.images import ImageFormat, is_grey, prepare_batch
 from alocc.data.mnist import CLASSES as MNIST_CLASSES
 from alocc.data.mnist import Split, load_mnist
@@ -48,12 +49,13 @@ from alocc.data.resizing import as_images
 from alocc.errors import DataError
 from alocc.stages import stage
 
-__all__ = ["Data", "ImageSet", "Skipped", "Source", "check_classes", "check_strict", "known_classes", "open_normals",
-           "open_source"]  # fmt: skip
+__all__ = ["Data", "ImageSet", "Paths", "Skipped", "Source", "are_paths", "check_classes", "check_strict",
+           "known_classes", "open_normals", "open_source"]  # fmt: skip
 
 BUILT_IN = ("mnist",)
 MOST_IN_MEMORY = 2 << 30  # bytes of prepared images; more lie in a temporary file that vanishes with the process
-Data = str | os.PathLike[str] | NDArray[np.generic]
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+Data = Paths | NDArray[np.generic]
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,12 @@ class Source(ABC):
         return ImageSet(kept.images(), names, np.concatenate([part.classes for part in parts]), skipped, masks, sizes)
 
 
+def are_paths(data: object) -> TypeGuard[Paths]:
+    """Whether somebody passes a path, or a list of paths, and not the images themselves."""
+    several = data if isinstance(data, list | tuple) else [data]
+    return all(isinstance(one, str | os.PathLike) for one in several)
+
+
 def open_source(data: Data, split: Split, classes: Collection[str] | None = None, stride: int = 1) -> Source:
     """Find out what ``data`` is (the table above), and take the part ``split`` of it where it has parts.
 
@@ -152,6 +160,9 @@ def open_source(data: Data, split: Split, classes: Collection[str] | None = None
     thing, or no such class in it; a ConfigError if a library is missing that this kind of source needs.
     """
     if not isinstance(data, str | os.PathLike):
+        if are_paths(data) and isinstance(data, list | tuple):
+            entries = [entry for path in data for entry in file_entries(Path(path))]
+            return EntrySource(entries, (), f"a list of {len(data)} paths").of_classes(classes)
         data = as_images(data)
         if not len(data):
             raise DataError("an array of no images")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from alocc.calibration import FloatArray
 from alocc.errors import DataError
+from alocc.notebook import html_table
 
 BoolArray = NDArray[np.bool_]
 
@@ -47,6 +48,10 @@ class Evaluation:
     n_anomalous: int
     pixels: Mapping[str, float] = field(default_factory=dict)
     """pixel_auroc, pro and pixel_f1, where there are masks."""
+
+    def _repr_html_(self) -> str:
+        header, *rows = self.as_rows()
+        return html_table(f"{self.n_normal:,} normal and {self.n_anomalous:,} anomalous images", rows, header)
 
     def as_json(self) -> dict[str, Any]:
         """One flat object, with the intervals and the rest in objects of their own."""

@@ -23,7 +23,7 @@ def noted_data(noted: object, run: str | Path) -> str:
         return str(noted)
     hint = "give DATA on the command line (to alocc check: fresh normal images, and --no-second-seed)"
     if noted == "arrays":
-        raise DataError(f"{run} was trained on arrays, which are not kept; {hint}")
+        raise DataError(f"{run} was trained on arrays or a list of files, which are not kept; {hint}")
     roots = [Path.cwd().resolve(), Path(run).resolve().parent]
     for root in roots:
         if root != root.parent and (found := _below(root, str(noted))):

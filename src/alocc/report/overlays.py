@@ -16,6 +16,7 @@ from scipy.ndimage import binary_erosion
 from alocc.data.images import to_unit_range
 from alocc.data.sources import ImageSet
 from alocc.detector import Detector, Scores
+from alocc.drawing import heat
 from alocc.errors import ConfigError
 from alocc.storage import replacing
 
@@ -48,17 +49,6 @@ def overlay(
     blended[above & ~interior] = (40, 0, 0)
     drawn: NDArray[np.uint8] = blended.round().astype(np.uint8)
     return drawn
-
-
-def heat(anomaly_map: NDArray[np.float32], threshold: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Colours of a map (H, W), (H, W, 3) from 0 to 255, and how much they cover, (H, W, 1), from 0 to 0.6.
-
-    They begin at half of the threshold, in yellow, and are red from twice the threshold on.
-    """
-    relative = (anomaly_map / threshold)[..., None]
-    how_hot = np.clip(relative - 1, 0, 1)
-    colour = np.array([255, 220, 40]) * (1 - how_hot) + np.array([235, 70, 20]) * how_hot
-    return colour, 0.6 * np.clip(2 * relative - 1, 0, 1)
 
 
 def rgb(image: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -14,8 +14,9 @@ from PIL import Image
 
 from alocc.data.images import ImageFormat, to_unit_range
 from alocc.detector import Detector
+from alocc.drawing import heat
 from alocc.regions import find_regions
-from alocc.report.overlays import heat, rgb
+from alocc.report.overlays import rgb
 from alocc.report.pictures import LARGEST, by_interest, encoded
 from alocc.report.results import Results, printable
 

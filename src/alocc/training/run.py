@@ -63,7 +63,8 @@ def train(
     """Learn normal images and return a detector of images that are not like them.
 
     Args:
-        data: a folder, the name of a built-in data set, or an array (n, H, W[, C]), uint8 or float in [0, 1].
+        data: a folder, a list of image files, the name of a built-in data set, or an array (n, H, W[, C]), uint8 or
+            float in [0, 1].
         normal: train on these classes; may be left out where the images have no classes.
         config: a config, or the name of a preset: "robust", "features", "article", "paper" or "ognet".
         seed: decides every random number; the same seed gives the same bits on one machine, with as many threads.
