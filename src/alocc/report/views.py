@@ -6,6 +6,7 @@ import base64
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -86,15 +87,14 @@ def _drawn(detector: Detector, results: Results, order: NDArray[np.int64]) -> It
         pixels, maps = to_unit_range(images.images).numpy(), detector.anomaly_map(images.images)
         sizes = images.sizes or [detector.image_format.size] * len(images)
         for i, image, anomaly_map, size in zip(indices.tolist(), pixels, maps, sizes, strict=True):
-            regions = find_regions(
-                anomaly_map, image, detector.map_threshold, detector.map_maxima,
-                at_least_one=bool(results.scores.is_anomaly[i]), size=size,
-            )  # fmt: skip
+            is_anomaly = bool(results.scores.is_anomaly[i])
+            find = partial(find_regions, threshold=detector.map_threshold, map_maxima=detector.map_maxima)
+            regions = find(anomaly_map, image, size=size) if is_anomaly else []
             yield {
                 "name": printable(results.images.names[i]),
                 "said": f"score {results.scores.anomaly_score[i]:.2f}, p {results.scores.p_value[i]:.3g}",
                 "image": _file(Image.fromarray(rgb(image)), LONGEST),
-                "map": _layer(anomaly_map, detector.map_threshold),
+                "map": _layer(anomaly_map, detector.map_threshold) if is_anomaly else "",
                 "size": size,
                 "regions": [(r.x, r.y, r.width, r.height, f"{r.reason}; p {r.p_value:.3g}") for r in regions],
                 "n_regions": regions[0].n_regions if regions else 0,
