@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -21,18 +22,17 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from alocc.data.entries import UNPRINTABLE, shown
-from alocc.data.images import to_unit_range
 from alocc.data.sources import ImageSet
 from alocc.detector import Detector, Scores
-from alocc.errors import ConfigError, DataError
+from alocc.errors import ConfigError
 from alocc.regions import Region
-from alocc.report.overlays import OTHER, RIM, STRONGEST, Pixels, heat, overlay, rgb
+from alocc.report.overlays import OTHER, RIM, STRONGEST, Pixels, heat, original, overlay
 from alocc.storage import replacing
 
 Which = Literal["all", "anomalies"] | int
 """Images that get pictures: all, those that are called anomalies, or so many with the highest scores."""
 
-SMALLEST = 128
+SMALLEST = 224
 """Pixels of the shorter side of a picture's images, at least: small ones are drawn a whole number of times larger."""
 NARROWEST = 480
 """Pixels that a picture is wide, at least, so that there is room for its text."""
@@ -97,9 +97,14 @@ class MapPictures:
             if self._is_full and score <= self._most_anomalous[0][0]:
                 continue
             one = Shown(
-                name, _reader(images, i), scores.anomaly_map[i].copy(), is_anomaly, score, float(scores.p_value[i]),
+                name,
+                partial(original, images[np.array([i])], 0),
+                scores.anomaly_map[i].copy(),
+                is_anomaly,
+                score,
+                float(scores.p_value[i]),
                 regions[i][0] if regions[i] else None,
-            )  # fmt: skip
+            )
             if isinstance(self.which, str):
                 self._write(one)
             else:
@@ -143,23 +148,6 @@ def _is_ours(path: Path) -> bool:
         return False
 
 
-def _reader(images: ImageSet, i: int) -> Callable[[], Pixels]:
-    """Reads an image at its own resolution; if it has vanished meanwhile, it is shown at the detector's size."""
-    resized, original = images.images[i].clone(), images.original
-
-    def read() -> Pixels:
-        try:
-            if original:
-                pixels = original(i)
-                pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-                return np.repeat(pixels, 3, 2) if pixels.shape[2] == 1 else pixels
-        except DataError:
-            pass
-        return rgb(to_unit_range(resized).numpy())
-
-    return read
-
-
 def draw_picture(one: Shown, threshold: float, map_threshold: float) -> Image.Image:
     """The image, untouched and with its map, and below the verdict and what colours and outlines mean."""
     image = one.image()
@@ -168,7 +156,7 @@ def draw_picture(one: Shown, threshold: float, map_threshold: float) -> Image.Im
     height, width = plain.shape[:2]
     marked = overlay(plain, one.anomaly_map, map_threshold, one.is_anomaly)
     margin = max(8, min(height, width) // 60)
-    beside = height >= width
+    beside = width <= 1.5 * height
     size = (2 * width + 3 * margin, height + 2 * margin) if beside else (width + 2 * margin, 2 * height + 3 * margin)
     legend = _legend(one, threshold, map_threshold, max(NARROWEST, size[0]), margin)
     picture = Image.new("RGB", (legend.width, size[1] + legend.height), GROUND)
@@ -185,7 +173,7 @@ def _legend(one: Shown, threshold: float, map_threshold: float, width: int, marg
     size = max(14, min(width // 45, 60))
     legend = Image.new("RGB", (width, 24 * size), GROUND)
     draw, font = ImageDraw.Draw(legend), ImageFont.load_default(size)
-    y, step, line = margin, round(1.4 * size), max(1, size // 8)
+    y, step, line = margin, round(1.4 * size), max(2, size // 8)
 
     def write(text: str, colour: tuple[int, int, int] = INK, indent: int = 0) -> None:
         nonlocal y

@@ -7,12 +7,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from alocc.data.images import to_unit_range
+from alocc.data.sources import ImageSet
+from alocc.errors import DataError
 from alocc.regions import TOUCHING, marked_places, strongest_place
 
 STRONGEST, OTHER, RIM = (0, 225, 255), (255, 255, 255), (0, 0, 0)
 """Colours of outlines: of the strongest place, of others, and of the rim that shows them on any ground."""
-LINE = 140
-"""An outline is as wide as this part of the picture's shorter side; its rim half as wide."""
+LINE = 120
+"""An outline is as wide as this part of the picture's shorter side; its rims half as wide, none in tiny pictures."""
 GAP = 64
 """Part of the map's shorter side that is between a place and its outline, so that the fault stays visible."""
 
@@ -61,6 +64,18 @@ def rgb(image: NDArray[np.float32]) -> Pixels:
     return (colours.transpose(1, 2, 0) * 255).round().astype(np.uint8)
 
 
+def original(images: ImageSet, i: int) -> Pixels:
+    """One image at its own resolution, (H, W, 3); if its file has vanished meanwhile, at the detector's size."""
+    try:
+        if images.original:
+            pixels = images.original(i)
+            grey = pixels[..., None] if pixels.ndim == 2 else pixels
+            return np.repeat(grey, 3 // grey.shape[2], 2)
+    except DataError:
+        pass
+    return rgb(to_unit_range(images.images[i]).numpy())
+
+
 def _outline(drawn: Pixels, places: NDArray[np.bool_], colour: tuple[int, int, int]) -> None:
     """Draw a closed line around places (h, w) into a picture (H, W, 3); at the picture's border it is inside."""
     if not places.any():
@@ -72,7 +87,7 @@ def _outline(drawn: Pixels, places: NDArray[np.bool_], colour: tuple[int, int, i
     rows, columns = ndimage.find_objects(large.astype(np.uint8))[0]
     inside, target = large[rows, columns], drawn[rows, columns]
     width = max(1, round(min(drawn.shape[:2]) / LINE))
-    rim = width // 2
+    rim = -(-width // 2) if min(drawn.shape[:2]) >= LINE else 0
     depths = ((0, rim, RIM), (rim, rim + width, colour), (rim + width, 2 * rim + width, RIM))
     for start, end, painted in depths:
         target[_eroded(inside, start) & ~_eroded(inside, end)] = painted
