@@ -239,6 +239,7 @@ def test_regions_that_cannot_be_are_one_line_and_leave_nothing(run, folder, tmp_
         ("run", "parts", "r.csv", ["--out", tmp_path / "new" / "r.csv"], "that is the file of --out too"),
         ("run", tmp_path / "none", "r.csv", [], "none of the 1 images can be used"),
         ("run", "parts", "r.csv", ["--strict"], "leave --strict out"),
+        ("run", "parts", "r.csv", ["--maps-of", "all"], "--maps-of says which images --maps draws; give --maps too\n"),
     ):
         words = ["score", folder / model, folder / data, "--regions", tmp_path / "new" / out, *more]
         printed, err = run(*words, code=2)
