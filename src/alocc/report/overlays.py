@@ -36,7 +36,7 @@ def overlay(picture: Pixels, anomaly_map: NDArray[np.float32], threshold: float,
         return picture
     size = picture.shape[1], picture.shape[0]
     colour, opacity = heat(anomaly_map, threshold)
-    layer = Image.fromarray(np.dstack([colour, 255 * opacity]).round().astype(np.uint8), "RGBA")
+    layer = Image.fromarray(np.dstack([colour, 255 * opacity]).round().astype(np.uint8))
     large = layer.resize(size, Image.Resampling.BILINEAR)
     drawn = np.array(Image.composite(large.convert("RGB"), Image.fromarray(picture), large.getchannel("A")))
     strongest = strongest_place(anomaly_map)
