@@ -179,11 +179,11 @@ def test_each_odd_file_is_scored_or_named_with_its_reason(alocc, run_folder, odd
 @posix
 def test_odd_names_in_maps_standard_output_json_and_report(alocc, run_folder, odd, tmp_path):
     root, expected = odd
-    out, _ = alocc("score", run_folder, root, "--json", "--maps", tmp_path / "maps")
+    out, _ = alocc("score", run_folder, root, "--json", "--maps", tmp_path / "maps", "--maps-of", "all")
     result = json.loads(out)
     n_skipped = sum(reason is not None for reason in expected.values())
     assert (result["n_images"], len(result["skipped"])) == (len(expected) - n_skipped, n_skipped)
-    assert len(list((tmp_path / "maps").iterdir())) == result["n_images"]
+    assert sum(path.is_file() for path in (tmp_path / "maps").rglob("*")) == result["n_images"]
     assert "\\xff\\xfe.png" in alocc("score", run_folder, root)[0]
     alocc("report", run_folder, f"{root}/*g", "--out", tmp_path / "r.html")
     assert "\\xff\\xfe.png" in (tmp_path / "r.html").read_text(encoding="utf-8")
@@ -360,6 +360,7 @@ def test_a_class_with_a_comma_in_its_name_can_be_named(alocc, run_folder, three_
         (["score", "", "DATA"], "an argument"),
         (["score", "RUN", "DATA", "--out", ""], "--out"),
         (["score", "RUN", "DATA", "--maps="], "--maps"),
+        (["score", "RUN", "DATA", "--maps-of="], "--maps-of"),
         (["train", "DATA", "--out", ""], "--out"),
         (["train", "DATA", "--out", "OUT", "--normal", ""], "--normal"),
         (["train", "DATA", "--out", "OUT", "--watch", ""], "--watch"),

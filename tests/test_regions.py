@@ -57,14 +57,20 @@ def test_of_equal_peaks_the_one_further_up_comes_first():
     assert [(region.y, region.x) for region in regions] == [(2, 8), (2, 30), (9, 3)]
 
 
-def test_below_the_threshold_the_surroundings_of_the_peak_are_the_region_of_an_anomaly():
+def test_below_the_threshold_the_surroundings_of_the_peak_are_the_region():
     anomaly_map = hot((slice(3, 6), slice(3, 6), 0.6), (slice(4, 5), slice(4, 5), 0.8), (20, 20, 0.79), below=0.2)
-    assert find_regions(anomaly_map, FLAT, 1.0, MAXIMA) == []
-    [region] = find_regions(anomaly_map, FLAT, 1.0, MAXIMA, at_least_one=True)
+    [region] = find_regions(anomaly_map, FLAT, 1.0, MAXIMA)
     assert boxes([region]) == [(3, 3, 3, 3, 9)] and region.peak == pytest.approx(0.8)  # 0.6 is 3/4 of it
     assert region.p_value == 4 / 5
-    [region] = find_regions(hot((7, 9, -0.1), below=-0.2), FLAT, 1.0, MAXIMA, at_least_one=True)
+    [region] = find_regions(hot((7, 9, -0.1), below=-0.2), FLAT, 1.0, MAXIMA)
     assert boxes([region]) == [(9, 7, 1, 1, 1)] and region.p_value == 1
+
+
+def test_the_strongest_place_is_not_smaller_where_its_peak_is_just_above_the_threshold():
+    places = (slice(3, 6), slice(3, 6), 0.9), (slice(4, 5), slice(4, 5), 1.1), (slice(20, 22), slice(20, 22), 0.9)
+    assert boxes(find_regions(hot(*places), FLAT, 1.0, MAXIMA)) == [(3, 3, 3, 3, 9)]
+    places = (slice(3, 6), slice(3, 6), 1.1), (slice(4, 5), slice(4, 5), 4), (slice(20, 22), slice(20, 22), 1.2)
+    assert boxes(find_regions(hot(*places), FLAT, 1.0, MAXIMA)) == [(3, 3, 3, 3, 9), (20, 20, 2, 2, 4)]
 
 
 def test_at_most_twenty_are_described_and_all_are_counted():
@@ -162,7 +168,9 @@ def test_a_detector_gives_the_regions_of_its_maps(discs):
     regions = detector.regions(faulty)
     assert regions == detector.regions(faulty, scores) and len(regions) == 6
     for found, is_anomaly, anomaly_map in zip(regions, scores.is_anomaly, scores.anomaly_map, strict=True):
-        assert bool(found) == bool(is_anomaly or anomaly_map.max() > detector.map_threshold)
+        assert bool(found) == bool(is_anomaly) and all(region.peak <= anomaly_map.max() for region in found)
+    lower = replace(detector, map_maxima=detector.map_maxima - 100)  # every map is above its threshold
+    assert lower.regions(faulty, replace(scores, is_anomaly=np.zeros(6, bool))) == [[]] * 6
     called = replace(scores, is_anomaly=np.ones(6, bool))
     peaks = [found[0].peak for found in detector.regions(faulty, called)]
     np.testing.assert_array_equal(peaks, scores.anomaly_map.max((1, 2)))

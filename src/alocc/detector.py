@@ -302,8 +302,9 @@ class Detector:
     ) -> list[list[Region]]:
         """Where each image is unusual, and what is to be seen there: its regions, the highest peak first, at most 20.
 
-        A region is where the map is above ``map_threshold``. An image that is called an anomaly has at least one; most
-        normal images have none. Boxes are in pixels of the detector's size, if no ``sizes`` are given.
+        An image that is called an anomaly has at least one, its strongest place: what is around the map's peak and at
+        least 3/4 of it. Its others are where the map is above ``map_threshold``. An image that is not called has none.
+        Boxes are in pixels of the detector's size, if no ``sizes`` are given.
 
         Args:
             images: as for :meth:`score`.
@@ -320,9 +321,9 @@ class Detector:
         find = partial(find_regions, threshold=self.map_threshold, map_maxima=self.map_maxima)
         known = sizes or [self.image_format.size] * len(x)
         return [
-            find(anomaly_map, image, at_least_one=bool(is_anomaly), size=size)
+            find(anomaly_map, to_unit_range(image).numpy(), size=size) if is_anomaly else []
             for anomaly_map, image, is_anomaly, size in zip(
-                scores.anomaly_map, to_unit_range(x).numpy(), scores.is_anomaly, known, strict=True
+                scores.anomaly_map, x, scores.is_anomaly, known, strict=True
             )
         ]
 

@@ -18,7 +18,7 @@ from alocc.calibration import Calibration, FloatArray
 MOST = 20
 """Regions of an image that are described, at most: those with the highest peaks."""
 SHARE = 0.75
-"""Of a map's peak: what a region holds where nothing is above the threshold."""
+"""Of a map's peak: what the strongest place holds, however low the peak is; about as large as the fault, by masks."""
 DIFFERS = 1.0
 """Standard deviations of the ring's pixels from which a region's mean differs."""
 ROUGHER = 1.5
@@ -65,25 +65,18 @@ def find_regions(
     threshold: float,
     map_maxima: FloatArray,
     *,
-    at_least_one: bool = False,
     size: tuple[int, int] | None = None,
 ) -> list[Region]:
-    """Connected regions in which a map is above the threshold, the highest peak first, at most :data:`MOST`.
+    """Regions of an image that is called an anomaly: its marked places, the highest peak first, at most :data:`MOST`.
 
     Args:
         anomaly_map: (H, W), higher = more unusual.
         image: (C, H, W), in [0, 1].
         threshold: value that a normal image's map hardly ever exceeds.
         map_maxima: highest values of the maps of n held-out normal images, (n,).
-        at_least_one: where nothing is above the threshold, take what is around the map's peak and at least 3/4 of it;
-            the pixel of the peak, if that is not positive.
         size: height and width of the image before it was resized, in whose pixels boxes are told; none: as it is here.
     """
-    above = anomaly_map > threshold
-    if not above.any():
-        if not at_least_one:
-            return []
-        above = _around_peak(anomaly_map)
+    above = marked_places(anomaly_map, threshold)
     labels, n = ndimage.label(above, TOUCHING)
     peaks = ndimage.maximum(anomaly_map, labels, np.arange(1, n + 1))
     boxes = ndimage.find_objects(labels)
@@ -100,8 +93,14 @@ def find_regions(
     return found
 
 
-def _around_peak(anomaly_map: Pixels) -> Mask:
-    """The connected pixels around a map's peak that have at least :data:`SHARE` of it."""
+def marked_places(anomaly_map: Pixels, threshold: float) -> Mask:
+    """Where a map (H, W) is above its threshold, and its strongest place, whether that is above it or not."""
+    marked: Mask = (anomaly_map > threshold) | strongest_place(anomaly_map)
+    return marked
+
+
+def strongest_place(anomaly_map: Pixels) -> Mask:
+    """The connected pixels around a map's peak that have at least :data:`SHARE` of it; its pixel, if not positive."""
     at = np.unravel_index(anomaly_map.argmax(), anomaly_map.shape)
     peak = anomaly_map[at]
     if peak > 0:

@@ -176,9 +176,30 @@ def test_views_show_images_maps_and_regions_within_their_budget(looked_at, monke
     opacity = pixels_of(views.items[0]["map"])[..., 3]
     assert opacity.shape == (20, 18)
     np.testing.assert_allclose(opacity, 255 * 0.6 * np.clip(2 * hot - 1, 0, 1), atol=1)
+    for item, index in zip(views.items, views.of, strict=True):
+        opaque = pixels_of(item["map"])[..., 3:]  # no channel where nothing is
+        assert results.scores.is_anomaly[index] or not (item["regions"] or (opaque.size and opaque.any()))
     some = make_views(detector, results, len(json.dumps(views.items[:3])))
     assert some.items == views.items[:3] and some.places(141)[some.of].tolist() == [0, 1, 2]
     assert (some.places(141) == -1).sum() == 138 and some.n_bytes <= len(json.dumps(views.items[:3]))
+
+
+def test_views_of_anomalies_have_the_pixels_of_their_files(looked_at, tmp_path):
+    detector, _ = looked_at
+    large = np.random.default_rng(0).integers(0, 256, (1500, 700), np.uint8)
+    for side in (1500, 60):
+        Image.fromarray(large[:side]).save(tmp_path / f"{side}.png")
+    results = score_images(detector, str(tmp_path))
+    assert results.scores.is_anomaly.all()
+    sizes = {item["name"][-8:]: pixels_of(item["image"]).shape[:2] for item in make_views(detector, results).items}
+    assert sorted(sizes.values()) == [(60, 700), (1024, 478)]
+
+
+def test_the_legend_has_the_scale_of_the_map(labelled_page, looked_at):
+    detector, _ = looked_at
+    text = labelled_page.read_text(encoding="utf-8")
+    assert f"<span>{detector.map_threshold:.3g} = the map's threshold</span>" in text
+    assert f"<span>{2 * detector.map_threshold:.3g} and above</span>" in text and "outlines the strongest place" in text
 
 
 def test_counts_stand_beside_the_rates(labelled_page, looked_at):

@@ -1,70 +1,67 @@
-"""Pictures of maps: their names, and that none is lost."""
-
-import os
+"""Maps over images: what is coloured and outlined, and that nothing is of an image that is not called an anomaly."""
 
 import numpy as np
 import pytest
-import torch
+from scipy import ndimage
 
-import alocc
-from alocc.config import preset, with_settings
-from alocc.data.sources import ImageSet
-from alocc.errors import ConfigError
-from alocc.report.overlays import LONGEST, overlay, overlay_writer, picture_name
+from alocc.report.overlays import OTHER, RIM, STRONGEST, heat, overlay
+
+GREY = np.full((192, 256, 3), 128, np.uint8)
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("a.png", "a.png.png"),
-        ("/far/away/line 1/left/a.png", "line 1_left_a.png.png"),
-        ("line\\left\\a.png", "line_left_a.png.png"),
-        ('what?<"x">.png', "what___x__.png.png"),
-    ],
-)
-def test_a_picture_is_called_like_its_image(name, expected):
-    assert picture_name(name) == expected
+def hot(*places, shape=(48, 64)):
+    """A map that is 0 but for some places: (rows, columns, value)."""
+    anomaly_map = np.zeros(shape, np.float32)
+    for rows, columns, value in places:
+        anomaly_map[rows, columns] = value
+    return anomaly_map
 
 
-@pytest.mark.parametrize("letter", ["x", "é", "部"])
-def test_long_names_keep_their_end(letter):
-    name = picture_name(300 * letter + "7.png")
-    assert name.endswith(letter + "7.png.png") and len(os.fsencode(name)) <= LONGEST + 4
+def pixels_of(drawn, colour):
+    return (drawn == colour).all(2)
 
 
-def test_images_of_one_name_do_not_overwrite_each_other(tmp_path):
-    images = np.random.default_rng(0).integers(0, 256, (12, 16, 16), dtype=np.uint8)
-    detector = alocc.train(
-        images, config=with_settings(preset("robust"), ["networks.width=4", "training.batch_size=8"]), iterations=2
-    )
-    names = ["1/a/b/c.png", "2/a/b/c.png", "3/a/b/c.png"]
-    some = ImageSet(torch.from_numpy(images[:3, None]), names, np.full(3, ""))
-    overlay_writer(detector, tmp_path)(some, detector.score(images[:3]))
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "a_b_c.png-2.png", "a_b_c.png-3.png", "a_b_c.png.png",
-    ]  # fmt: skip
+def enclosed(line):
+    """What a closed line goes around, and itself; the picture's border closes nothing."""
+    return ndimage.binary_fill_holes(line)
 
 
-def test_a_file_is_no_folder_for_pictures(tmp_path):
-    (tmp_path / "maps").write_text("")
-    with pytest.raises(ConfigError, match="that is a file; give a folder"):
-        overlay_writer(object(), tmp_path / "maps")
+@pytest.mark.parametrize("value", [3.0, 0.4, 1.01])
+@pytest.mark.parametrize(("rows", "columns"), [(slice(20, 28), slice(30, 46)), (slice(40, 48), slice(0, 9))])
+def test_the_strongest_place_is_outlined_whether_it_is_above_the_threshold_or_not(value, rows, columns):
+    drawn = overlay(GREY, hot((rows, columns, value)), 1.0, True)
+    inside = np.zeros((192, 256), bool)
+    inside[4 * rows.start : 4 * rows.stop, 4 * columns.start : 4 * columns.stop] = True
+    line = pixels_of(drawn, STRONGEST)
+    assert line.any() and (enclosed(line) | pixels_of(drawn, RIM))[inside].all()
+    assert not line[ndimage.binary_erosion(inside, iterations=4, border_value=0)].any()  # the fault stays visible
+    assert not line[~ndimage.binary_dilation(inside, iterations=8)].any()
+    assert not pixels_of(drawn, OTHER).any()
 
 
-def dark(hot):
-    """Where the overlay of a map, hot at some places, has its dark edge."""
-    picture = overlay(np.full((1, 8, 8), 0.5, np.float32), np.where(hot, 2, 0).astype(np.float32), 1.0, side=8)
-    return (picture == (40, 0, 0)).all(2)
+def test_other_places_are_outlined_where_they_are_above_the_threshold():
+    drawn = overlay(GREY, hot((slice(4, 12), slice(4, 12), 3), (slice(30, 40), slice(40, 60), 2)), 1.0, True)
+    strongest, others = enclosed(pixels_of(drawn, STRONGEST)), enclosed(pixels_of(drawn, OTHER))
+    assert strongest[16:48, 16:48].all() and others[120:160, 160:240].all()
+    assert not strongest[96:].any() and not others[:96].any()
+    below = hot((slice(4, 12), slice(4, 12), 3), (slice(30, 40), slice(40, 60), 0.9))
+    assert not pixels_of(overlay(GREY, below, 1.0, True), OTHER).any()
 
 
-def test_the_edge_of_what_stands_out_is_dark_and_the_pictures_border_is_no_edge():
-    hot = np.zeros((8, 8), bool)
-    hot[2:6, 2:6] = True
-    inner = np.zeros((8, 8), bool)
-    inner[3:5, 3:5] = True
-    np.testing.assert_array_equal(dark(hot), hot & ~inner)
-    left = np.zeros((8, 8), bool)
-    left[:, :4] = True
-    np.testing.assert_array_equal(dark(left), left & (np.arange(8) == 3))
-    np.testing.assert_array_equal(dark(left.T), left.T & (np.arange(8) == 3)[:, None])
-    assert not dark(np.ones((8, 8), bool)).any()
+def test_a_place_as_large_as_the_image_has_a_line_along_the_border():
+    line = pixels_of(overlay(GREY, np.full((48, 64), 2, np.float32), 1.0, True), STRONGEST)
+    assert line.any() and line[:4].any() and line[-4:].any() and not line[10:-10, 10:-10].any()
+
+
+def test_an_image_that_is_not_called_stays_as_it_is_whatever_its_map():
+    np.testing.assert_array_equal(overlay(GREY, hot((slice(2, 9), slice(2, 9), 50)), 1.0, False), GREY)
+
+
+def test_colours_are_on_the_scale_of_the_threshold_and_not_of_the_image():
+    values = np.array([[0, 0.5, 1, 2, 9]], np.float32)
+    colour, opacity = heat(4 * values, 4.0)
+    np.testing.assert_allclose(opacity[0, :, 0], [0, 0, 0.6, 0.6, 0.6])
+    np.testing.assert_allclose(colour[0, 2:], [[255, 220, 40], [235, 70, 20], [235, 70, 20]])
+    usual = hot((slice(20, 28), slice(30, 46), 0.4))  # far below half of the threshold: outlined, not coloured
+    drawn = overlay(GREY, usual, 1.0, True)
+    assert {tuple(pixel) for pixel in drawn.reshape(-1, 3).tolist()} == {(128, 128, 128), STRONGEST, RIM}

@@ -193,20 +193,25 @@ def test_regions_of_every_anomaly_and_of_no_other_image(run, folder, tmp_path, r
     found = json.loads(out)
     called = [image for image in found["images"] if image["is_anomaly"]]
     assert 0 < len(called) < 40 and found["regions"] == str(tmp_path / "r.csv") and "r.csv written" in err
-    assert not any("regions" in image for image in found["images"] if image not in called)
+    assert not any("regions" in image or image["box_left"] for image in found["images"] if image not in called)
     assert all(1 <= len(image["regions"]) == image["n_regions"] for image in called)  # none has more than 20
     rows = table_of((tmp_path / "r.csv").read_text(encoding="utf-8"))
     wanted = [{"path": image["path"]} | region for image in called for region in image["regions"]]
     assert list(rows[0]) == ["path", *REGION] and rows == [{k: str(v) for k, v in row.items()} for row in wanted]
+    for image in called:
+        left, top, right, bottom = (image[f"box_{side}"] for side in ("left", "top", "right", "bottom"))
+        strongest = {"x": left, "y": top, "width": right - left, "height": bottom - top}
+        assert strongest.items() <= image["regions"][0].items()
     for row in wanted:
         assert 0 <= row["x"] <= row["x"] + row["width"] <= 16 and 0 <= row["y"] <= row["y"] + row["height"] <= 16
         assert 1 <= row["area"] <= row["width"] * row["height"] and 0 < row["p_value"] <= 1
         assert row["reason"].endswith(f"; {row['width']} × {row['height']} pixels")
     out, _ = run("score", folder / "run", folder / "parts", *rule, "--regions", tmp_path / "r.jsonl")
-    assert out.startswith("path,anomaly_score,p_value,is_anomaly,error\n")
+    assert out.startswith("path,anomaly_score,p_value,is_anomaly,error,box_left,box_top,box_right,box_bottom\n")
     lines = (tmp_path / "r.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == wanted
-    assert len(list((tmp_path / "maps").iterdir())) == 40
+    drawn = {path.relative_to(tmp_path / "maps").as_posix() for path in (tmp_path / "maps").rglob("*.png")}
+    assert drawn == {image["path"].removeprefix(f"{folder / 'parts'}/") for image in called}
 
 
 def test_regions_are_in_pixels_of_the_image_as_it_is_saved(run, folder, tmp_path):
@@ -235,6 +240,7 @@ def test_regions_that_cannot_be_are_one_line_and_leave_nothing(run, folder, tmp_
         ("run", "parts", "r.csv", ["--out", tmp_path / "new" / "r.csv"], "that is the file of --out too"),
         ("run", tmp_path / "none", "r.csv", [], "none of the 1 images can be used"),
         ("run", "parts", "r.csv", ["--strict"], "leave --strict out"),
+        ("run", "parts", "r.csv", ["--maps-of", "all"], "--maps-of says which images --maps draws; give --maps too\n"),
     ):
         words = ["score", folder / model, folder / data, "--regions", tmp_path / "new" / out, *more]
         printed, err = run(*words, code=2)

@@ -45,11 +45,11 @@ def batch(values, *unusable):
 def test_rows_have_the_batches_names_scores_and_what_could_not_be_used():
     told, seen = [], []
     batches = [batch([], "a"), batch([0, 200], "b"), batch([], "c"), batch([7]), batch([], "d")]
-    parts = list(score_batches(Mean(), batches, progress=told.append, each=lambda *pair: seen.append(pair)))
+    parts = list(score_batches(Mean(), batches, progress=told.append, each=lambda *what: seen.append(what)))
     assert [part.names for part in parts] == [["0.png", "200.png"], ["7.png"], ()]
     assert [[item.name for item in part.skipped] for part in parts] == [["a", "b"], ["c"], ["d"]]
     assert [part.n_seen for part in parts] == [1, 0, 0] and told == [2, 1]
-    assert [one for one, _ in seen] == [batches[1], batches[3]] and seen[0][1].parts["mean"].tolist() == [0, 200]
+    assert [one for one, *_ in seen] == [batches[1], batches[3]] and seen[0][1].parts["mean"].tolist() == [0, 200]
     assert not parts[0].scores.parts and parts[0].scores.p_real is None
     together = Rows.joined(parts)
     assert together.names == ["0.png", "200.png", "7.png"] and together.n_seen == 1

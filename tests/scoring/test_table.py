@@ -11,10 +11,11 @@ import pytest
 
 from alocc.data.entries import Skipped
 from alocc.errors import ArtefactError, ConfigError, DataError
+from alocc.regions import Region
 from alocc.scores import Scores
 from alocc.scoring import table
 from alocc.scoring.stream import Rows
-from alocc.scoring.table import COLUMNS, check_table_path, write_table
+from alocc.scoring.table import BOX_COLUMNS, COLUMNS, check_table_path, write_table
 
 AWKWARD = 'b/a "quoted", Größe\n2.png'
 
@@ -128,6 +129,21 @@ def test_no_cell_of_csv_is_a_formula_and_other_formats_are_raw(tmp_path, name, i
 def test_names_that_are_no_formula_and_numbers_below_0_stay_as_they_are(tmp_path):
     write_table([Rows(["a=1.png", " -.png"], scores([-1.5, -2.0], [1, 1], [False] * 2), [], 0)], tmp_path / "s.csv")
     assert (tmp_path / "s.csv").read_text().splitlines()[1:] == ["a=1.png,-1.5,1,false,", " -.png,-2.0,1,false,"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_boxes_of_strongest_places_are_columns_where_they_are_asked_for(tmp_path, suffix):
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+    regions = [Region(3, 4, 10, 20, 150, 2.0, 0.1, "darker", 2), Region(0, 0, 1, 1, 1, 1.0, 0.2, "brighter", 2)]
+    parts = [PARTS[0]._replace(regions=[[], []]), PARTS[1]._replace(regions=[regions])]
+    write_table(parts, tmp_path / f"s.{suffix}", with_boxes=True)
+    nothing = "" if suffix == "csv" else None
+    found = [[row[column] or nothing for column in BOX_COLUMNS] for row in read_rows(tmp_path / f"s.{suffix}")]
+    box = [3, 4, 13, 24]
+    assert found == [[nothing] * 4] * 2 + [[str(side) for side in box] if suffix == "csv" else box] + [[nothing] * 4]
+    write_table(parts, tmp_path / f"t.{suffix}")
+    assert list(read_rows(tmp_path / f"t.{suffix}")[2]) == list(COLUMNS)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

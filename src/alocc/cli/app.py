@@ -19,6 +19,7 @@ from alocc.cli.options import (
     Device,
     Engine,
     Json,
+    MapsOf,
     Model,
     Normal,
     OwnAlpha,
@@ -27,6 +28,7 @@ from alocc.cli.options import (
     Strict,
     Stride,
     class_names,
+    images_of_maps,
 )
 from alocc.errors import ConfigError
 
@@ -115,7 +117,10 @@ def score(
     fdr: Annotated[
         float | None, typer.Option(help="False-discovery rate: at most this share of the called anomalies is normal.")
     ] = None,
-    maps: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for pictures of what is unusual.")] = None,
+    maps: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for pictures of anomalies, with where they are.")
+    ] = None,
+    maps_of: MapsOf = None,
     regions: Annotated[
         Path | None,
         typer.Option(help="Where anomalies are, .csv or .jsonl: box in the image's own pixels, p_value, what is seen."),
@@ -127,6 +132,9 @@ def score(
     json: Json = False,
 ) -> None:
     """Score every image: path, anomaly_score, p_value, is_anomaly, and error for an image that cannot be read.
+
+    With --maps or --regions, anomalies have the box of their strongest place too: box_left, box_top, box_right,
+    box_bottom.
 
     Images are read, scored and released a few hundred at a time, so memory does not limit their number.
     """
@@ -141,14 +149,18 @@ def score(
             raise ConfigError(f"--regions {regions}: that is the file of --out too; give another one")
     if alpha is not None and fdr is not None:
         raise ConfigError("give --alpha or --fdr, not both: each decides what is called an anomaly")
+    which = images_of_maps(maps_of, maps)
     detector = load_engine(model, engine, alpha, device)
-    rows = stream_in_terminal(detector, data, fdr=fdr, maps=maps, regions=bool(regions), stride=stride, strict=strict)
+    rows = stream_in_terminal(
+        detector, data, fdr=fdr, maps=maps, maps_of=which, regions=bool(regions), stride=stride, strict=strict
+    )
     table = RegionTable(regions) if regions else None
-    totals = Totals(with_regions=bool(regions))
+    with_boxes = bool(maps or regions)
+    totals = Totals(with_boxes=with_boxes, with_regions=bool(regions))
     with closing(table.beside(rows) if table else rows) as rows:  # else a draft would stay of a table that failed
         images = list(totals.rows(rows)) if json and not out else []
         if out or not json:
-            totals = write_table(rows, out)
+            totals = write_table(rows, out, with_boxes=with_boxes)
     console.print_skipped(totals.skipped)
     console.print_seen(totals.n_seen)
     if json:
@@ -167,7 +179,7 @@ def score(
             }
         )
     rule = f"at a false-discovery rate of {fdr:g}" if fdr else f"at alpha {detector.alpha:g}"
-    written = "".join(f"; {path} written" for path in (out, maps, regions) if path)
+    written = "".join(f"; {path} written" for path in (out, regions) if path)
     console.print_note(f"{totals.n_anomalies:,} of {totals.n_images:,} images are anomalies {rule}{written}")
     if table and table.n_shortened:
         console.print_note(f"{table.n_shortened:,} of them have more regions than are written; the highest peaks are")

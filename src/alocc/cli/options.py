@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
 
 from alocc.errors import ConfigError
+
+if TYPE_CHECKING:
+    from alocc.report.map_pictures import Which
 
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 """The parser's own error, of which Typer exports only a child."""
@@ -42,6 +45,12 @@ Normal = Annotated[
 Anomalous = Annotated[
     list[str] | None,
     typer.Option("--anomalous", metavar="CLASS…", help="Anomalous classes; all but the normal ones if left out."),
+]
+MapsOf = Annotated[
+    str | None,
+    typer.Option(
+        metavar="all|anomalies|N", help="Images that --maps draws; N: the most anomalous. Default: anomalies."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where to compute.")]
@@ -101,6 +110,23 @@ def class_names(
     if not any(names):
         raise ConfigError(f"{values[0]!r} names no class")
     return list(dict.fromkeys(filter(None, names)))
+
+
+def images_of_maps(value: str | None, maps: Path | None) -> Which:
+    """The value of ``--maps-of``.
+
+    Raises:
+        ConfigError: if it is none, or there is no ``--maps``.
+    """
+    if value is not None and maps is None:
+        raise ConfigError("--maps-of says which images --maps draws; give --maps too")
+    if value is None or value == "anomalies":
+        return "anomalies"
+    if value == "all":
+        return "all"
+    if not (value.isascii() and value.isdigit() and int(value)):
+        raise ConfigError(f"--maps-of must be all, anomalies or a number from 1 on, got {value!r}")
+    return int(value)
 
 
 def _spelled_out(args: Sequence[str], lists: Collection[str], n_left: int) -> list[str]:

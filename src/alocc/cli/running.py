@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,8 @@ if TYPE_CHECKING:
     from alocc.data.sources import ImageSet
     from alocc.detector import Detector
     from alocc.regions import Region
-    from alocc.scores import Scores
+    from alocc.report.map_pictures import Which
+    from alocc.scores import Progress, Scores
     from alocc.scoring.open import EngineName
     from alocc.scoring.stream import Engine, Rows
     from alocc.training.plan import Device, Plan, Settings
@@ -104,48 +104,74 @@ def stream_in_terminal(
     *,
     fdr: float | None = None,
     maps: Path | None = None,
+    maps_of: Which = "anomalies",
     regions: bool = False,
     stride: int,
     strict: bool,
     each: Callable[[ImageSet, Scores], None] | None = None,
 ) -> Generator[Rows, None, None]:
-    """Score a source with a progress bar, and give its rows batch after batch; maps are computed once, with scores."""
+    """Score a source with a progress bar, and give its rows batch after batch; with regions where something needs them.
+
+    Pictures of the images ``maps_of`` are written into the folder ``maps`` meanwhile.
+    """
     from alocc.data.sources import open_source
     from alocc.detector import Detector
     from alocc.scoring.stream import score_batches
 
     if fdr is not None and not 0 < fdr < 1:
         raise ConfigError(f"--fdr must be above 0 and below 1, got {fdr:g}")
-    hooks: dict[str, Any] = {"each": each}
-    if maps or regions:
-        if not isinstance(detector, Detector):
-            option = "--maps" if maps else "--regions"
-            raise ConfigError(f"{option} needs the torch engine: an exported detector makes no maps")
-        hooks["score"] = partial(detector.score, maps=True)
-        if maps:
-            from alocc.report.overlays import overlay_writer
-
-            hooks["each"] = overlay_writer(detector, maps)
-        if regions:
-            hooks["regions"] = _region_finder(detector, of_all=fdr is not None)
+    if (maps or regions) and not isinstance(detector, Detector):
+        option = "--maps" if maps else "--regions"
+        raise ConfigError(f"{option} needs the torch engine: an exported detector makes no maps")
     source = open_source(data, "test", stride=stride)
 
-    def scored() -> Generator[Rows, None, None]:
+    def scored(**hooks: Any) -> Generator[Rows, None, None]:
         with console.image_progress("scoring", len(source) or None) as progress:
             batches = source.batches(detector.image_format)
             yield from score_batches(detector, batches, strict=strict, progress=progress, **hooks)
 
-    return scored() if fdr is None else _at_discovery_rate(list(scored()), fdr)
+    if isinstance(detector, Detector) and (maps or regions):
+        return _with_places(detector, scored, source.where, fdr, maps, maps_of)
+    return scored(each=each) if fdr is None else _at_discovery_rate(list(scored(each=each)), fdr)
 
 
-def _region_finder(detector: Detector, of_all: bool) -> Callable[[ImageSet, Scores], list[list[Region]]]:
-    """Regions of each image in its own pixels; at least one of every image, if all may yet be called anomalies."""
+def _with_places(
+    detector: Detector,
+    scored: Callable[..., Generator[Rows, None, None]],
+    where: str,
+    fdr: float | None,
+    maps: Path | None,
+    maps_of: Which,
+) -> Generator[Rows, None, None]:
+    """Rows with regions, and pictures; maps are computed once, with the scores.
+
+    A false-discovery rate takes a pass without maps before that, as its verdicts depend on all images.
+    """
+    from alocc.report.map_pictures import MapPictures
+
+    calibration = detector.calibration
+    if fdr is not None:
+        import numpy as np
+
+        from alocc.evaluation.discoveries import discoveries
+
+        p_values = np.concatenate([rows.scores.p_value for rows in scored()])
+        calibration = replace(calibration, alpha=p_values[discoveries(p_values, fdr)].max(initial=0))
+
+    def score(images: Any, progress: Progress | None) -> Scores:
+        found = detector.score(images, progress, maps=True)
+        return replace(found, is_anomaly=found.p_value <= calibration.alpha)
 
     def find(images: ImageSet, scores: Scores) -> list[list[Region]]:
-        judged = replace(scores, is_anomaly=scores.is_anomaly | of_all)
-        return detector.regions(images.images, judged, sizes=images.sizes)
+        return detector.regions(images.images, scores, sizes=images.sizes)
 
-    return find
+    if not maps:
+        yield from scored(score=score, regions=find)
+        return
+    pictures = MapPictures(detector, maps, maps_of, where, calibration.threshold)
+    yield from scored(score=score, regions=find, each=pictures.add)
+    pictures.finish()
+    console.print_note(f"{pictures.n_written:,} pictures of {pictures.n_images:,} images written to {maps}")
 
 
 def _at_discovery_rate(parts: Sequence[Rows], rate: float) -> Generator[Rows, None, None]:

@@ -20,6 +20,7 @@ a class with the members of :class:`Source` and a line in :func:`open_source`.
 
 from __future__ import annotations
 
+import bisect
 import io
 import itertools
 import os
@@ -45,7 +46,7 @@ from alocc.data.images import ImageFormat, is_grey, prepare_batch
 from alocc.data.mnist import CLASSES as MNIST_CLASSES
 from alocc.data.mnist import Split, load_mnist
 from alocc.data.reading import check_strict, none_usable
-from alocc.data.resizing import as_images
+from alocc.data.resizing import as_images, brought_to
 from alocc.errors import DataError
 from alocc.stages import stage
 
@@ -74,13 +75,15 @@ class ImageSet:
     """Where each image's mask is; empty if the source has no masks."""
     sizes: Sequence[tuple[int, int]] = ()
     """Height and width of each image before it was brought to the format; empty if that is not known."""
+    original: Callable[[int], NDArray[np.uint8]] | None = None
+    """Reads the i-th image again as it was before that, (H, W) or (H, W, C); a DataError if it is no longer there."""
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, keep: NDArray[np.generic]) -> ImageSet:
         """A part of the images, by indices or by a mask."""
-        indices = np.arange(len(self))[keep]
+        indices, original = np.arange(len(self))[keep], self.original
         return ImageSet(
             self.images[torch.from_numpy(indices)],
             [self.names[i] for i in indices],
@@ -88,6 +91,7 @@ class ImageSet:
             self.skipped,
             [self.masks[i] for i in indices] if self.masks else (),
             [self.sizes[i] for i in indices] if self.sizes else (),
+            (lambda i: original(int(indices[i]))) if original else None,
         )
 
 
@@ -144,7 +148,19 @@ class Source(ABC):
             raise none_usable(skipped)
         masks = list(itertools.chain.from_iterable(part.masks for part in parts))
         sizes = list(itertools.chain.from_iterable(part.sizes for part in parts))
-        return ImageSet(kept.images(), names, np.concatenate([part.classes for part in parts]), skipped, masks, sizes)
+        starts, readers = (
+            [0, *itertools.accumulate(len(part.names) for part in parts)],
+            [part.original for part in parts],
+        )
+
+        def original(i: int) -> NDArray[np.uint8]:
+            number = bisect.bisect_right(starts, i) - 1
+            read = readers[number]
+            assert read
+            return read(i - starts[number])
+
+        classes = np.concatenate([part.classes for part in parts])
+        return ImageSet(kept.images(), names, classes, skipped, masks, sizes, original)
 
 
 def are_paths(data: object) -> TypeGuard[Paths]:
@@ -254,7 +270,14 @@ class ArraySource(Source):
             part = slice(start, start + size)
             names = [self.name(i) for i in self.numbers[part].tolist()]
             sizes = [(int(self.images.shape[1]), int(self.images.shape[2]))] * len(names)
-            yield ImageSet(prepare_batch(self.images[part], to), names, self.classes[part], sizes=sizes)
+            images = prepare_batch(self.images[part], to)
+            original = partial(self._original, start)
+            yield ImageSet(images, names, self.classes[part], sizes=sizes, original=original)
+
+    def _original(self, start: int, i: int) -> NDArray[np.uint8]:
+        same = ImageFormat(self.images.shape[1], self.images.shape[2], 3 if self.images.shape[3:] == (3,) else 1)
+        pixels: NDArray[np.uint8] = brought_to(self.images[start + i : start + i + 1], same)[0]
+        return pixels
 
 
 class EntrySource(Source):
@@ -297,7 +320,8 @@ class EntrySource(Source):
             classes = np.array([entry.class_name for entry in batch.entries], dtype=np.str_)
             masks = [entry.mask for entry in batch.entries] if has_masks else ()
             images = prepare_batch(batch.images, to)
-            yield ImageSet(images, batch.names, classes, tuple(batch.skipped), masks, batch.sizes)
+            original = partial(_read_entry, batch.entries)
+            yield ImageSet(images, batch.names, classes, tuple(batch.skipped), masks, batch.sizes, original)
 
 
 class VideoSource(Source):
@@ -317,7 +341,8 @@ class VideoSource(Source):
         return [Header(first.shape[0], first.shape[1], is_grey(first))]
 
     def batches(self, to: ImageFormat) -> Iterator[ImageSet]:
-        frames = self.frames()
+        frames, start = self.frames(), 0
+        again = _FramesAgain(self.frames)
         damage: tuple[Skipped, ...] = ()
         while not damage:
             images, names, sizes = [torch.empty((0, to.channels, *to.size), dtype=torch.uint8)], [], []
@@ -329,9 +354,26 @@ class VideoSource(Source):
             except DataError as error:
                 damage = (Skipped(self.where, str(error)),)
             if names or damage:
-                yield ImageSet(torch.cat(images), names, np.full(len(names), ""), damage, sizes=sizes)
+                classes = np.full(len(names), "")
+                original = partial(again.frame, start)
+                yield ImageSet(torch.cat(images), names, classes, damage, sizes=sizes, original=original)
             if not names:
                 return
+            start += len(names)
+
+
+class _FramesAgain:
+    """Frames of a video, decoded again: in order where they are asked for in order, from the start where not."""
+
+    def __init__(self, frames: Callable[[], Iterator[tuple[float, NDArray[np.uint8]]]]) -> None:
+        self.frames, self.left, self.next = frames, frames(), 0
+
+    def frame(self, start: int, i: int) -> NDArray[np.uint8]:
+        if start + i < self.next:
+            self.left, self.next = self.frames(), 0
+        _, frame = next(itertools.islice(self.left, start + i - self.next, None))
+        self.next = start + i + 1
+        return frame
 
 
 class _Buffer:
@@ -356,6 +398,10 @@ class _Buffer:
                 file.flush()
                 pixels = np.memmap(file, np.uint8, "r+")
         return torch.from_numpy(pixels.reshape(self.shape))
+
+
+def _read_entry(entries: Sequence[Entry], i: int) -> NDArray[np.uint8]:
+    return read_image(entries[i].content, entries[i].name, entries[i].page)
 
 
 def _headers(entries: Iterable[Entry]) -> list[Header]:

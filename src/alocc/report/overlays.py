@@ -1,94 +1,89 @@
-"""Pictures of where images are unusual: the image, and the same with what stands out in colour."""
+"""Maps over their images: what stands out in colour, on the detector's one scale, and the places that are marked."""
 
 from __future__ import annotations
-
-import os
-import re
-from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import binary_erosion
+from scipy import ndimage
 
 from alocc.data.images import to_unit_range
 from alocc.data.sources import ImageSet
-from alocc.detector import Detector, Scores
 from alocc.drawing import heat
-from alocc.errors import ConfigError
-from alocc.storage import replacing
+from alocc.errors import DataError
+from alocc.regions import TOUCHING, marked_places, strongest_place
 
-LONGEST = 200
-"""Bytes of a picture's file name, before its suffix; file systems take 255."""
+STRONGEST, OTHER, RIM = (0, 225, 255), (255, 255, 255), (0, 0, 0)
+"""Colours of outlines: of the strongest place, of others, and of the rim that shows them on any ground."""
+LINE = 120
+"""An outline is as wide as this part of the picture's shorter side; its rims half as wide, none in tiny pictures."""
+GAP = 64
+"""Part of the map's shorter side that is between a place and its outline, so that the fault stays visible."""
+
+Pixels = NDArray[np.uint8]
 
 
-def overlay(
-    image: NDArray[np.float32], anomaly_map: NDArray[np.float32], threshold: float, side: int = 256
-) -> NDArray[np.uint8]:
-    """Lay a map (H, W) over its image (C, H, W) in [0, 1]: colour begins at half of the threshold; above, a dark edge.
+def overlay(picture: Pixels, anomaly_map: NDArray[np.float32], threshold: float, is_anomaly: bool) -> Pixels:
+    """Lay a map (h, w) over the picture of its image, (H, W, 3) of any size, and outline the places that are marked.
+
+    An image that is not called an anomaly stays as it is: nothing of it is marked, whatever its map.
 
     Args:
-        image, anomaly_map: see above.
-        threshold: value that a normal image's map hardly ever exceeds.
-        side: shorter side of the picture, at least, in pixels.
-
-    Returns:
-        (H', W', 3), uint8; H' and W' are the same whole multiple of H and W.
+        picture, anomaly_map: see above.
+        threshold: value that a normal image's map hardly ever exceeds; where the scale of the colours is red.
+        is_anomaly: whether the image is called one.
     """
-    height, width = anomaly_map.shape
-    scale = -(-side // min(height, width))
-    size = (width * scale, height * scale)
-    base = np.asarray(Image.fromarray(rgb(image)).resize(size, Image.Resampling.NEAREST), dtype=np.float32)
-    large = np.asarray(Image.fromarray(anomaly_map).resize(size, Image.Resampling.BILINEAR))
-    colour, opacity = heat(large, threshold)
-    blended = base * (1 - opacity) + colour * opacity
-    above = large > threshold
-    interior = binary_erosion(above, iterations=max(1, side // 128), border_value=1)  # the picture's border is no edge
-    blended[above & ~interior] = (40, 0, 0)
-    drawn: NDArray[np.uint8] = blended.round().astype(np.uint8)
+    if not is_anomaly:
+        return picture
+    size = picture.shape[1], picture.shape[0]
+    colour, opacity = heat(anomaly_map, threshold)
+    layer = Image.fromarray(np.dstack([colour, 255 * opacity]).round().astype(np.uint8))
+    large = layer.resize(size, Image.Resampling.BILINEAR)
+    drawn = np.array(Image.composite(large.convert("RGB"), Image.fromarray(picture), large.getchannel("A")))
+    strongest = strongest_place(anomaly_map)
+    labels, _ = ndimage.label(marked_places(anomaly_map, threshold), TOUCHING)
+    others = (labels > 0) & (labels != labels[strongest][0])
+    _outline(drawn, others, OTHER)
+    _outline(drawn, labels == labels[strongest][0], STRONGEST)
     return drawn
 
 
-def rgb(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+def rgb(image: NDArray[np.float32]) -> Pixels:
     """(C, H, W) in [0, 1] → (H, W, 3), uint8."""
     colours = np.repeat(image, 3, 0) if len(image) == 1 else image
     return (colours.transpose(1, 2, 0) * 255).round().astype(np.uint8)
 
 
-def overlay_writer(detector: Detector, folder: Path) -> Callable[[ImageSet, Scores], None]:
-    """A function that writes, for each image it is given, image and overlay side by side into ``folder``.
-
-    Raises:
-        ConfigError: if the folder is a file.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"--maps {folder}: that is a file; give a folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    threshold = detector.map_threshold
-    taken: Counter[str] = Counter()
-
-    def write(images: ImageSet, scores: Scores) -> None:
-        maps = detector.anomaly_map(images.images) if scores.anomaly_map is None else scores.anomaly_map
-        pixels = to_unit_range(images.images).numpy()
-        for name, image, anomaly_map in zip(images.names, pixels, maps, strict=True):
-            plain = overlay(image, np.zeros_like(anomaly_map), threshold)
-            picture = Image.fromarray(np.concatenate([plain, overlay(image, anomaly_map, threshold)], 1))
-            written = picture_name(name)
-            taken[written] += 1
-            if taken[written] > 1:  # another image whose last parts are the same
-                written = f"{written.removesuffix('.png')}-{taken[written]}.png"
-            with replacing(folder / written) as temporary:
-                picture.save(temporary, "PNG")
-
-    return write
+def original(images: ImageSet, i: int) -> Pixels:
+    """One image at its own resolution, (H, W, 3); if its file has vanished meanwhile, at the detector's size."""
+    try:
+        if images.original:
+            pixels = images.original(i)
+            grey = pixels[..., None] if pixels.ndim == 2 else pixels
+            return np.repeat(grey, 3 // grey.shape[2], 2)
+    except DataError:
+        pass
+    return rgb(to_unit_range(images.images[i]).numpy())
 
 
-def picture_name(name: str) -> str:
-    """A file name for an image: its last three parts, what file systems refuse replaced, not too long."""
-    last = "_".join(part for part in re.split(r"[/\\]", os.fspath(name))[-3:] if part)
-    allowed = re.sub(r'[<>:"|?*#\x00-\x1f]', "_", last)
-    while len(os.fsencode(allowed)) > LONGEST:
-        allowed = allowed[1:]
-    return allowed + ".png"
+def _outline(drawn: Pixels, places: NDArray[np.bool_], colour: tuple[int, int, int]) -> None:
+    """Draw a closed line around places (h, w) into a picture (H, W, 3); at the picture's border it is inside."""
+    if not places.any():
+        return
+    gap = max(1, min(places.shape) // GAP)
+    grown = ndimage.maximum_filter(places, 2 * gap + 1, mode="constant")
+    size = drawn.shape[1], drawn.shape[0]
+    large = np.asarray(Image.fromarray(255 * grown.astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)) > 127
+    rows, columns = ndimage.find_objects(large.astype(np.uint8))[0]
+    inside, target = large[rows, columns], drawn[rows, columns]
+    width = max(1, round(min(drawn.shape[:2]) / LINE))
+    rim = -(-width // 2) if min(drawn.shape[:2]) >= LINE else 0
+    depths = ((0, rim, RIM), (rim, rim + width, colour), (rim + width, 2 * rim + width, RIM))
+    for start, end, painted in depths:
+        target[_eroded(inside, start) & ~_eroded(inside, end)] = painted
+
+
+def _eroded(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
+    """A mask without what is so near to its edge, or the border."""
+    eroded: NDArray[np.bool_] = ndimage.minimum_filter(mask, 2 * pixels + 1, mode="constant") if pixels else mask
+    return eroded

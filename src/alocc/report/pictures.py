@@ -90,9 +90,11 @@ def triples(
     chosen = results.images[indices].images
     x, (_, x_hat) = to_unit_range(chosen).numpy(), detector.reconstruct(chosen)
     maps = detector.anomaly_map(chosen)
-    for image, reconstruction, anomaly_map in zip(x, x_hat.numpy(), maps, strict=True):
-        hot = overlay(image, anomaly_map, detector.map_threshold, side=min(size))
-        yield _resized(rgb(image), size), _resized(rgb(reconstruction), size), _resized(hot, size)
+    called = results.scores.is_anomaly[indices].tolist()
+    for image, reconstruction, anomaly_map, is_anomaly in zip(x, x_hat.numpy(), maps, called, strict=True):
+        small = _resized(rgb(image), size)
+        marked = overlay(small, anomaly_map, detector.map_threshold, is_anomaly)
+        yield small, _resized(rgb(reconstruction), size), marked
 
 
 def strip(images: NDArray[np.float32], size: tuple[int, int]) -> str:

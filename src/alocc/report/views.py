@@ -6,6 +6,7 @@ import base64
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,12 @@ from alocc.data.images import ImageFormat, to_unit_range
 from alocc.detector import Detector
 from alocc.drawing import heat
 from alocc.regions import find_regions
-from alocc.report.overlays import rgb
+from alocc.report.overlays import original, rgb
 from alocc.report.pictures import LARGEST, by_interest, encoded
 from alocc.report.results import Results, printable
 
+LARGEST_ORIGINAL = 1024
+"""Pixels of the longer side of an anomaly's picture, at most: it has the image's own resolution as far as that goes."""
 LONGEST = 448
 """Pixels of the longer side of a view, at most; small images are shown a whole number of times larger."""
 LAYER = 112
@@ -81,21 +84,23 @@ def make_views(detector: Detector, results: Results, budget: int | None = None) 
 
 
 def _drawn(detector: Detector, results: Results, order: NDArray[np.int64]) -> Iterator[dict[str, Any]]:
+    find = partial(find_regions, threshold=detector.map_threshold, map_maxima=detector.map_maxima)
     for start in range(0, len(order), AT_ONCE):
         indices = order[start : start + AT_ONCE]
         images = results.images[indices]
         pixels, maps = to_unit_range(images.images).numpy(), detector.anomaly_map(images.images)
         sizes = images.sizes or [detector.image_format.size] * len(images)
-        for i, image, anomaly_map, size in zip(indices.tolist(), pixels, maps, sizes, strict=True):
-            regions = find_regions(
-                anomaly_map, image, detector.map_threshold, detector.map_maxima,
-                at_least_one=bool(results.scores.is_anomaly[i]), size=size,
-            )  # fmt: skip
+        of_each = zip(indices.tolist(), pixels, maps, sizes, strict=True)
+        for number, (i, image, anomaly_map, size) in enumerate(of_each):
+            is_anomaly = bool(results.scores.is_anomaly[i])
+            regions = find(anomaly_map, image, size=size) if is_anomaly else []
             yield {
                 "name": printable(results.images.names[i]),
                 "said": f"score {results.scores.anomaly_score[i]:.2f}, p {results.scores.p_value[i]:.3g}",
-                "image": _file(Image.fromarray(rgb(image)), LONGEST),
-                "map": _layer(anomaly_map, detector.map_threshold),
+                "image": _file(original(images, number), LARGEST_ORIGINAL)
+                if is_anomaly
+                else _file(rgb(image), LONGEST),
+                "map": _layer(anomaly_map * is_anomaly, detector.map_threshold),
                 "size": size,
                 "regions": [(r.x, r.y, r.width, r.height, f"{r.reason}; p {r.p_value:.3g}") for r in regions],
                 "n_regions": regions[0].n_regions if regions else 0,
@@ -106,14 +111,13 @@ def _layer(anomaly_map: NDArray[np.float32], threshold: float) -> str:
     """What lies over the image: the map's colours, transparent where nothing is unusual."""
     small = np.asarray(_at_most(Image.fromarray(anomaly_map), LAYER))
     colour, opacity = heat(small, threshold)
-    layer = np.dstack([colour, 255 * opacity]).round().astype(np.uint8)
-    return _file(Image.fromarray(layer), LAYER)
+    return _file(np.dstack([colour, 255 * opacity]).round().astype(np.uint8), LAYER)
 
 
-def _file(picture: Image.Image, longest: int) -> str:
+def _file(picture: NDArray[np.uint8], longest: int) -> str:
     """Base64 of a picture's WebP file; small ones keep every pixel."""
-    pixels = np.asarray(_at_most(picture, longest))
-    return base64.b64encode(encoded(pixels, lossless=max(picture.size) <= LARGEST)).decode()
+    pixels = np.asarray(_at_most(Image.fromarray(picture), longest))
+    return base64.b64encode(encoded(pixels, lossless=max(picture.shape) <= LARGEST)).decode()
 
 
 def _at_most(picture: Image.Image, longest: int) -> Image.Image:

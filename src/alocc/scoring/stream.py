@@ -78,14 +78,14 @@ def score_batches(
     strict: bool = False,
     progress: Progress | None = None,
     score: Callable[[Any, Progress | None], Scores] | None = None,
-    each: Callable[[BatchT, Scores], None] | None = None,
     regions: Callable[[BatchT, Scores], Sequence[Sequence[Any]]] | None = None,
+    each: Callable[[BatchT, Scores, Sequence[Sequence[Any]]], None] | None = None,
 ) -> Iterator[Rows]:
     """Score batch after batch of images in the engine's format. At least one image is scored before the first rows.
 
     ``progress`` is told of every few images that are done. ``score`` scores, if not as the engine does by itself.
-    ``each`` is given every batch and its scores, before the images are let go; ``regions`` too, and finds those of each
-    image.
+    ``regions`` finds those of each image. ``each`` is given every batch, its scores and regions, before the images are
+    let go.
 
     Raises:
         DataError: if not one image can be used, or, if strict, if one cannot.
@@ -97,9 +97,9 @@ def score_batches(
         waiting += batch.skipped
         if batch.names:
             scores = (score or scorer.score)(batch.images, progress)
-            if each:
-                each(batch, scores)
             found = regions(batch, scores) if regions else ()
+            if each:
+                each(batch, scores, found)
             n_seen = int(scorer.was_seen(batch.images).sum())
             lean = replace(scores, parts={}, p_real=None, anomaly_map=None)
             yield Rows(batch.names, lean, waiting, n_seen, found)

@@ -23,6 +23,8 @@ from alocc.scoring.stream import Rows
 from alocc.storage import replacing
 
 COLUMNS = ("path", "anomaly_score", "p_value", "is_anomaly", "error")
+BOX_COLUMNS = ("box_left", "box_top", "box_right", "box_bottom")
+"""The box of an anomaly's strongest place, in the image's own pixels; right and bottom are the first ones beyond it."""
 REGION_COLUMNS = ("path", "x", "y", "width", "height", "area", "peak", "p_value", "reason")
 ROW_GROUP = 50_000
 """Rows of Parquet that are in memory together."""
@@ -39,11 +41,19 @@ class Totals:
     n_seen: int = 0
     """How many of the images the detector was trained or calibrated on."""
     skipped: list[Skipped] = field(default_factory=list)
+    with_boxes: bool = False
+    """Whether rows have :data:`BOX_COLUMNS` too."""
     with_regions: bool = False
     """Whether the rows of images that are called anomalies have regions and n_regions, how many there are, too."""
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What every row has."""
+        return COLUMNS + BOX_COLUMNS if self.with_boxes else COLUMNS
+
     def rows(self, parts: Iterable[Rows]) -> Iterator[Row]:
-        """A dictionary for each image: path, anomaly_score, p_value, is_anomaly, error; nothing is ``None``."""
+        """A dictionary for each image: path, anomaly_score, p_value, is_anomaly, error, …; nothing is ``None``."""
+        nothing: Row = dict.fromkeys(self.columns)
         for part in parts:
             names, scores = part.names, part.scores
             self.n_images += len(names)
@@ -51,14 +61,16 @@ class Totals:
             self.n_seen += part.n_seen
             self.skipped += part.skipped
             columns = (column.tolist() for column in (scores.anomaly_score, scores.p_value, scores.is_anomaly))
-            regions = part.regions if self.with_regions else itertools.repeat((), len(names))
+            regions = part.regions or itertools.repeat((), len(names))
             for name, score, p_value, is_anomaly, found in zip(names, *columns, regions, strict=True):
-                row = dict(zip(COLUMNS, (name, score, p_value, is_anomaly, None), strict=True))
-                if found and is_anomaly:
+                row = nothing | {"path": name, "anomaly_score": score, "p_value": p_value, "is_anomaly": is_anomaly}
+                if found and self.with_boxes:
+                    row |= _box_of(found[0])
+                if found and self.with_regions:
                     row |= {"n_regions": found[0].n_regions, "regions": list(map(_columns_of, found))}
                 yield row
             for name, reason in part.skipped:
-                yield dict(zip(COLUMNS, (name, None, None, None, reason), strict=True))
+                yield nothing | {"path": name, "error": reason}
 
 
 @dataclass
@@ -82,17 +94,21 @@ class RegionTable:
         with replacing(self.path) as temporary, _opened(temporary) as file:
             write = REGION_WRITERS[self.path.suffix](file)
             for part in parts:
-                for name, is_anomaly, regions in zip(part.names, part.scores.is_anomaly, part.regions, strict=True):
-                    if is_anomaly:
-                        self.n_regions += len(regions)
-                        self.n_shortened += regions[0].n_regions > len(regions)
-                        for region in regions:
-                            write({"path": name} | _columns_of(region))
+                for name, regions in zip(part.names, part.regions, strict=True):
+                    self.n_regions += len(regions)
+                    self.n_shortened += bool(regions) and regions[0].n_regions > len(regions)
+                    for region in regions:
+                        write({"path": name} | _columns_of(region))
                 yield part
 
 
 def _columns_of(region: Any) -> Row:
     return {column: getattr(region, column) for column in REGION_COLUMNS[1:]}
+
+
+def _box_of(region: Any) -> Row:
+    sides = (region.x, region.y, region.x + region.width, region.y + region.height)
+    return dict(zip(BOX_COLUMNS, sides, strict=True))
 
 
 def check_table_path(path: Path, option: str = "--out") -> None:
@@ -111,20 +127,22 @@ def check_table_path(path: Path, option: str = "--out") -> None:
             raise ConfigError("Parquet needs pyarrow; install it with: pip install pyarrow") from None
 
 
-def write_table(parts: Iterable[Rows], path: Path | None) -> Totals:
+def write_table(parts: Iterable[Rows], path: Path | None, *, with_boxes: bool = False) -> Totals:
     """Write rows as they come, as the file's suffix says, or CSV to standard output; no table before the last row.
+
+    With boxes, anomalies have that of their strongest place.
 
     Raises:
         ConfigError: if the suffix is unknown.
         ArtefactError: if the file, or a temporary one, cannot be written.
     """
-    totals, parts = Totals(), iter(parts)
+    totals, parts = Totals(with_boxes=with_boxes), iter(parts)
     parts = itertools.chain([next(parts)], parts)  # what is wrong with the images shows before anything is there
     if path is None:
         with tempfile.SpooledTemporaryFile(1 << 24, "w+", encoding="utf-8", newline="") as file:
             try:
                 rows = totals.rows(parts)
-                _write_csv(file, map(_visible, rows) if sys.stdout.isatty() else rows)
+                _write_csv(file, map(_visible, rows) if sys.stdout.isatty() else rows, totals.columns)
             except OSError as error:
                 raise ArtefactError(f"no room for temporary files ({error.strerror or error}); give --out") from None
             file.seek(0)
@@ -132,7 +150,7 @@ def write_table(parts: Iterable[Rows], path: Path | None) -> Totals:
         return totals
     check_table_path(path)
     with replacing(path) as temporary:
-        WRITERS[path.suffix](temporary, totals.rows(parts))
+        WRITERS[path.suffix](temporary, totals.rows(parts), totals.columns)
     return totals
 
 
@@ -145,9 +163,9 @@ def _opened(path: Path) -> IO[str]:
     return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
 
 
-def _csv(path: Path, rows: Iterator[Row]) -> None:
+def _csv(path: Path, rows: Iterator[Row], columns: Sequence[str]) -> None:
     with _opened(path) as file:
-        _write_csv(file, rows)
+        _write_csv(file, rows, columns)
 
 
 def _csv_lines(file: IO[str], columns: Sequence[str]) -> Callable[[Iterable[Any]], object]:
@@ -158,11 +176,10 @@ def _csv_lines(file: IO[str], columns: Sequence[str]) -> Callable[[Iterable[Any]
     return writer.writerow
 
 
-def _write_csv(file: IO[str], rows: Iterator[Row]) -> None:
-    write = _csv_lines(file, COLUMNS)
-    for name, *numbers, verdict, reason in map(dict.values, rows):
-        is_anomaly = None if verdict is None else str(verdict).lower()
-        write((_plain(name), *numbers, is_anomaly, reason and _plain(reason)))
+def _write_csv(file: IO[str], rows: Iterator[Row], columns: Sequence[str]) -> None:
+    write = _csv_lines(file, columns)
+    for row in rows:
+        write(map(_plain_cell, row.values()))
 
 
 def _csv_of_regions(file: IO[str]) -> Callable[[Row], object]:
@@ -171,6 +188,8 @@ def _csv_of_regions(file: IO[str]) -> Callable[[Row], object]:
 
 
 def _plain_cell(value: Any) -> Any:
+    if isinstance(value, bool):
+        return str(value).lower()
     return _plain(value) if isinstance(value, str) else value
 
 
@@ -183,7 +202,7 @@ def _json_line(row: Row) -> str:
     return f"{json.dumps(row, ensure_ascii=False)}\n"
 
 
-def _json_lines(path: Path, rows: Iterator[Row]) -> None:
+def _json_lines(path: Path, rows: Iterator[Row], columns: Sequence[str]) -> None:
     with _opened(path) as file:
         file.writelines(map(_json_line, rows))
 
@@ -192,12 +211,13 @@ def _json_lines_of_regions(file: IO[str]) -> Callable[[Row], object]:
     return lambda row: file.write(_json_line(row))
 
 
-def _parquet(path: Path, rows: Iterator[Row]) -> None:
+def _parquet(path: Path, rows: Iterator[Row], columns: Sequence[str]) -> None:
     import pyarrow
     import pyarrow.parquet
 
     types = [pyarrow.string(), pyarrow.float64(), pyarrow.float64(), pyarrow.bool_(), pyarrow.string()]
-    schema = pyarrow.schema(list(zip(COLUMNS, types, strict=True)))
+    of_column = dict.fromkeys(BOX_COLUMNS, pyarrow.int64()) | dict(zip(COLUMNS, types, strict=True))
+    schema = pyarrow.schema([(name, of_column[name]) for name in columns])
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:
         while group := list(itertools.islice(rows, ROW_GROUP)):
             writer.write_table(pyarrow.Table.from_pylist(group, schema=schema))

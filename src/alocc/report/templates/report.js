@@ -132,31 +132,39 @@ function report(data) {
     byId(`view-${what}-switch`).setAttribute("aria-pressed", !hidden);
   }
   function box([x, y, width, height], i, [rows, columns]) {
-    const element = make("div", undefined, "box"), share = (part, all) => `${100 * part / all}%`;
+    const element = make("div", undefined, i ? "box" : "box strongest"), share = (part, all) => `${100 * part / all}%`;
     Object.assign(element.style, { left: share(x, columns), top: share(y, rows), width: share(width, columns), height: share(height, rows) });
     element.append(make("span", i + 1));
     return element;
+  }
+  function full(wanted) { // every pixel that the file has
+    byId("view-frame").classList.toggle("full", wanted);
+    byId("view-stage").style.width = `${wanted ? Math.max(views.width, byId("view-image").naturalWidth) : views.width}px`;
+    byId("view-full-switch").setAttribute("aria-pressed", wanted);
   }
   function enlarge(place) {
     const { name, said, image, map, size, regions, n_regions } = views.items[place], stage = byId("view-stage"), address = "data:image/webp;base64,";
     byId("view-name").textContent = name;
     byId("view-said").textContent = said;
-    Object.assign(stage.style, { width: `${views.width}px`, aspectRatio: `${views.width} / ${views.height}` });
+    full(false);
+    stage.style.aspectRatio = `${views.width} / ${views.height}`;
     byId("view-image").src = address + image;
     byId("view-image").classList.toggle("pixelated", views.grows);
     byId("view-map").src = address + map;
     for (const old of stage.querySelectorAll(".box")) old.remove();
     stage.append(...regions.map((region, i) => box(region, i, size)));
     byId("view-regions").replaceChildren(...regions.map((region) => make("li", region[4])));
-    byId("view-count").textContent = !n_regions ? "The map is nowhere above its threshold." : n_regions > regions.length ? `${whole(n_regions)} regions, of which these have the highest peaks:` : n_regions > 1 ? `${n_regions} regions:` : "One region:";
+    byId("view-count").textContent = !n_regions ? "Not called an anomaly: nothing is marked or coloured." : n_regions > regions.length ? `${whole(n_regions)} regions, of which these have the highest peaks:` : n_regions > 1 ? `${n_regions} regions:` : "One region:";
     view.showModal();
   }
   for (const three of document.querySelectorAll("[data-view]")) three.replaceWith(opens(three, Number(three.dataset.view), three.dataset.name));
   for (const what of ["map", "boxes"]) byId(`view-${what}-switch`).addEventListener("click", () => flip(what));
+  byId("view-full-switch").addEventListener("click", () => full(!byId("view-frame").classList.contains("full")));
   byId("view-close").addEventListener("click", () => view.close());
   view.addEventListener("click", (event) => { if (event.target === view) view.close(); }); // beside it
   view.addEventListener("keydown", (event) => {
     const what = { m: "map", b: "boxes" }[event.key.toLowerCase()];
+    if (event.key.toLowerCase() === "f" && !event.ctrlKey && !event.metaKey && !event.altKey) byId("view-full-switch").click();
     if (what && !event.ctrlKey && !event.metaKey && !event.altKey) flip(what);
   });
 

@@ -1,0 +1,278 @@
+"""Files of ``alocc score --maps``: which images get a picture, what the picture says, and what its file is called.
+
+A picture has the image at its own resolution, untouched and beside that with its map (:mod:`alocc.report.overlays`),
+and below them the verdict and a legend.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+
+from alocc.data.entries import UNPRINTABLE, shown
+from alocc.data.sources import ImageSet
+from alocc.detector import Detector, Scores
+from alocc.errors import ConfigError
+from alocc.regions import Region
+from alocc.report.overlays import OTHER, RIM, STRONGEST, Pixels, heat, original, overlay
+from alocc.storage import replacing
+
+Which = Literal["all", "anomalies"] | int
+"""Images that get pictures: all, those that are called anomalies, or so many with the highest scores."""
+
+SMALLEST = 224
+"""Pixels of the shorter side of a picture's images, at least: small ones are drawn a whole number of times larger."""
+NARROWEST = 480
+"""Pixels that a picture is wide, at least, so that there is room for its text."""
+LONGEST = 200
+"""Bytes of a folder's or file's name, at most, before its suffix; file systems take 255."""
+DEEPEST = 8
+"""Folders that a picture is in, at most: the last ones of its image."""
+MARK = ("Software", "alocc")
+"""What our pictures have in them: no other file is overwritten."""
+RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
+"""Names that are devices on Windows."""
+GROUND, INK, RED, GREEN = (255, 255, 255), (20, 20, 20), (190, 20, 20), (0, 110, 60)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One image, and what its picture says of it."""
+
+    name: str
+    image: Callable[[], Pixels]
+    """Reads it: (H, W, 3), as it was before it was resized."""
+    anomaly_map: NDArray[np.float32]
+    is_anomaly: bool
+    anomaly_score: float
+    p_value: float
+    strongest: Region | None
+    """Its strongest place, if it is called an anomaly."""
+
+
+class MapPictures:
+    """Writes pictures of images while their batches pass by; of the most anomalous ones, when the last has passed."""
+
+    def __init__(self, detector: Detector, folder: Path, which: Which, where: str, threshold: float) -> None:
+        """Begin.
+
+        Args:
+            detector: made the scores.
+            folder: for the pictures; made if one is written.
+            which: see :data:`Which`.
+            where: what the images' names begin with, and the pictures' names do not.
+            threshold: the score above which an image is called an anomaly.
+
+        Raises:
+            ConfigError: if the folder is a file.
+        """
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"--maps {folder}: that is a file; give a folder")
+        self.folder, self.which, self.threshold, self.map_threshold = folder, which, threshold, detector.map_threshold
+        self.names = PictureNames(where)
+        self.n_images = self.n_written = 0
+        self._most_anomalous: list[tuple[float, int, Shown]] = []
+        """A heap, the least anomalous first; of equal scores the later one."""
+
+    def add(self, images: ImageSet, scores: Scores, regions: Sequence[Sequence[Region]]) -> None:
+        """Write pictures of some images, whose scores have maps, or keep those that are the most anomalous so far."""
+        assert scores.anomaly_map is not None
+        for i, name in enumerate(images.names):
+            self.n_images += 1
+            score, is_anomaly = float(scores.anomaly_score[i]), bool(scores.is_anomaly[i])
+            if self.which == "anomalies" and not is_anomaly:
+                continue
+            if self._is_full and score <= self._most_anomalous[0][0]:
+                continue
+            one = Shown(
+                name,
+                partial(original, images[np.array([i])], 0),
+                scores.anomaly_map[i].copy(),
+                is_anomaly,
+                score,
+                float(scores.p_value[i]),
+                regions[i][0] if regions[i] else None,
+            )
+            if isinstance(self.which, str):
+                self._write(one)
+            else:
+                (heapq.heapreplace if self._is_full else heapq.heappush)(
+                    self._most_anomalous, (score, -self.n_images, one)
+                )
+
+    def finish(self) -> None:
+        """Write what was kept, in the order in which it came."""
+        for _, _, one in sorted(self._most_anomalous, key=lambda item: -item[1]):
+            self._write(one)
+        self._most_anomalous.clear()
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._most_anomalous) == self.which
+
+    def _write(self, one: Shown) -> None:
+        path = self.folder / self.names.of(one.name)
+        self._check_target(path)
+        notes = PngInfo()
+        notes.add_text(*MARK)
+        picture = draw_picture(one, self.threshold, self.map_threshold)
+        with replacing(path) as temporary:
+            picture.save(temporary, "PNG", pnginfo=notes)
+        self.n_written += 1
+
+    def _check_target(self, path: Path) -> None:
+        """Refuse what a link leads out of the folder to, and to overwrite what is no picture of ours."""
+        if not path.resolve().is_relative_to(self.folder.resolve()):
+            raise ConfigError(f"--maps {self.folder}: a link in it, {path}, leads elsewhere; give another folder")
+        if path.is_file() and not _is_ours(path):
+            raise ConfigError(f"--maps {self.folder}: {path} is no picture of alocc's; give another folder")
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        with Image.open(path, formats=("PNG",)) as picture:
+            return picture.info.get(MARK[0]) == MARK[1]
+    except (OSError, SyntaxError, ValueError):
+        return False
+
+
+def draw_picture(one: Shown, threshold: float, map_threshold: float) -> Image.Image:
+    """The image, untouched and with its map, and below the verdict and what colours and outlines mean."""
+    image = one.image()
+    scale = -(-SMALLEST // min(image.shape[:2]))
+    plain = image.repeat(scale, 0).repeat(scale, 1)
+    height, width = plain.shape[:2]
+    marked = overlay(plain, one.anomaly_map, map_threshold, one.is_anomaly)
+    margin = max(8, min(height, width) // 60)
+    beside = width <= 1.5 * height
+    size = (2 * width + 3 * margin, height + 2 * margin) if beside else (width + 2 * margin, 2 * height + 3 * margin)
+    legend = _legend(one, threshold, map_threshold, max(NARROWEST, size[0]), margin)
+    picture = Image.new("RGB", (legend.width, size[1] + legend.height), GROUND)
+    left = (legend.width - size[0]) // 2 + margin
+    picture.paste(Image.fromarray(plain), (left, margin))
+    second = (left + width + margin, margin) if beside else (left, height + 2 * margin)
+    picture.paste(Image.fromarray(marked), second)
+    picture.paste(legend, (0, size[1]))
+    return picture
+
+
+def _legend(one: Shown, threshold: float, map_threshold: float, width: int, margin: int) -> Image.Image:
+    """Verdict, strongest place, outlines and the scale of the colours."""
+    size = max(14, min(width // 45, 60))
+    legend = Image.new("RGB", (width, 24 * size), GROUND)
+    draw, font = ImageDraw.Draw(legend), ImageFont.load_default(size)
+    y, step, line = margin, round(1.4 * size), max(2, size // 8)
+
+    def write(text: str, colour: tuple[int, int, int] = INK, indent: int = 0) -> None:
+        nonlocal y
+        for words in _wrapped(text.replace("×", "x"), font, width - 2 * margin - indent):  # the font has no ×
+            draw.text((margin + indent, y), words, colour, font)
+            y += step
+
+    def write_outline(colour: tuple[int, int, int], text: str) -> None:
+        box = (margin, y, margin + 2 * size, y + size)
+        draw.rectangle(box, outline=RIM, width=3 * line)
+        draw.rectangle((box[0] + line, box[1] + line, box[2] - line, box[3] - line), outline=colour, width=line)
+        write(text, indent=3 * size)
+
+    verdict, colour = ("Anomaly", RED) if one.is_anomaly else ("Normal", GREEN)
+    write(f"{verdict}: score {one.anomaly_score:.2f}, threshold {threshold:.2f}, p-value {one.p_value:.3g}", colour)
+    if one.strongest:
+        write_outline(STRONGEST, f"strongest place: {one.strongest.reason}")
+        if one.strongest.n_regions > 1:
+            write_outline(OTHER, "other places above the map's threshold")
+    else:
+        write("Not called an anomaly: nothing is marked or coloured.")
+    y += size // 2
+    values = np.linspace(0, 2 * map_threshold, width - 2 * margin, dtype=np.float32)
+    colours, opacity = heat(values[None].repeat(size, 0), map_threshold)
+    bar = 150 * (1 - opacity) + colours * opacity
+    legend.paste(Image.fromarray(bar.round().astype(np.uint8)), (margin, y))
+    for share, text, anchor in (
+        (0, "0 = usual", "la"),
+        (0.5, f"{map_threshold:.3g} = the map's threshold", "ma"),
+        (1, f"{2 * map_threshold:.3g} and above", "ra"),
+    ):
+        x = margin + share * (width - 2 * margin - 1)
+        draw.line((x, y, x, y + size + size // 4), INK, line)
+        draw.text((x, y + size + size // 3), text, INK, font, anchor)
+    y += size + size // 3 + step
+    peak = one.anomaly_map.max()
+    write(f"Colours say how unusual a place is, alike in all images; the highest value here is {peak:.3g}.")
+    return legend.crop((0, 0, width, y + margin))
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> list[str]:
+    """Lines of whole words that are not wider, as far as words are not."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
+
+
+class PictureNames:
+    """Paths of pictures below their folder: those of the images below ``where``, each once, whatever file system."""
+
+    def __init__(self, where: str) -> None:
+        self.where = shown(where)
+        self.files: set[str] = set()
+        self.folders: set[str] = set()
+
+    def of(self, name: str) -> Path:
+        """A path that no other picture has: folders are kept, ``a.png`` is ``a.png``, ``a.jpg`` is ``a.jpg.png``."""
+        parts = [_safe(part) for part in re.split(r"[/\\]", self._below(shown(name))) if part not in ("", ".", "..")]
+        *folders, last = parts[-DEEPEST - 1 :] or ["_"]
+        path = Path()
+        for folder in folders:
+            path = _free(path, folder, "", self.files)
+            self.folders.add(_key(path))
+        path = _free(path, re.sub(r"\.png$", "", last, flags=re.IGNORECASE), ".png", self.files | self.folders)
+        self.files.add(_key(path))
+        return path
+
+    def _below(self, name: str) -> str:
+        """What follows the source, or the folder that it is in."""
+        folder = self.where
+        while folder:
+            if name.startswith((f"{folder}/", f"{folder}\\")):
+                return name[len(folder) + 1 :]
+            folder = re.sub(r"[/\\]?[^/\\]*$", "", folder)
+        return name
+
+
+def _free(folder: Path, stem: str, suffix: str, taken: set[str]) -> Path:
+    """The path of a name in a folder, with a number where it is taken."""
+    path, number = folder / f"{stem}{suffix}", 1
+    while _key(path) in taken:
+        number += 1
+        path = folder / f"{stem}-{number}{suffix}"
+    return path
+
+
+def _key(path: Path) -> str:
+    """The same for paths that some file system takes for one."""
+    return unicodedata.normalize("NFC", path.as_posix()).casefold()
+
+
+def _safe(part: str) -> str:
+    """A name that every file system takes, not too long: its end is kept."""
+    name = re.sub(r'[<>:"|?*#]', "_", UNPRINTABLE.sub("_", part)).rstrip(" .") or "_"
+    name = f"_{name}" if RESERVED.match(name) else name
+    while len(os.fsencode(name)) > LONGEST:
+        name = name[1:]
+    return name
