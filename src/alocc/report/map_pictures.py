@@ -24,9 +24,10 @@ from PIL.PngImagePlugin import PngInfo
 from alocc.data.entries import UNPRINTABLE, shown
 from alocc.data.sources import ImageSet
 from alocc.detector import Detector, Scores
+from alocc.drawing import heat
 from alocc.errors import ConfigError
 from alocc.regions import Region
-from alocc.report.overlays import OTHER, RIM, STRONGEST, Pixels, heat, original, overlay
+from alocc.report.overlays import OTHER, RIM, STRONGEST, Pixels, original, overlay
 from alocc.storage import replacing
 
 Which = Literal["all", "anomalies"] | int
