@@ -180,13 +180,15 @@ def evaluate(
     normal: Normal = None,
     anomalous: Anomalous = None,
     alpha: OwnAlpha = None,
-    bootstrap: Annotated[int, typer.Option(min=0, help="Resamples for the 95 % intervals; 0 for none.")] = 300,
+    bootstrap: Annotated[
+        int, typer.Option(min=0, help="Resamples for the 95 % intervals; 0 for those of classes alone.")
+    ] = 300,
     strict: Strict = False,
     engine: Engine = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Compare the verdicts with labels: first at the detector's own threshold, then over all thresholds."""
+    """Compare the verdicts with labels: class by class, at the detector's own threshold, then over all thresholds."""
     from alocc.cli.running import load_engine
     from alocc.evaluation.labelled import evaluate as compare
     from alocc.evaluation.labelled import load_labelled
@@ -194,6 +196,7 @@ def evaluate(
     detector = load_engine(model, engine, alpha, device)
     classes = class_names(normal, data) or detector.training["normal_classes"]
     labelled = load_labelled(data, detector.image_format, classes, class_names(anomalous, data), strict=strict)
+    console.print_sides(labelled)
     with console.image_progress("scoring", len(labelled.images)) as progress:
         scores = detector.score(labelled.images.images, progress)
     evaluation = compare(detector, labelled, scores, bootstrap)
@@ -202,6 +205,8 @@ def evaluate(
         found = {"n_seen_in_training": n_seen, "skipped": labelled.images.skipped}
         console.print_json(evaluation.as_json() | found)
     else:
+        title = f"by class at alpha {evaluation.alpha:g}; AUROC against all normal images"
+        console.print_table(evaluation.as_class_rows(), title, header=True)
         title = f"{evaluation.n_normal:,} normal and {evaluation.n_anomalous:,} anomalous images"
         console.print_table(evaluation.as_rows(), title, header=True)
     console.print_skipped(labelled.images.skipped)
