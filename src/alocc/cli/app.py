@@ -121,6 +121,11 @@ def score(
         typer.Option(help="Where anomalies are, .csv or .jsonl: box in the image's own pixels, p_value, what is seen."),
     ] = None,
     stride: Stride = 1,
+    top: Annotated[int | None, typer.Option(min=1, help="List only so many images, the most anomalous first.")] = None,
+    only: Annotated[
+        Literal["anomalies"] | None,
+        typer.Option(help="List only images that are called anomalies, the most anomalous first."),
+    ] = None,
     strict: Strict = False,
     engine: Engine = None,
     device: Device = "auto",
@@ -128,10 +133,13 @@ def score(
 ) -> None:
     """Score every image: path, anomaly_score, p_value, is_anomaly, and error for an image that cannot be read.
 
-    Images are read, scored and released a few hundred at a time, so memory does not limit their number.
+    Where images have classes, class is a column too. Images are read, scored and released a few hundred at a time, so
+    memory does not limit their number. Of pictures in --maps, those of anomalies are listed in suspects.csv there.
     """
+    from functools import partial
+
     from alocc.cli.running import load_engine, stream_in_terminal
-    from alocc.scoring.table import RegionTable, Totals, check_table_path, write_table
+    from alocc.scoring.table import RegionTable, Totals, check_table_path, most_anomalous, with_suspects, write_table
 
     if out:
         check_table_path(out)
@@ -143,12 +151,14 @@ def score(
         raise ConfigError("give --alpha or --fdr, not both: each decides what is called an anomaly")
     detector = load_engine(model, engine, alpha, device)
     rows = stream_in_terminal(detector, data, fdr=fdr, maps=maps, regions=bool(regions), stride=stride, strict=strict)
+    rows = with_suspects(rows, maps) if maps else rows
+    choose = partial(most_anomalous, top=top, only_anomalies=bool(only)) if top or only else iter
     table = RegionTable(regions) if regions else None
     totals = Totals(with_regions=bool(regions))
     with closing(table.beside(rows) if table else rows) as rows:  # else a draft would stay of a table that failed
-        images = list(totals.rows(rows)) if json and not out else []
+        images = list(choose(totals.rows(rows))) if json and not out else []
         if out or not json:
-            totals = write_table(rows, out)
+            totals = write_table(rows, out, choose)
     console.print_skipped(totals.skipped)
     console.print_seen(totals.n_seen)
     if json:

@@ -123,10 +123,11 @@ def stream_in_terminal(
         if maps:
             from alocc.report.overlays import overlay_writer
 
-            hooks["each"] = overlay_writer(detector, maps)
+            hooks["pictures"] = overlay_writer(detector, maps)
         if regions:
             hooks["regions"] = _region_finder(detector, of_all=fdr is not None)
     source = open_source(data, "test", stride=stride)
+    hooks["with_classes"] = bool(source.class_names)
 
     def scored() -> Generator[Rows, None, None]:
         with console.image_progress("scoring", len(source) or None) as progress:

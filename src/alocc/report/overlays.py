@@ -67,8 +67,10 @@ def rgb(image: NDArray[np.float32]) -> NDArray[np.uint8]:
     return (colours.transpose(1, 2, 0) * 255).round().astype(np.uint8)
 
 
-def overlay_writer(detector: Detector, folder: Path) -> Callable[[ImageSet, Scores], None]:
+def overlay_writer(detector: Detector, folder: Path) -> Callable[[ImageSet, Scores], list[str]]:
     """A function that writes, for each image it is given, image and overlay side by side into ``folder``.
+
+    It returns the name of each file.
 
     Raises:
         ConfigError: if the folder is a file.
@@ -79,7 +81,8 @@ def overlay_writer(detector: Detector, folder: Path) -> Callable[[ImageSet, Scor
     threshold = detector.map_threshold
     taken: Counter[str] = Counter()
 
-    def write(images: ImageSet, scores: Scores) -> None:
+    def write(images: ImageSet, scores: Scores) -> list[str]:
+        names = []
         maps = detector.anomaly_map(images.images) if scores.anomaly_map is None else scores.anomaly_map
         pixels = to_unit_range(images.images).numpy()
         for name, image, anomaly_map in zip(images.names, pixels, maps, strict=True):
@@ -91,6 +94,8 @@ def overlay_writer(detector: Detector, folder: Path) -> Callable[[ImageSet, Scor
                 written = f"{written.removesuffix('.png')}-{taken[written]}.png"
             with replacing(folder / written) as temporary:
                 picture.save(temporary, "PNG")
+            names.append(written)
+        return names
 
     return write
 

@@ -17,12 +17,14 @@ from alocc.scores import Progress, Scores
 
 
 class Batch(Protocol):
-    """Some images, as the engine takes them, with their names, and some that could not be used."""
+    """Some images, as the engine takes them, with their names and classes, and some that could not be used."""
 
     @property
     def images(self) -> Any: ...
     @property
     def names(self) -> Sequence[str]: ...
+    @property
+    def classes(self) -> Iterable[str]: ...
     @property
     def skipped(self) -> Sequence[Skipped]: ...
 
@@ -58,6 +60,10 @@ class Rows(NamedTuple):
     """How many of the images the detector was trained or calibrated on: their scores flatter it."""
     regions: Sequence[Sequence[Any]] = ()
     """Those of each image (:class:`~alocc.regions.Region`), if they were asked for."""
+    classes: Sequence[str] = ()
+    """That of each image, "" where it has none; empty if the source has no classes."""
+    pictures: Sequence[str] = ()
+    """File name of each image's picture, if there are pictures."""
 
     @classmethod
     def joined(cls, several: Sequence[Rows]) -> Rows:
@@ -68,6 +74,8 @@ class Rows(NamedTuple):
             [item for rows in several for item in rows.skipped],
             sum(rows.n_seen for rows in several),
             [regions for rows in several for regions in rows.regions],
+            [name for rows in several for name in rows.classes],
+            [name for rows in several for name in rows.pictures],
         )
 
 
@@ -77,15 +85,16 @@ def score_batches(
     *,
     strict: bool = False,
     progress: Progress | None = None,
+    with_classes: bool = False,
     score: Callable[[Any, Progress | None], Scores] | None = None,
-    each: Callable[[BatchT, Scores], None] | None = None,
+    pictures: Callable[[BatchT, Scores], Sequence[str]] | None = None,
     regions: Callable[[BatchT, Scores], Sequence[Sequence[Any]]] | None = None,
 ) -> Iterator[Rows]:
     """Score batch after batch of images in the engine's format. At least one image is scored before the first rows.
 
-    ``progress`` is told of every few images that are done. ``score`` scores, if not as the engine does by itself.
-    ``each`` is given every batch and its scores, before the images are let go; ``regions`` too, and finds those of each
-    image.
+    ``progress`` is told of every few images that are done. ``with_classes`` says that the source has classes. ``score``
+    scores, if not as the engine does by itself. ``pictures`` is given every batch and its scores, before the images are
+    let go, and gives the file name of each image's picture; ``regions`` too, and finds those of each image.
 
     Raises:
         DataError: if not one image can be used, or, if strict, if one cannot.
@@ -97,12 +106,12 @@ def score_batches(
         waiting += batch.skipped
         if batch.names:
             scores = (score or scorer.score)(batch.images, progress)
-            if each:
-                each(batch, scores)
+            drawn = pictures(batch, scores) if pictures else ()
             found = regions(batch, scores) if regions else ()
+            classes = list(map(str, batch.classes)) if with_classes else ()
             n_seen = int(scorer.was_seen(batch.images).sum())
             lean = replace(scores, parts={}, p_real=None, anomaly_map=None)
-            yield Rows(batch.names, lean, waiting, n_seen, found)
+            yield Rows(batch.names, lean, waiting, n_seen, found, classes, drawn)
             waiting, alpha = [], scores.alpha
     if alpha is None:
         raise none_usable(waiting)

@@ -6,6 +6,7 @@ NumPy alone.
 from __future__ import annotations
 
 import csv
+import heapq
 import itertools
 import json
 import shutil
@@ -13,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
@@ -23,7 +25,12 @@ from alocc.scoring.stream import Rows
 from alocc.storage import replacing
 
 COLUMNS = ("path", "anomaly_score", "p_value", "is_anomaly", "error")
+CLASS = "class"
+"""Column behind these, of images from a source with classes."""
 REGION_COLUMNS = ("path", "x", "y", "width", "height", "area", "peak", "p_value", "reason")
+SUSPECT_COLUMNS = ("path", "anomaly_score", "p_value", "picture")
+SUSPECTS = "suspects.csv"
+"""Name of that table, in the folder of the pictures."""
 ROW_GROUP = 50_000
 """Rows of Parquet that are in memory together."""
 
@@ -43,8 +50,13 @@ class Totals:
     """Whether the rows of images that are called anomalies have regions and n_regions, how many there are, too."""
 
     def rows(self, parts: Iterable[Rows]) -> Iterator[Row]:
-        """A dictionary for each image: path, anomaly_score, p_value, is_anomaly, error; nothing is ``None``."""
+        """A dictionary for each image: path, anomaly_score, p_value, is_anomaly, error; nothing is ``None``.
+
+        And its class, if the source has classes; that of an image which could not be used is not known.
+        """
+        with_classes = False
         for part in parts:
+            with_classes = with_classes or bool(part.classes)
             names, scores = part.names, part.scores
             self.n_images += len(names)
             self.n_anomalies += int(scores.is_anomaly.sum())
@@ -52,13 +64,31 @@ class Totals:
             self.skipped += part.skipped
             columns = (column.tolist() for column in (scores.anomaly_score, scores.p_value, scores.is_anomaly))
             regions = part.regions if self.with_regions else itertools.repeat((), len(names))
-            for name, score, p_value, is_anomaly, found in zip(names, *columns, regions, strict=True):
+            classes = part.classes or itertools.repeat("", len(names))
+            for name, score, p_value, is_anomaly, found, of in zip(names, *columns, regions, classes, strict=True):
                 row = dict(zip(COLUMNS, (name, score, p_value, is_anomaly, None), strict=True))
+                if with_classes:
+                    row[CLASS] = of or None
                 if found and is_anomaly:
                     row |= {"n_regions": found[0].n_regions, "regions": list(map(_columns_of, found))}
                 yield row
             for name, reason in part.skipped:
-                yield dict(zip(COLUMNS, (name, None, None, None, reason), strict=True))
+                row = dict(zip(COLUMNS, (name, None, None, None, reason), strict=True))
+                yield row | {CLASS: None} if with_classes else row
+
+
+Choice = Callable[[Iterator[Row]], Iterator[Row]]
+"""Which rows a table gets, and in which order."""
+
+
+def most_anomalous(rows: Iterable[Row], top: int | None = None, *, only_anomalies: bool = False) -> Iterator[Row]:
+    """Rows of images that could be used, the most anomalous first; equal ones stay as they came.
+
+    At most ``top`` rows, or none but those of images that are called anomalies; only these are in memory.
+    """
+    wanted = (row for row in rows if (row["is_anomaly"] if only_anomalies else row["is_anomaly"] is not None))
+    score = itemgetter("anomaly_score")
+    yield from sorted(wanted, key=score, reverse=True) if top is None else heapq.nlargest(top, wanted, score)
 
 
 @dataclass
@@ -91,6 +121,24 @@ class RegionTable:
                 yield part
 
 
+def with_suspects(parts: Iterable[Rows], folder: Path) -> Generator[Rows, None, None]:
+    """The same rows; after the last, images called anomalies and their pictures are listed, most anomalous first.
+
+    Raises:
+        ArtefactError: if the file cannot be written.
+    """
+    called: list[Row] = []
+    for part in parts:
+        columns = part.names, part.scores.anomaly_score.tolist(), part.scores.p_value.tolist(), part.pictures
+        rows = (dict(zip(SUSPECT_COLUMNS, row, strict=True)) for row in zip(*columns, strict=True))
+        called += itertools.compress(rows, part.scores.is_anomaly)
+        yield part
+    with replacing(folder / SUSPECTS) as temporary, _opened(temporary) as file:
+        write = _csv_lines(file, SUSPECT_COLUMNS)
+        for row in sorted(called, key=itemgetter("anomaly_score"), reverse=True):
+            write(map(_plain_cell, row.values()))
+
+
 def _columns_of(region: Any) -> Row:
     return {column: getattr(region, column) for column in REGION_COLUMNS[1:]}
 
@@ -111,20 +159,23 @@ def check_table_path(path: Path, option: str = "--out") -> None:
             raise ConfigError("Parquet needs pyarrow; install it with: pip install pyarrow") from None
 
 
-def write_table(parts: Iterable[Rows], path: Path | None) -> Totals:
+def write_table(parts: Iterable[Rows], path: Path | None, choose: Choice = iter) -> Totals:
     """Write rows as they come, as the file's suffix says, or CSV to standard output; no table before the last row.
+
+    ``choose`` picks and sorts the rows that are written; the totals count all.
 
     Raises:
         ConfigError: if the suffix is unknown.
         ArtefactError: if the file, or a temporary one, cannot be written.
     """
     totals, parts = Totals(), iter(parts)
-    parts = itertools.chain([next(parts)], parts)  # what is wrong with the images shows before anything is there
+    first = next(parts)  # what is wrong with the images shows before anything is there
+    columns = (*COLUMNS, CLASS) if first.classes else COLUMNS
+    rows = choose(totals.rows(itertools.chain([first], parts)))
     if path is None:
         with tempfile.SpooledTemporaryFile(1 << 24, "w+", encoding="utf-8", newline="") as file:
             try:
-                rows = totals.rows(parts)
-                _write_csv(file, map(_visible, rows) if sys.stdout.isatty() else rows)
+                _write_csv(file, columns, map(_visible, rows) if sys.stdout.isatty() else rows)
             except OSError as error:
                 raise ArtefactError(f"no room for temporary files ({error.strerror or error}); give --out") from None
             file.seek(0)
@@ -132,7 +183,7 @@ def write_table(parts: Iterable[Rows], path: Path | None) -> Totals:
         return totals
     check_table_path(path)
     with replacing(path) as temporary:
-        WRITERS[path.suffix](temporary, totals.rows(parts))
+        WRITERS[path.suffix](temporary, columns, rows)
     return totals
 
 
@@ -145,9 +196,9 @@ def _opened(path: Path) -> IO[str]:
     return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
 
 
-def _csv(path: Path, rows: Iterator[Row]) -> None:
+def _csv(path: Path, columns: Sequence[str], rows: Iterator[Row]) -> None:
     with _opened(path) as file:
-        _write_csv(file, rows)
+        _write_csv(file, columns, rows)
 
 
 def _csv_lines(file: IO[str], columns: Sequence[str]) -> Callable[[Iterable[Any]], object]:
@@ -158,11 +209,10 @@ def _csv_lines(file: IO[str], columns: Sequence[str]) -> Callable[[Iterable[Any]
     return writer.writerow
 
 
-def _write_csv(file: IO[str], rows: Iterator[Row]) -> None:
-    write = _csv_lines(file, COLUMNS)
-    for name, *numbers, verdict, reason in map(dict.values, rows):
-        is_anomaly = None if verdict is None else str(verdict).lower()
-        write((_plain(name), *numbers, is_anomaly, reason and _plain(reason)))
+def _write_csv(file: IO[str], columns: Sequence[str], rows: Iterator[Row]) -> None:
+    write = _csv_lines(file, columns)
+    for row in rows:
+        write(map(_plain_cell, row.values()))
 
 
 def _csv_of_regions(file: IO[str]) -> Callable[[Row], object]:
@@ -171,6 +221,8 @@ def _csv_of_regions(file: IO[str]) -> Callable[[Row], object]:
 
 
 def _plain_cell(value: Any) -> Any:
+    if isinstance(value, bool):
+        return str(value).lower()
     return _plain(value) if isinstance(value, str) else value
 
 
@@ -183,7 +235,7 @@ def _json_line(row: Row) -> str:
     return f"{json.dumps(row, ensure_ascii=False)}\n"
 
 
-def _json_lines(path: Path, rows: Iterator[Row]) -> None:
+def _json_lines(path: Path, columns: Sequence[str], rows: Iterator[Row]) -> None:
     with _opened(path) as file:
         file.writelines(map(_json_line, rows))
 
@@ -192,12 +244,13 @@ def _json_lines_of_regions(file: IO[str]) -> Callable[[Row], object]:
     return lambda row: file.write(_json_line(row))
 
 
-def _parquet(path: Path, rows: Iterator[Row]) -> None:
+def _parquet(path: Path, columns: Sequence[str], rows: Iterator[Row]) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    types = [pyarrow.string(), pyarrow.float64(), pyarrow.float64(), pyarrow.bool_(), pyarrow.string()]
-    schema = pyarrow.schema(list(zip(COLUMNS, types, strict=True)))
+    text, number = pyarrow.string(), pyarrow.float64()
+    types = dict(zip((*COLUMNS, CLASS), (text, number, number, pyarrow.bool_(), text, text), strict=True))
+    schema = pyarrow.schema([(column, types[column]) for column in columns])
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:
         while group := list(itertools.islice(rows, ROW_GROUP)):
             writer.write_table(pyarrow.Table.from_pylist(group, schema=schema))
