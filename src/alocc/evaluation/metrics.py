@@ -123,7 +123,7 @@ class Evaluation:
             ("maps against masks", "", self.pixels),
             ("with normal as the positive class", "normal_as_positive.", self.normal_as_positive),
             ("tuned on these labels: too good for new images", "tuned_on_test.", tuned),
-            ("AUROC of each part of the score: it is their weighted sum", "parts.", self.auroc_of_parts),
+            ("AUROC of each part of the score (their weighted sum)", "parts.", self.auroc_of_parts),
         ]
         meanings = MEANINGS | {f"parts.{name}": part.meaning for name, part in PARTS.items() if part.of_images}
         rows: list[tuple[str, ...]] = [("figure", "value", "95 % interval", "meaning")]
