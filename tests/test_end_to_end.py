@@ -146,7 +146,7 @@ def test_class_lists_are_taken_apart_in_all_their_spellings(trained):
 def test_maps_are_drawn_for_every_image_that_can_be_read(parts, trained, tmp_path):
     words = ["--maps", tmp_path / "maps", "--maps-of", "all", "--out", tmp_path / "s.csv"]
     done = run("score", trained, parts / "bad", *words)
-    drawn = sorted(path.name for path in (tmp_path / "maps").iterdir())
+    drawn = sorted(path.name for path in (tmp_path / "maps").glob("*.png"))
     assert drawn == [f"{i:02}.png" for i in range(20)]
     with Image.open(tmp_path / "maps" / drawn[0]) as picture:
         assert picture.mode == "RGB" and picture.width > 2 * 224 and picture.height > 224
@@ -205,7 +205,8 @@ def test_drift_is_told_and_calibrated_away(trained, newer, tmp_path):
 
 def test_the_layout_of_industrial_sets_from_training_to_pixels(tmp_path):
     rng = np.random.default_rng(2)
-    for folder, count in (("ground_truth/stain", 0), ("train/good", 60), ("test/good", 15), ("test/stain", 15)):
+    counts = {"ground_truth/stain": 0, "train/good": 60, "test/good": 15, "test/stain": 15, "test/torn": 5}
+    for folder, count in counts.items():
         (tmp_path / folder).mkdir(parents=True)
         for i in range(count):
             picture = disc(rng, square=False)
@@ -217,10 +218,14 @@ def test_the_layout_of_industrial_sets_from_training_to_pixels(tmp_path):
             Image.fromarray(picture).save(tmp_path / folder / f"{i:02}.png")
     run("train", tmp_path, "--out", tmp_path / "run", *TINY)
     figures = json.loads(run("evaluate", tmp_path / "run", tmp_path, "--json", "--bootstrap", 0).stdout)
-    assert (figures["n_normal"], figures["n_anomalous"]) == (15, 15)
-    assert figures["auroc"] > 0.9 and figures["pixel_auroc"] > 0.9 and figures["pro"] > 0.7
+    assert (figures["n_normal"], figures["n_anomalous"]) == (15, 20)
+    good, stain, torn = figures["classes"]
+    assert [(one["name"], one["n"]) for one in (good, stain, torn)] == [("good", 15), ("stain", 15), ("torn", 5)]
+    assert "pixel_auroc" not in good.keys() | torn.keys()  # no masks
+    assert (stain["pixel_auroc"], stain["pro"]) == (figures["pixel_auroc"], figures["pro"])
+    assert stain["auroc"] > 0.9 and figures["pixel_auroc"] > 0.9 and figures["pro"] > 0.7
     detector = alocc.Detector.load(tmp_path / "run")
-    images = np.stack([np.asarray(Image.open(path)) for path in sorted((tmp_path / "test").glob("*/*.png"))])
+    images = np.stack([np.asarray(Image.open(path)) for path in sorted((tmp_path / "test").glob("[gs]*/*.png"))])
     called, marked = detector.anomaly_map(images) > detector.map_threshold, np.zeros((30, 20, 18), bool)
     marked[15:, 2:6, 3:7] = True  # good comes before stain
     assert figures["pixel_f1"] == pytest.approx(2 * (called & marked).sum() / (called.sum() + marked.sum()))

@@ -160,6 +160,7 @@ def test_evaluation_is_that_of_the_detectors_scores(detector, digits):
         threshold=detector.threshold,
         alpha=detector.alpha,
         parts=scores.parts,
+        classes=digits.images.classes,
         resamples=10,
     )
     assert evaluate(detector, digits, resamples=10) == expected

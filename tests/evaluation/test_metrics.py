@@ -302,9 +302,35 @@ def test_roc_curve_goes_from_corner_to_corner_over_the_area():
 def test_rows_are_the_figures_with_their_intervals_below_headings():
     evaluation = by_hand(parts={"mse": SCORES}, resamples=3)
     header, *rows = evaluation.as_rows()
-    assert header == ("figure", "value", "95 % interval")
+    assert header == ("figure", "value", "95 % interval", "meaning")
     headings = [row[0] for row in rows if len(row) == 1]
     assert headings[0] == "at the detector's threshold (alpha 0.1)" and len(headings) == 5  # no masks
-    assert rows[1] == ("accuracy", "0.7500", "{:.4f} – {:.4f}".format(*evaluation.intervals["accuracy"]))
-    assert rows[-1] == ("mse", "0.8750", "")
+    interval = "{:.4f} – {:.4f}".format(*evaluation.intervals["accuracy"])
+    assert rows[1] == ("accuracy", "0.7500", interval, "of all images, the share judged right")
+    assert rows[-1] == ("mse", "0.8750", "", "how far R's reconstruction is from the image")
+    assert all(row[3] for row in rows if len(row) > 1)
+    precisions = [row[3] for row in rows if row[0] == "precision"]
+    assert len(precisions) == 2 and "called anomalies" in precisions[0] and "called normal" in precisions[1]
     assert ("best F1", "0.8889") in [row[:2] for row in rows]
+
+
+def test_figures_of_classes_by_hand():
+    """Above 0.45: 0.6 of the normal images, and all anomalous ones but 0.4, which 0.6 alone of the normal exceeds."""
+    classes = np.array(["good", "good", "fine", "good", "bent", "bent", "torn", "torn"])
+    evaluation = by_hand(classes=classes)
+    found = {
+        one.name: (one.is_anomalous, one.n, one.n_called, one.share_called, one.auroc) for one in evaluation.classes
+    }
+    assert list(found) == ["fine", "good", "bent", "torn"]
+    assert found["fine"] == (False, 1, 0, 0, None) and found["good"] == (False, 3, 1, 1 / 3, None)
+    assert found["bent"] == (True, 2, 1, 1 / 2, 6 / 8)  # of 8 pairs with normal images, 0.4 and 0.5 lose to 0.6
+    assert found["torn"] == (True, 2, 2, 1, 1)
+    z = 1.959964
+    half = z * np.sqrt(2 / 4 + z**2 / 4) / (2 + z**2)  # Wilson's, of 1 in 2
+    assert evaluation.classes[2].interval == pytest.approx((0.5 - half, 0.5 + half), abs=1e-6)
+    assert evaluation.classes[3].interval == pytest.approx((2 / (2 + z**2), 1), abs=1e-6)
+    assert by_hand().classes == () and evaluation.as_json()["classes"][0]["name"] == "fine"
+    header, *rows = evaluation.as_class_rows()
+    assert header == ("class", "called anomalies", "share", "95 % interval", "AUROC")  # no masks
+    assert [row[0] for row in rows] == ["normal: false alarms", "fine", "good", "anomalous: recall", "bent", "torn"]
+    assert rows[4] == ("bent", "1 of 2", "0.500", "0.095 – 0.905", "0.750") and rows[1][4] == ""

@@ -232,3 +232,29 @@ def test_an_anomaly_without_a_mask_may_be_anywhere_and_is_left_out(save_image):
     assert found == pytest.approx(pixel_figures(maps[known], masks[known], detector.map_threshold))
     as_if_normal = pixel_figures(maps, masks, detector.map_threshold)
     assert found["pixel_auroc"] > as_if_normal["pixel_auroc"] + 0.02
+
+
+def test_pixels_of_a_class_are_compared_with_all_normal_images(save_image):
+    rng = np.random.default_rng(0)
+
+    def normal():
+        return (120 + rng.normal(0, 4, (20, 20))).clip(0, 255).astype(np.uint8)
+
+    marks = {"cut": MARK, "dent": MARK.T[::-1], "odd": MARK}
+    for i in range(30):
+        save_image(normal(), f"train/good/{i:02}.png")
+    for i in range(6):
+        path = save_image(normal(), f"test/good/{i}.png")
+        for name, mark in marks.items():
+            save_image(np.where(mark, 250, normal()).astype(np.uint8), f"test/{name}/{i}.png")
+            save_image((mark & (name != "odd")) * np.uint8(255), f"ground_truth/{name}/{i}_mask.png")
+    root = path.parents[2]
+    detector = alocc.train(root, config=with_settings(preset("robust"), ["networks.width=4"]), iterations=5)
+    labelled = load_labelled(root, detector.image_format, ["good"])
+    found = {one.name: one.pixels for one in evaluate(detector, labelled, resamples=0).classes}
+    assert found["good"] == found["odd"] == {}  # masks of odd mark nothing
+    maps, classes = detector.anomaly_map(labelled.images.images), labelled.images.classes
+    for name in ("cut", "dent"):
+        chosen = np.isin(classes, ["good", name])
+        masks = np.where((classes == name)[:, None, None], marks[name], False)
+        assert found[name] == pixel_figures(maps[chosen], masks[chosen], detector.map_threshold)

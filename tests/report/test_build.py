@@ -75,6 +75,20 @@ def test_counts_and_verdicts_of_the_page_are_the_detectors(labelled_page, looked
     assert "were trained or calibrated on" not in text
 
 
+def test_classes_are_listed_with_what_they_count_as_and_what_is_called(labelled_page, looked_at):
+    _, results = looked_at
+    text = re.search(r'<h2 id="classes">(.*?)</section>', labelled_page.read_text(encoding="utf-8"), re.DOTALL)[1]
+    assert "Counted as normal: <b>good</b> (100)" in text and "Counted as anomalous: <b>bad</b> (41)" in text
+    for name in ("good", "bad"):
+        called = results.scores.is_anomaly[results.images.classes == name]
+        assert f'<td>{name}</td><td class="number interval">{called.sum()} of {len(called)}</td>' in text
+    area = np.mean(
+        results.scores.anomaly_score[results.is_anomalous][:, None]
+        > results.scores.anomaly_score[~results.is_anomalous]
+    )
+    assert f'interval">{area:.3f}</td>' in text
+
+
 def test_images_that_were_seen_are_said_to_be(trained, parts, tmp_path, draw_disc):
     rng = np.random.default_rng(1)
     (tmp_path / "images").mkdir()

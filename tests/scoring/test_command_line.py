@@ -178,6 +178,96 @@ def test_nothing_is_left_of_a_table_that_cannot_be(run, folder, tmp_path):
     )
 
 
+def ranked(run, folder, *words):
+    """All rows that could be scored, the most anomalous first."""
+    rows = json.loads(run("score", folder / "run", folder / "parts", *words, "--json")[0])["images"]
+    return sorted((row for row in rows if not row["error"]), key=lambda row: -row["anomaly_score"])
+
+
+def test_the_class_of_an_image_is_a_column_where_there_are_classes(run, folder):
+    rows = table_of(run("score", folder / "run", folder / "parts")[0])
+    assert list(rows[0]) == ["path", "anomaly_score", "p_value", "is_anomaly", "error", "class"]
+    assert all(row["class"] == ("" if row["error"] else Path(row["path"]).parent.name) for row in rows)
+    assert {row["class"] for row in rows} == {"good", "bad", ""}
+    assert "class" not in table_of(run("score", folder / "run", folder / "parts" / "bad")[0])[0]
+
+
+def test_top_lists_the_most_anomalous_and_counts_all(run, folder, tmp_path):
+    rows = ranked(run, folder, "--alpha", 0.4)
+    for n in (1, 7, 1_000):
+        out, err = run("score", folder / "run", folder / "parts", "--alpha", 0.4, "--top", n)
+        assert [row["path"] for row in table_of(out)] == [row["path"] for row in rows[:n]]
+        assert f"{sum(row['is_anomaly'] for row in rows)} of 40 images are anomalies" in err
+    result = json.loads(run("score", folder / "run", folder / "parts", "--alpha", 0.4, "--top", 7, "--json")[0])
+    assert result["images"] == rows[:7] and result["n_images"] == 40 and len(result["skipped"]) == 1
+    run("score", folder / "run", folder / "parts", "--top", 7, "--alpha", 0.4, "--out", tmp_path / "s.jsonl")
+    assert [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()] == rows[:7]
+
+
+@pytest.mark.parametrize("rule", [("--alpha", 0.4), ("--fdr", 0.5)])
+def test_only_anomalies_are_listed_the_most_anomalous_first(run, folder, rule, monkeypatch):
+    monkeypatch.setattr(discoveries, "discoveries", lambda p_value, _: p_value <= 0.3)  # others than alpha calls
+    called = [row for row in ranked(run, folder, *rule) if row["is_anomaly"]]
+    assert 1 < len(called) < 40
+    words = ["score", folder / "run", folder / "parts", *rule, "--only", "anomalies", "--json"]
+    assert json.loads(run(*words)[0])["images"] == called
+    assert json.loads(run(*words, "--top", 2)[0])["images"] == called[:2]
+
+
+def test_suspects_are_the_called_images_with_their_pictures(run, folder, tmp_path):
+    rows = ranked(run, folder, "--alpha", 0.4)
+    run("score", folder / "run", folder / "parts", "--alpha", 0.4, "--maps", tmp_path, "--top", 1)
+    suspects = table_of((tmp_path / "suspects.csv").read_text(encoding="utf-8"))
+    assert list(suspects[0]) == ["path", "anomaly_score", "p_value", "picture"]
+    wanted = [(row["path"], str(row["anomaly_score"]), str(row["p_value"])) for row in rows if row["is_anomaly"]]
+    assert [(row["path"], row["anomaly_score"], row["p_value"]) for row in suspects] == wanted
+    pictures = [row["picture"] for row in suspects]
+    assert all(Path(row["path"]).stem in row["picture"] for row in suspects) and len(set(pictures)) == len(pictures)
+    assert all((tmp_path / name).is_file() for name in pictures)
+    run("score", folder / "run", rows[-1]["path"], "--maps", tmp_path / "none")
+    assert (tmp_path / "none" / "suspects.csv").read_text() == "path,anomaly_score,p_value,picture\n"
+
+
+@pytest.mark.parametrize("words", [("--top", 0), ("--top", -1), ("--only", "normal")])
+def test_lists_that_cannot_be_are_refused(run, folder, words):
+    out, err = run("score", folder / "run", folder / "parts", *words, code=2)
+    assert out == "" and words[0] in err
+
+
+def test_evaluate_says_first_what_counts_as_what_then_each_class(run, folder, tmp_path):
+    """Images of class control are clean, but nothing says so: they count as anomalous, and that is said."""
+    for name in ("good", "bad"):
+        for path in sorted((folder / "parts" / name).glob("0*.png")):
+            target = tmp_path / ("control" if name == "good" and path.stem < "04" else name) / path.name
+            target.parent.mkdir(exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    words = [folder / "run", tmp_path, "--alpha", 0.4, "--bootstrap", 0]
+    out, err = run("evaluate", *words, "--normal", "good")
+    assert err.startswith("counted as normal: good (6)\ncounted as anomalous: bad (10), control (4)\n")
+    assert out.startswith("by class at alpha 0.4") and out.index("by class") < out.index("over all thresholds")
+    classes = json.loads(run("evaluate", *words, "--normal", "good", "--json")[0])["classes"]
+    assert [(one["name"], one["is_anomalous"], one["n"]) for one in classes] == [
+        ("good", False, 6), ("bad", True, 10), ("control", True, 4),
+    ]  # fmt: skip
+    rows = [row for row in json.loads(run("score", *words[:4], "--json")[0])["images"] if not row["error"]]
+    normal = [row["anomaly_score"] for row in rows if row["class"] == "good"]
+    for one in classes:
+        own = [row for row in rows if row["class"] == one["name"]]
+        n, called = len(own), sum(row["is_anomaly"] for row in own)
+        assert (one["n_called"], one["share_called"]) == (called, called / n)
+        z, share = 1.959964, called / n
+        middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+        half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+        assert one["interval"] == pytest.approx([middle - half, middle + half], abs=1e-6)
+        wins = [
+            (row["anomaly_score"] > other) + 0.5 * (row["anomaly_score"] == other) for row in own for other in normal
+        ]
+        assert one["auroc"] == (pytest.approx(np.mean(wins)) if one["is_anomalous"] else None)
+        assert re.search(rf"{one['name']} +│ {called} of {n} +│ {share:.3f} │", out)
+    err = run("evaluate", *words, "--normal", "good", "control", "--json")[1]
+    assert err.startswith("counted as normal: control (4), good (6)\ncounted as anomalous: bad (10)\n")
+
+
 REGION = ["x", "y", "width", "height", "area", "peak", "p_value", "reason"]
 
 
@@ -207,7 +297,7 @@ def test_regions_of_every_anomaly_and_of_no_other_image(run, folder, tmp_path, r
         assert 1 <= row["area"] <= row["width"] * row["height"] and 0 < row["p_value"] <= 1
         assert row["reason"].endswith(f"; {row['width']} × {row['height']} pixels")
     out, _ = run("score", folder / "run", folder / "parts", *rule, "--regions", tmp_path / "r.jsonl")
-    assert out.startswith("path,anomaly_score,p_value,is_anomaly,error,box_left,box_top,box_right,box_bottom\n")
+    assert out.startswith("path,anomaly_score,p_value,is_anomaly,error,box_left,box_top,box_right,box_bottom,class\n")
     lines = (tmp_path / "r.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == wanted
     drawn = {path.relative_to(tmp_path / "maps").as_posix() for path in (tmp_path / "maps").rglob("*.png")}

@@ -39,13 +39,15 @@ class Mean:
 def batch(values, *unusable):
     images = np.broadcast_to(np.array(values, np.uint8)[:, None, None, None], (len(values), 6, 5, 1))
     skipped = [Skipped(name, f"{name}!") for name in unusable]
-    return Batch([Entry(f"{value}.png", "") for value in values], images, skipped)
+    return Batch([Entry(f"{value}.png", "", f"class {value}") for value in values], images, skipped)
 
 
 def test_rows_have_the_batches_names_scores_and_what_could_not_be_used():
     told, seen = [], []
     batches = [batch([], "a"), batch([0, 200], "b"), batch([], "c"), batch([7]), batch([], "d")]
-    parts = list(score_batches(Mean(), batches, progress=told.append, each=lambda *what: seen.append(what)))
+    parts = list(
+        score_batches(Mean(), batches, progress=told.append, with_classes=True, each=lambda *what: seen.append(what))
+    )
     assert [part.names for part in parts] == [["0.png", "200.png"], ["7.png"], ()]
     assert [[item.name for item in part.skipped] for part in parts] == [["a", "b"], ["c"], ["d"]]
     assert [part.n_seen for part in parts] == [1, 0, 0] and told == [2, 1]
@@ -56,6 +58,8 @@ def test_rows_have_the_batches_names_scores_and_what_could_not_be_used():
     assert together.scores.anomaly_score.tolist() == [0, 200, 7]
     assert together.scores.is_anomaly.tolist() == [False, True, False]
     assert [item.name for item in together.skipped] == list("abcd")
+    assert together.classes == ["class 0", "class 200", "class 7"]
+    assert next(score_batches(Mean(), batches)).classes == ()
 
 
 def test_not_one_image_or_one_too_many_is_an_error():

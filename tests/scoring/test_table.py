@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import tracemalloc
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from alocc.regions import Region
 from alocc.scores import Scores
 from alocc.scoring import table
 from alocc.scoring.stream import Rows
-from alocc.scoring.table import BOX_COLUMNS, COLUMNS, check_table_path, write_table
+from alocc.scoring.table import BOX_COLUMNS, COLUMNS, check_table_path, most_anomalous, write_table
 
 AWKWARD = 'b/a "quoted", Größe\n2.png'
 
@@ -105,6 +106,37 @@ def test_rows_are_written_as_they_come_and_take_no_memory(tmp_path, suffix, monk
         import pyarrow.parquet
 
         assert pyarrow.parquet.ParquetFile(tmp_path / "s.parquet").num_row_groups == 100
+
+
+def test_of_many_rows_only_the_top_is_in_memory(tmp_path):
+    """The same 100,000 rows; the highest score is there 200 times, and the first of these come first."""
+    batch = np.linspace(0, 1, 500)
+
+    def parts():
+        for number in range(200):
+            names = [f"folder/{number:04}/{i:04}.png" for i in range(500)]
+            yield Rows(names, scores(batch, batch, batch > 0.5), [], 0)
+
+    tracemalloc.start()
+    totals = write_table(parts(), tmp_path / "s.csv", partial(most_anomalous, top=201))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4_000_000 and (totals.n_images, totals.n_anomalies) == (100_000, 50_000)
+    names = [row["path"] for row in read_rows(tmp_path / "s.csv")]
+    assert names == [*(f"folder/{number:04}/0499.png" for number in range(200)), "folder/0000/0498.png"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_classes_are_a_column_behind_the_others(tmp_path, suffix):
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+    nothing = Rows([], scores([], [], np.zeros(0, bool)), [Skipped("z.png", "z.png is empty")], 0)
+    parts = [PARTS[0]._replace(classes=["", "=a"]), PARTS[1]._replace(classes=["c"]), nothing]
+    write_table(parts, tmp_path / f"s.{suffix}")
+    rows = read_rows(tmp_path / f"s.{suffix}")
+    assert list(rows[0]) == [*COLUMNS, "class"]
+    wanted = ["", "./=a", "c", "", ""] if suffix == "csv" else [None, "=a", "c", None, None]
+    assert [row["class"] for row in rows] == wanted
 
 
 FORMULAS = ["=1+1.png", "+1.png", "-1.png", "@a.png", "\t=1.png", "\r=1.png", "\n=1.png", "＝1.png"]

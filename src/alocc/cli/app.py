@@ -126,6 +126,11 @@ def score(
         typer.Option(help="Where anomalies are, .csv or .jsonl: box in the image's own pixels, p_value, what is seen."),
     ] = None,
     stride: Stride = 1,
+    top: Annotated[int | None, typer.Option(min=1, help="List only so many images, the most anomalous first.")] = None,
+    only: Annotated[
+        Literal["anomalies"] | None,
+        typer.Option(help="List only images that are called anomalies, the most anomalous first."),
+    ] = None,
     strict: Strict = False,
     engine: Engine = None,
     device: Device = "auto",
@@ -133,13 +138,15 @@ def score(
 ) -> None:
     """Score every image: path, anomaly_score, p_value, is_anomaly, and error for an image that cannot be read.
 
-    With --maps or --regions, anomalies have the box of their strongest place too: box_left, box_top, box_right,
-    box_bottom.
-
-    Images are read, scored and released a few hundred at a time, so memory does not limit their number.
+    Where images have classes, class is a column too. With --maps or --regions, anomalies have the box of their
+    strongest place: box_left, box_top, box_right, box_bottom. The anomalies whose pictures are in --maps are listed
+    there in suspects.csv. Images are read, scored and released a few hundred at a time, so memory does not limit their
+    number.
     """
+    from functools import partial
+
     from alocc.cli.running import load_engine, stream_in_terminal
-    from alocc.scoring.table import RegionTable, Totals, check_table_path, write_table
+    from alocc.scoring.table import RegionTable, Totals, check_table_path, most_anomalous, write_table
 
     if out:
         check_table_path(out)
@@ -154,13 +161,14 @@ def score(
     rows = stream_in_terminal(
         detector, data, fdr=fdr, maps=maps, maps_of=which, regions=bool(regions), stride=stride, strict=strict
     )
+    choose = partial(most_anomalous, top=top, only_anomalies=bool(only)) if top or only else iter
     table = RegionTable(regions) if regions else None
     with_boxes = bool(maps or regions)
     totals = Totals(with_boxes=with_boxes, with_regions=bool(regions))
     with closing(table.beside(rows) if table else rows) as rows:  # else a draft would stay of a table that failed
-        images = list(totals.rows(rows)) if json and not out else []
+        images = list(choose(totals.rows(rows))) if json and not out else []
         if out or not json:
-            totals = write_table(rows, out, with_boxes=with_boxes)
+            totals = write_table(rows, out, choose, with_boxes=with_boxes)
     console.print_skipped(totals.skipped)
     console.print_seen(totals.n_seen)
     if json:
@@ -192,13 +200,15 @@ def evaluate(
     normal: Normal = None,
     anomalous: Anomalous = None,
     alpha: OwnAlpha = None,
-    bootstrap: Annotated[int, typer.Option(min=0, help="Resamples for the 95 % intervals; 0 for none.")] = 300,
+    bootstrap: Annotated[
+        int, typer.Option(min=0, help="Resamples for the 95 % intervals; 0 for those of classes alone.")
+    ] = 300,
     strict: Strict = False,
     engine: Engine = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Compare the verdicts with labels: first at the detector's own threshold, then over all thresholds."""
+    """Compare the verdicts with labels: class by class, at the detector's own threshold, then over all thresholds."""
     from alocc.cli.running import load_engine
     from alocc.evaluation.labelled import evaluate as compare
     from alocc.evaluation.labelled import load_labelled
@@ -207,6 +217,7 @@ def evaluate(
     classes = class_names(normal, data) or detector.training["normal_classes"]
     with console.stage_progress():
         labelled = load_labelled(data, detector.image_format, classes, class_names(anomalous, data), strict=strict)
+    console.print_sides(labelled)
     with console.image_progress("scoring", len(labelled.images)) as progress:
         scores = detector.score(labelled.images.images, progress)
     with console.stage_progress():
@@ -216,6 +227,8 @@ def evaluate(
         found = {"n_seen_in_training": n_seen, "skipped": labelled.images.skipped}
         console.print_json(evaluation.as_json() | found)
     else:
+        title = f"by class at alpha {evaluation.alpha:g}; AUROC against all normal images"
+        console.print_table(evaluation.as_class_rows(), title, header=True)
         title = f"{evaluation.n_normal:,} normal and {evaluation.n_anomalous:,} anomalous images"
         console.print_table(evaluation.as_rows(), title, header=True)
     console.print_skipped(labelled.images.skipped)

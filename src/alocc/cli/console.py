@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from alocc.data.sources import Skipped
     from alocc.detector import Detector
     from alocc.evaluation.health import Health
+    from alocc.evaluation.labelled import Labelled
     from alocc.training.plan import TrainingImages
 
 __all__ = ["err", "image_progress", "plain", "print_note", "stage_progress", "training_progress"]
@@ -76,6 +77,13 @@ def print_skipped(skipped: Sequence[Skipped]) -> None:
         print_note(f"  {item.reason}")
     if len(skipped) > SKIPPED_SHOWN:
         print_note(f"  and {len(skipped) - SKIPPED_SHOWN} more")
+
+
+def print_sides(labelled: Labelled) -> None:
+    """Which classes count as normal and which as anomalous, with their numbers of images."""
+    for side, word in ((False, "normal"), (True, "anomalous")):
+        counts = labelled.class_counts(side).items()
+        print_note(f"counted as {word}: " + ", ".join(f"{name} ({n:,})" for name, n in counts))
 
 
 def print_seen(n_seen: int) -> None:

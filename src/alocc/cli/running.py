@@ -108,7 +108,7 @@ def stream_in_terminal(
     regions: bool = False,
     stride: int,
     strict: bool,
-    each: Callable[[ImageSet, Scores], None] | None = None,
+    each: Callable[[ImageSet, Scores, Sequence[Sequence[Region]]], None] | None = None,
 ) -> Generator[Rows, None, None]:
     """Score a source with a progress bar, and give its rows batch after batch; with regions where something needs them.
 
@@ -128,7 +128,10 @@ def stream_in_terminal(
     def scored(**hooks: Any) -> Generator[Rows, None, None]:
         with console.image_progress("scoring", len(source) or None) as progress:
             batches = source.batches(detector.image_format)
-            yield from score_batches(detector, batches, strict=strict, progress=progress, **hooks)
+            with_classes = bool(source.class_names)
+            yield from score_batches(
+                detector, batches, strict=strict, progress=progress, with_classes=with_classes, **hooks
+            )
 
     if isinstance(detector, Detector) and (maps or regions):
         return _with_places(detector, scored, source.where, fdr, maps, maps_of)

@@ -30,6 +30,11 @@ class Batch(NamedTuple):
         """Of the images that could be read."""
         return [entry.name for entry in self.entries]
 
+    @property
+    def classes(self) -> list[str]:
+        """Of the same; "" where there is none."""
+        return [entry.class_name for entry in self.entries]
+
 
 def read_batches(entries: Sequence[Entry], to: ImageFormat, unusable: Sequence[Skipped] = ()) -> Iterator[Batch]:
     """Decode and resize in order, the next batch meanwhile; first come images known to be unusable."""

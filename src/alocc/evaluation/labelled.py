@@ -27,6 +27,11 @@ class Labelled:
     images: ImageSet
     is_anomalous: NDArray[np.bool_]
 
+    def class_counts(self, anomalous: bool) -> dict[str, int]:
+        """Class of the normal or of the anomalous images → how many there are."""
+        names, counts = np.unique(self.images.classes[self.is_anomalous == anomalous], return_counts=True)
+        return dict(zip(names.tolist(), counts.tolist(), strict=True))
+
 
 def load_labelled(
     data: Data,
@@ -85,15 +90,28 @@ def evaluate(
         threshold=detector.threshold,
         alpha=detector.alpha,
         parts=scores.parts,
+        classes=labelled.images.classes,
         resamples=resamples,
     )
     if not (any(labelled.images.masks) and isinstance(detector, Detector)):  # an exported one makes no maps
         return evaluation
     has_mask = np.array([mask is not None for mask in labelled.images.masks])
-    known = labelled.images[has_mask | ~labelled.is_anomalous]  # an anomaly without a mask may be anywhere
+    is_known = has_mask | ~labelled.is_anomalous  # an anomaly without a mask may be anywhere
+    known, is_normal = labelled.images[is_known], ~labelled.is_anomalous[is_known]
     masks = load_masks(known.masks, detector.image_format)
     maps = detector.anomaly_map(known.images, counted("computing maps", len(known)))
-    return replace(evaluation, pixels=pixel_figures(maps, masks, detector.map_threshold))
+    pixels = pixel_figures(maps, masks, detector.map_threshold)
+
+    def of_class(name: str) -> Mapping[str, float]:
+        chosen = is_normal | (known.classes == name)
+        if chosen.all():
+            return pixels
+        if not masks[chosen & ~is_normal].any() or masks[chosen].all():
+            return {}
+        return pixel_figures(maps[chosen], masks[chosen], detector.map_threshold)
+
+    classes = [replace(one, pixels=of_class(one.name)) if one.is_anomalous else one for one in evaluation.classes]
+    return replace(evaluation, pixels=pixels, classes=classes)
 
 
 def watch_on(labelled: Labelled) -> Callable[[Detector], Mapping[str, float]]:

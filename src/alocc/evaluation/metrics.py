@@ -25,6 +25,44 @@ FIGURE_NAMES = {"f1": "F1", "auroc": "AUROC", "aupr": "AUPR", "eer": "EER", "fpr
                 "pixel_auroc": "pixel AUROC", "pro": "per-region overlap", "pixel_f1": "pixel F1",
                 "best_f1": "best F1"}  # fmt: skip
 """For people; other figures are called what they are."""
+MEANINGS = {
+    "accuracy": "of all images, the share judged right",
+    "precision": "of the images called anomalies, the share that is anomalous",
+    "recall": "of the anomalous images, the share called anomalies",
+    "f1": "harmonic mean of precision and recall",
+    "auroc": "chance that an anomalous image scores above a normal one",
+    "aupr": "mean precision over all recalls",
+    "eer": "error rate where it is the same on either side",
+    "fpr95": "false alarms where the recall is 95 %",
+    "pixel_auroc": "chance that a marked pixel is above another one",
+    "pro": "mean share of a marked region that stands out",
+    "pixel_f1": "F1 of pixels at the threshold of maps",
+    "normal_as_positive.precision": "of the images called normal, the share that is normal",
+    "normal_as_positive.recall": "of the normal images, the share called normal",
+    "normal_as_positive.f1": "harmonic mean of these two, as in some papers",
+    "normal_as_positive.aupr": "mean of this precision over all recalls",
+    "tuned_on_test.best_f1": "at the threshold that suits these labels best",
+}
+"""Figure, with its group where names are there twice → what it says, in words."""
+
+
+@dataclass(frozen=True)
+class ClassFigures:
+    """What a detector makes of the images of one class, at its own threshold and beside all normal images."""
+
+    name: str
+    is_anomalous: bool
+    n: int
+    n_called: int
+    """How many are called anomalies."""
+    share_called: float
+    """Recall of an anomalous class, false alarms of a normal one."""
+    interval: tuple[float, float]
+    """Wilson's 95 % interval of that share."""
+    auroc: float | None
+    """Of the class against all normal images; none of a normal class."""
+    pixels: Mapping[str, float] = field(default_factory=dict)
+    """pixel_auroc, pro and pixel_f1 of the class and all normal images, where it has masks."""
 
 
 @dataclass(frozen=True)
@@ -48,18 +86,40 @@ class Evaluation:
     n_anomalous: int
     pixels: Mapping[str, float] = field(default_factory=dict)
     """pixel_auroc, pro and pixel_f1, where there are masks."""
+    classes: Sequence[ClassFigures] = ()
+    """Each class of the images, normal ones first; empty if their classes are not known."""
 
     def _repr_html_(self) -> str:
         header, *rows = self.as_rows()
         return html_table(f"{self.n_normal:,} normal and {self.n_anomalous:,} anomalous images", rows, header)
 
     def as_json(self) -> dict[str, Any]:
-        """One flat object, with the intervals and the rest in objects of their own."""
+        """One flat object, with the intervals, the classes and the rest in objects of their own."""
         rest = asdict(self)
+        rest["classes"] = [{**one.pop("pixels"), **one} for one in rest["classes"]]
         return {**rest.pop("figures"), **rest.pop("pixels"), **rest}
+
+    def as_class_rows(self) -> list[tuple[str, ...]]:
+        """For a table: a header, then class by class below headings, which say what the share is there."""
+        pixels = [name for name in ("pixel_auroc", "pro") if any(one.pixels for one in self.classes)]
+        header = ("class", "called anomalies", "share", "95 % interval", "AUROC")
+        rows: list[tuple[str, ...]] = [(*header, *(FIGURE_NAMES[name] for name in pixels))]
+        headings = {False: "normal: false alarms", True: "anomalous: recall"}
+        for side, heading in headings.items():
+            rows.append((heading,))
+            for one in self.classes:
+                if one.is_anomalous == side:
+                    called = f"{one.n_called:,} of {one.n:,}"
+                    interval = " – ".join(f"{end:.3f}" for end in one.interval)
+                    others = [one.auroc, *(one.pixels.get(name) for name in pixels)]
+                    shown = ("" if value is None else f"{value:.3f}" for value in others)
+                    rows.append((one.name, called, f"{one.share_called:.3f}", interval, *shown))
+        return rows
 
     def as_rows(self) -> list[tuple[str, ...]]:
         """For a table: a header, then figures; a row of one entry is the heading of those below it."""
+        from alocc.parts import PARTS
+
         own = {name: self.figures[name] for name in ("accuracy", "precision", "recall", "f1")}
         tuned = {"best_f1": self.tuned_on_test["best_f1"]}
         groups: list[tuple[str, str, Mapping[str, float]]] = [
@@ -68,14 +128,16 @@ class Evaluation:
             ("maps against masks", "", self.pixels),
             ("with normal as the positive class", "normal_as_positive.", self.normal_as_positive),
             ("tuned on these labels: too good for new images", "tuned_on_test.", tuned),
-            ("AUROC of each part of the score", "parts.", self.auroc_of_parts),
+            ("AUROC of each part of the score (their weighted sum)", "parts.", self.auroc_of_parts),
         ]
-        rows: list[tuple[str, ...]] = [("figure", "value", "95 % interval")]
+        meanings = MEANINGS | {f"parts.{name}": part.meaning for name, part in PARTS.items() if part.of_images}
+        rows: list[tuple[str, ...]] = [("figure", "value", "95 % interval", "meaning")]
         for title, prefix, group in groups:
             rows += [(title,)] if group else []
             for name, value in group.items():
                 interval = " – ".join(f"{end:.4f}" for end in self.intervals.get(prefix + name, ()))
-                rows.append((FIGURE_NAMES.get(name, name), f"{value:.4f}", interval))
+                meaning = meanings.get(prefix + name) or meanings.get(name, "")
+                rows.append((FIGURE_NAMES.get(name, name), f"{value:.4f}", interval, meaning))
         return rows
 
 
@@ -86,6 +148,7 @@ def evaluate_scores(
     threshold: float,
     alpha: float,
     parts: Mapping[str, FloatArray] | None = None,
+    classes: NDArray[np.str_] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Evaluation:
@@ -96,7 +159,8 @@ def evaluate_scores(
         threshold: a score above it is called an anomaly.
         alpha: the false-positive rate that the threshold was set for; only noted.
         parts: parts of the score, each (n,).
-        resamples: bootstrap samples, drawn within each class; 0 for no intervals at all.
+        classes: name of each image's class, (n,), each on one side; none: no figures of classes.
+        resamples: bootstrap samples, drawn within each side; 0 for no intervals, but of classes.
         seed: of the bootstrap.
 
     Raises:
@@ -127,6 +191,7 @@ def evaluate_scores(
         threshold=threshold,
         n_normal=n_normal,
         n_anomalous=n_anomalous,
+        classes=() if classes is None else _of_classes(anomaly_score, called, is_anomalous, classes),
     )
 
 
@@ -184,6 +249,21 @@ def auroc_interval(value: float, n_anomalous: int, n_normal: int) -> tuple[float
         return float(brentq(excess, 0, np.nextafter(value, 0))) if value > 0 else 0.0
 
     return lower(value), 1 - lower(1 - value)
+
+
+def _of_classes(
+    score: FloatArray, called: BoolArray, anomalous: BoolArray, classes: NDArray[np.str_]
+) -> list[ClassFigures]:
+    figures = []
+    for side in (False, True):
+        for name in np.unique(classes[anomalous == side]).tolist():
+            own = classes == name
+            n, n_called = int(own.sum()), int(called[own].sum())
+            both = own | ~anomalous
+            area = auroc(score[both], anomalous[both]) if side else None
+            interval = share_interval(n_called, n)
+            figures.append(ClassFigures(name, side, n, n_called, n_called / n, interval, area))
+    return figures
 
 
 def _intervals(

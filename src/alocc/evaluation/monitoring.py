@@ -12,6 +12,7 @@ from alocc.calibration import FloatArray
 from alocc.data.appearance import appearance, changes
 from alocc.data.sources import ImageSet
 from alocc.errors import DataError
+from alocc.regions import Region
 from alocc.scores import Scores
 from alocc.scoring.stream import Engine
 
@@ -26,7 +27,7 @@ class Looks:
         self.appearance: list[NDArray[np.float64]] = []
         self.sizes: list[tuple[int, int]] = []
 
-    def note(self, images: ImageSet, scores: Scores) -> None:
+    def note(self, images: ImageSet, scores: Scores, regions: Sequence[Sequence[Region]] = ()) -> None:
         """Note the look of a batch before it is let go."""
         self.appearance.append(appearance(images.images))
         self.sizes += images.sizes

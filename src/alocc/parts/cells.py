@@ -99,6 +99,7 @@ class Cells(Part):
     images that are their own thumbnails, places have their own means, and one covariance.
     """
 
+    meaning = "its most unusual places, by fixed random filters"
     of_places = True
     sees_all_pixels = True
     description: ClassVar[type[Description]] = Answers

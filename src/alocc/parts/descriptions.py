@@ -117,24 +117,28 @@ class DescriptionPart(GaussianPart):
 class Spectrum(DescriptionPart):
     """Frequencies, and grey levels or colours."""
 
+    meaning = "frequencies, and grey levels or colours"
     description = "spectrum"
 
 
 class Texture(DescriptionPart):
     """The same, and the filters' answers over the whole image."""
 
+    meaning = "frequencies, colours, and the structure of the whole image"
     description = "texture"
 
 
 class Quarters(DescriptionPart):
     """The same, and the answers over each quarter."""
 
+    meaning = "frequencies, colours, and the structure of each quarter"
     description = "quarters"
 
 
 class Sixteenths(DescriptionPart):
     """The same, and the answers over each sixteenth."""
 
+    meaning = "frequencies, colours, and the structure of each sixteenth"
     description = "sixteenths"
 
 

@@ -17,6 +17,7 @@ from alocc.parts.part import Evidence, Part, View, mean_of, values_to_grid
 class D(Part):
     """−logit of D; of several, the mean. The networks themselves are trained, and put in here."""
 
+    meaning = "how unlike real normal images D finds it"
     of_places = True
 
     def __init__(self, image_format: ImageFormat, config: Config) -> None:

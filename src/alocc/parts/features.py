@@ -53,6 +53,7 @@ class Lite0Features(Description):
 class Features(Cells):
     """Gaussians of what EfficientNet-Lite0 says of places; its weights are kept with them."""
 
+    meaning = "its most unusual places, by a network trained on ImageNet"
     description = Lite0Features
 
     @classmethod
@@ -69,6 +70,8 @@ class Scene(GaussianPart):
 
     Descriptions have length 1: their direction says what is shown, their length how clearly.
     """
+
+    meaning = "the whole image, by a network trained on ImageNet"
 
     def __init__(self, image_format: ImageFormat, config: Config) -> None:
         super().__init__(image_format, config)

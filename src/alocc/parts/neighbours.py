@@ -22,6 +22,7 @@ MOST_REMEMBERED = 3_000
 class Neighbours(Part):
     """Mean Euclidean distance to the five nearest normal images, all at 14×14 pixels."""
 
+    meaning = "distance to the most similar normal images, at 14×14 pixels"
     floor = 1e-4
     memory: Tensor
     rows: Tensor

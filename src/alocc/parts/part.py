@@ -106,6 +106,8 @@ class Part(nn.Module):
         config: of the training.
     """
 
+    meaning: ClassVar[str]
+    """What it looks at, in words for those who read its figures."""
     floor: ClassVar[float | None] = None
     """Of an error or a distance, which is positive and skewed: what is added before its logarithm is compared, below
     which differences are rounding. None: evidence is compared as it is."""

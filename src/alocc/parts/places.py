@@ -52,6 +52,7 @@ class PlacesNetwork(nn.Module):
 class Places(Part):
     """Logit that a place is not normal. The network is trained in a phase of its own."""
 
+    meaning = "places, by a network trained to find pasted anomalies"
     of_images, of_places = False, True
     own_places = False  # its logit means the same at all places
 

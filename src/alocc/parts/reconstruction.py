@@ -8,6 +8,7 @@ from alocc.parts.part import Evidence, Part, View, mean_of, pixels_to_grid
 class Mse(Part):
     """Mean squared difference of x and R(x)."""
 
+    meaning = "how far R's reconstruction is from the image"
     floor = 1e-5
     of_places = True
 

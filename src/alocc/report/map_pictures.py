@@ -28,6 +28,7 @@ from alocc.drawing import heat
 from alocc.errors import ConfigError
 from alocc.regions import Region
 from alocc.report.overlays import OTHER, RIM, STRONGEST, Pixels, original, overlay
+from alocc.scoring.table import SUSPECT_COLUMNS, Row, write_suspects
 from alocc.storage import replacing
 
 Which = Literal["all", "anomalies"] | int
@@ -41,6 +42,8 @@ LONGEST = 200
 """Bytes of a folder's or file's name, at most, before its suffix; file systems take 255."""
 DEEPEST = 8
 """Folders that a picture is in, at most: the last ones of its image."""
+SUSPECTS = "suspects.csv"
+"""List of the images that are called anomalies, beside the pictures."""
 MARK = ("Software", "alocc")
 """What our pictures have in them: no other file is overwritten."""
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
@@ -84,6 +87,8 @@ class MapPictures:
         self.folder, self.which, self.threshold, self.map_threshold = folder, which, threshold, detector.map_threshold
         self.names = PictureNames(where)
         self.n_images = self.n_written = 0
+        self._called: dict[str, Row] = {}
+        """Of each image that is called an anomaly, by its name, its row in the list of suspects."""
         self._most_anomalous: list[tuple[float, int, Shown]] = []
         """A heap, the least anomalous first; of equal scores the later one."""
 
@@ -93,6 +98,9 @@ class MapPictures:
         for i, name in enumerate(images.names):
             self.n_images += 1
             score, is_anomaly = float(scores.anomaly_score[i]), bool(scores.is_anomaly[i])
+            p_value = float(scores.p_value[i])
+            if is_anomaly:
+                self._called[name] = dict(zip(SUSPECT_COLUMNS, (name, score, p_value, None), strict=True))
             if self.which == "anomalies" and not is_anomaly:
                 continue
             if self._is_full and score <= self._most_anomalous[0][0]:
@@ -103,7 +111,7 @@ class MapPictures:
                 scores.anomaly_map[i].copy(),
                 is_anomaly,
                 score,
-                float(scores.p_value[i]),
+                p_value,
                 regions[i][0] if regions[i] else None,
             )
             if isinstance(self.which, str):
@@ -114,17 +122,20 @@ class MapPictures:
                 )
 
     def finish(self) -> None:
-        """Write what was kept, in the order in which it came."""
+        """Write what was kept, in the order in which it came, and the list of suspects."""
         for _, _, one in sorted(self._most_anomalous, key=lambda item: -item[1]):
             self._write(one)
         self._most_anomalous.clear()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_suspects(self.folder / SUSPECTS, self._called.values())
 
     @property
     def _is_full(self) -> bool:
         return len(self._most_anomalous) == self.which
 
     def _write(self, one: Shown) -> None:
-        path = self.folder / self.names.of(one.name)
+        below = self.names.of(one.name)
+        path = self.folder / below
         self._check_target(path)
         notes = PngInfo()
         notes.add_text(*MARK)
@@ -132,6 +143,8 @@ class MapPictures:
         with replacing(path) as temporary:
             picture.save(temporary, "PNG", pnginfo=notes)
         self.n_written += 1
+        if one.name in self._called:
+            self._called[one.name]["picture"] = below.as_posix()
 
     def _check_target(self, path: Path) -> None:
         """Refuse what a link leads out of the folder to, and to overwrite what is no picture of ours."""

@@ -54,7 +54,8 @@ def _run(given: argparse.Namespace) -> None:
     if not entries:
         raise DataError(f"{given.data} holds no image files")
     batches = read_batches(entries, runtime.image_format, unusable)
-    totals = write_table(score_batches(runtime, batches), given.out)
+    with_classes = any(entry.class_name for entry in entries)
+    totals = write_table(score_batches(runtime, batches, with_classes=with_classes), given.out)
     for item in totals.skipped:
         print(f"skipped: {visible(item.reason)}", file=sys.stderr)
     written = f"; {given.out} written" if given.out else ""

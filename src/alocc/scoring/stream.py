@@ -17,12 +17,14 @@ from alocc.scores import Progress, Scores
 
 
 class Batch(Protocol):
-    """Some images, as the engine takes them, with their names, and some that could not be used."""
+    """Some images, as the engine takes them, with their names and classes, and some that could not be used."""
 
     @property
     def images(self) -> Any: ...
     @property
     def names(self) -> Sequence[str]: ...
+    @property
+    def classes(self) -> Iterable[str]: ...
     @property
     def skipped(self) -> Sequence[Skipped]: ...
 
@@ -58,6 +60,8 @@ class Rows(NamedTuple):
     """How many of the images the detector was trained or calibrated on: their scores flatter it."""
     regions: Sequence[Sequence[Any]] = ()
     """Those of each image (:class:`~alocc.regions.Region`), if they were asked for."""
+    classes: Sequence[str] = ()
+    """That of each image, "" where it has none; empty if the source has no classes."""
 
     @classmethod
     def joined(cls, several: Sequence[Rows]) -> Rows:
@@ -68,6 +72,7 @@ class Rows(NamedTuple):
             [item for rows in several for item in rows.skipped],
             sum(rows.n_seen for rows in several),
             [regions for rows in several for regions in rows.regions],
+            [name for rows in several for name in rows.classes],
         )
 
 
@@ -77,13 +82,15 @@ def score_batches(
     *,
     strict: bool = False,
     progress: Progress | None = None,
+    with_classes: bool = False,
     score: Callable[[Any, Progress | None], Scores] | None = None,
     regions: Callable[[BatchT, Scores], Sequence[Sequence[Any]]] | None = None,
     each: Callable[[BatchT, Scores, Sequence[Sequence[Any]]], None] | None = None,
 ) -> Iterator[Rows]:
     """Score batch after batch of images in the engine's format. At least one image is scored before the first rows.
 
-    ``progress`` is told of every few images that are done. ``score`` scores, if not as the engine does by itself.
+    ``progress`` is told of every few images that are done. ``with_classes`` says that the source has classes.
+    ``score`` scores, if not as the engine does by itself.
     ``regions`` finds those of each image. ``each`` is given every batch, its scores and regions, before the images are
     let go.
 
@@ -102,7 +109,8 @@ def score_batches(
                 each(batch, scores, found)
             n_seen = int(scorer.was_seen(batch.images).sum())
             lean = replace(scores, parts={}, p_real=None, anomaly_map=None)
-            yield Rows(batch.names, lean, waiting, n_seen, found)
+            classes = list(map(str, batch.classes)) if with_classes else ()
+            yield Rows(batch.names, lean, waiting, n_seen, found, classes)
             waiting, alpha = [], scores.alpha
     if alpha is None:
         raise none_usable(waiting)

@@ -6,6 +6,7 @@ NumPy alone.
 from __future__ import annotations
 
 import csv
+import heapq
 import itertools
 import json
 import shutil
@@ -13,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
@@ -25,7 +27,10 @@ from alocc.storage import replacing
 COLUMNS = ("path", "anomaly_score", "p_value", "is_anomaly", "error")
 BOX_COLUMNS = ("box_left", "box_top", "box_right", "box_bottom")
 """The box of an anomaly's strongest place, in the image's own pixels; right and bottom are the first ones beyond it."""
+CLASS = "class"
+"""The last column, of images from a source with classes."""
 REGION_COLUMNS = ("path", "x", "y", "width", "height", "area", "peak", "p_value", "reason")
+SUSPECT_COLUMNS = ("path", "anomaly_score", "p_value", "picture")
 ROW_GROUP = 50_000
 """Rows of Parquet that are in memory together."""
 
@@ -43,18 +48,24 @@ class Totals:
     skipped: list[Skipped] = field(default_factory=list)
     with_boxes: bool = False
     """Whether rows have :data:`BOX_COLUMNS` too."""
+    with_classes: bool = False
+    """Whether rows have :data:`CLASS` too; found out from the first ones."""
     with_regions: bool = False
     """Whether the rows of images that are called anomalies have regions and n_regions, how many there are, too."""
 
     @property
     def columns(self) -> tuple[str, ...]:
         """What every row has."""
-        return COLUMNS + BOX_COLUMNS if self.with_boxes else COLUMNS
+        return (*COLUMNS, *(BOX_COLUMNS if self.with_boxes else ()), *((CLASS,) if self.with_classes else ()))
 
     def rows(self, parts: Iterable[Rows]) -> Iterator[Row]:
-        """A dictionary for each image: path, anomaly_score, p_value, is_anomaly, error, …; nothing is ``None``."""
-        nothing: Row = dict.fromkeys(self.columns)
+        """A dictionary for each image: path, anomaly_score, p_value, is_anomaly, error, …; nothing is ``None``.
+
+        The class of an image that could not be used is not known.
+        """
         for part in parts:
+            self.with_classes = self.with_classes or bool(part.classes)
+            nothing: Row = dict.fromkeys(self.columns)
             names, scores = part.names, part.scores
             self.n_images += len(names)
             self.n_anomalies += int(scores.is_anomaly.sum())
@@ -62,8 +73,11 @@ class Totals:
             self.skipped += part.skipped
             columns = (column.tolist() for column in (scores.anomaly_score, scores.p_value, scores.is_anomaly))
             regions = part.regions or itertools.repeat((), len(names))
-            for name, score, p_value, is_anomaly, found in zip(names, *columns, regions, strict=True):
+            classes = part.classes or itertools.repeat("", len(names))
+            for name, score, p_value, is_anomaly, found, of in zip(names, *columns, regions, classes, strict=True):
                 row = nothing | {"path": name, "anomaly_score": score, "p_value": p_value, "is_anomaly": is_anomaly}
+                if self.with_classes:
+                    row[CLASS] = of or None
                 if found and self.with_boxes:
                     row |= _box_of(found[0])
                 if found and self.with_regions:
@@ -71,6 +85,20 @@ class Totals:
                 yield row
             for name, reason in part.skipped:
                 yield nothing | {"path": name, "error": reason}
+
+
+Choice = Callable[[Iterator[Row]], Iterator[Row]]
+"""Which rows a table gets, and in which order."""
+
+
+def most_anomalous(rows: Iterable[Row], top: int | None = None, *, only_anomalies: bool = False) -> Iterator[Row]:
+    """Rows of images that could be used, the most anomalous first; equal ones stay as they came.
+
+    At most ``top`` rows, or none but those of images that are called anomalies; only these are in memory.
+    """
+    wanted = (row for row in rows if (row["is_anomaly"] if only_anomalies else row["is_anomaly"] is not None))
+    score = itemgetter("anomaly_score")
+    yield from sorted(wanted, key=score, reverse=True) if top is None else heapq.nlargest(top, wanted, score)
 
 
 @dataclass
@@ -111,6 +139,20 @@ def _box_of(region: Any) -> Row:
     return dict(zip(BOX_COLUMNS, sides, strict=True))
 
 
+def write_suspects(path: Path, rows: Iterable[Row]) -> None:
+    """Write a table of images that are called anomalies and of their pictures, the most anomalous first.
+
+    Args:
+        path: of the CSV file.
+        rows: with :data:`SUSPECT_COLUMNS`, in any order.
+
+    Raises:
+        ArtefactError: if the file cannot be written.
+    """
+    with replacing(path) as temporary, _opened(temporary) as file:
+        _write_csv(file, iter(sorted(rows, key=itemgetter("anomaly_score"), reverse=True)), SUSPECT_COLUMNS)
+
+
 def check_table_path(path: Path, option: str = "--out") -> None:
     """Refuse a file name that no format goes with, before any work is done; ``option`` is --out or --regions.
 
@@ -127,21 +169,23 @@ def check_table_path(path: Path, option: str = "--out") -> None:
             raise ConfigError("Parquet needs pyarrow; install it with: pip install pyarrow") from None
 
 
-def write_table(parts: Iterable[Rows], path: Path | None, *, with_boxes: bool = False) -> Totals:
+def write_table(parts: Iterable[Rows], path: Path | None, choose: Choice = iter, *, with_boxes: bool = False) -> Totals:
     """Write rows as they come, as the file's suffix says, or CSV to standard output; no table before the last row.
 
-    With boxes, anomalies have that of their strongest place.
+    ``choose`` picks and sorts the rows that are written; the totals count all. With boxes, anomalies have that of their
+    strongest place.
 
     Raises:
         ConfigError: if the suffix is unknown.
         ArtefactError: if the file, or a temporary one, cannot be written.
     """
-    totals, parts = Totals(with_boxes=with_boxes), iter(parts)
-    parts = itertools.chain([next(parts)], parts)  # what is wrong with the images shows before anything is there
+    parts = iter(parts)
+    first = next(parts)  # what is wrong with the images shows before anything is there
+    totals = Totals(with_boxes=with_boxes, with_classes=bool(first.classes))
+    rows = choose(totals.rows(itertools.chain([first], parts)))
     if path is None:
         with tempfile.SpooledTemporaryFile(1 << 24, "w+", encoding="utf-8", newline="") as file:
             try:
-                rows = totals.rows(parts)
                 _write_csv(file, map(_visible, rows) if sys.stdout.isatty() else rows, totals.columns)
             except OSError as error:
                 raise ArtefactError(f"no room for temporary files ({error.strerror or error}); give --out") from None
@@ -150,7 +194,7 @@ def write_table(parts: Iterable[Rows], path: Path | None, *, with_boxes: bool = 
         return totals
     check_table_path(path)
     with replacing(path) as temporary:
-        WRITERS[path.suffix](temporary, totals.rows(parts), totals.columns)
+        WRITERS[path.suffix](temporary, rows, totals.columns)
     return totals
 
 
@@ -217,6 +261,7 @@ def _parquet(path: Path, rows: Iterator[Row], columns: Sequence[str]) -> None:
 
     types = [pyarrow.string(), pyarrow.float64(), pyarrow.float64(), pyarrow.bool_(), pyarrow.string()]
     of_column = dict.fromkeys(BOX_COLUMNS, pyarrow.int64()) | dict(zip(COLUMNS, types, strict=True))
+    of_column[CLASS] = pyarrow.string()
     schema = pyarrow.schema([(name, of_column[name]) for name in columns])
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:
         while group := list(itertools.islice(rows, ROW_GROUP)):
