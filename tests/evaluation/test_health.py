@@ -60,7 +60,7 @@ def tensor(images, detector):
 
 
 def test_nothing_to_find_is_good():
-    health = judge(GOOD)
+    health = judge(GOOD, ROBUST)
     assert (health.verdict, health.findings) == ("good", [])
 
 

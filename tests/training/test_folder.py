@@ -340,7 +340,7 @@ def test_the_history_is_a_table_and_json(finished, newer):
     drawn = newer(1)
     run(drawn)
     first, second = json.loads(run("--history", "--json"))
-    assert (first["version"], first["calibrated_on"], first["n_held_out"]) == (1, None, 2)
+    assert (first["version"], first["calibrated_on"], first["n_held_out"]) == (1, None, 4)
     assert (second["version"], second["calibrated_on"], second["n_held_out"]) == (None, str(drawn), 30)
     assert second["threshold"] == threshold(finished)
     written = datetime.fromisoformat(first["date"]).timestamp()
