@@ -123,12 +123,10 @@ class RunFolder:
         kept = self.root / "versions" / f"{max(self._numbered(), default=0) + 1}.safetensors"
         with replacing(kept) as temporary:
             shutil.copy2(self.model, temporary)  # with its date
-        is_new = False
         try:
             detector.save(self.model)
-            is_new = digest(self.model) != digest(kept)
         finally:
-            if not is_new:
+            if digest(self.model) == digest(kept):  # nothing was written, or the same again
                 _remove(kept)
 
     def undo(self) -> Version:
