@@ -200,7 +200,8 @@ def test_drift_is_told_and_calibrated_away(trained, newer, tmp_path):
     assert not json.loads(watched.stdout)["has_drifted"]
     assert "warning: 60 of these images were trained or calibrated on" in watched.stderr
     assert "not both" in run("score", again, newer, "--alpha", 0.1, "--fdr", 0.1, code=2).stderr
-    assert "trained or calibrated on all" in run("calibrate", again, tmp_path / "calm", code=2).stderr
+    assert "trained or calibrated on all" in run("calibrate", again, tmp_path / "calm", "--out", again, code=2).stderr
+    assert "give --out" in run("calibrate", again, newer, code=2).stderr  # nothing would be left of this one
 
 
 def test_the_layout_of_industrial_sets_from_training_to_pixels(tmp_path):

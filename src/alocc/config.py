@@ -61,6 +61,13 @@ class ImagesConfig(_Model):
     channels: Literal[1, 3] | None = None
     """1 for grey, 3 for colour; none: colour if any training image has colour."""
 
+    @property
+    def larger(self) -> str | None:
+        """The key that makes images lose fewer of their pixels; none where they are as large as they can be."""
+        if self.size:
+            return "images.size=[HEIGHT,WIDTH]" if max(self.size) < LARGEST else None
+        return None if self.tile or self.longest == LARGEST else "images.longest=SIDE"
+
     @pydantic.model_validator(mode="after")
     def _holds_a_tile(self) -> ImagesConfig:
         if self.tile and self.size and min(self.size) < self.tile:

@@ -41,6 +41,7 @@ from alocc.scores import Progress, Scores
 from alocc.seeding import generator
 from alocc.stages import counted
 from alocc.storage import load_tensors, save_tensors
+from alocc.verdict import Health, read_health, warn_if_useless
 
 if TYPE_CHECKING:
     from alocc.drawing import Picture
@@ -69,6 +70,8 @@ class Detector:
     """What it was trained on and how that went: data, classes, counts, fingerprint, library versions."""
     held_out_in_order: FloatArray | None = None
     """Scores of the held-out images in their order, fold after fold; none once it was saved and loaded."""
+    health: Health | None = None
+    """The verdict of the last check, kept in the run folder; none if this very file was not checked."""
 
     def __repr__(self) -> str:
         return f"Detector({self.config.preset}, {self.image_format}, alpha {self.alpha:g})"
@@ -157,6 +160,7 @@ class Detector:
                 "appearance": usual_appearance(x),
             },
             held_out_in_order=None,
+            health=None,
         )
 
     def score(
@@ -179,6 +183,7 @@ class Detector:
         """
         if are_paths(images):
             return self._score_files(images, progress, maps)
+        warn_if_useless(self.health)
         scorer, frame = self.scorer, self.scorer.frame
 
         def compute(view: View) -> dict[str, Tensor]:
@@ -428,7 +433,7 @@ class Detector:
             remedy = "a newer alocc; upgrade alocc to read it" if newer else "an older alocc; train it again"
             raise ArtefactError(f"{path} was written by {remedy}")
         try:
-            return cls._restored(tensors, metadata)
+            return replace(cls._restored(tensors, metadata), health=read_health(path))
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
             reason = str(error).strip().partition("\n")[0][:200]
             raise ArtefactError(f"{path} is damaged ({type(error).__name__}: {reason})") from None

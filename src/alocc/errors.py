@@ -1,4 +1,4 @@
-"""Everything alocc raises on purpose.
+"""Everything alocc raises, or warns of, on purpose.
 
 ::
 
@@ -9,6 +9,8 @@
     │   └── ArtefactError      a saved detector, checkpoint or run folder
     ├── NonFiniteLossError     training diverged; the last good state was kept
     └── StoppedError           the training was asked to stop; a checkpoint was written
+
+    UselessDetectorWarning     a detector scores that a health check called useless (a UserWarning)
 
 A message says what is wrong, with which file or option, and what to do about it.
 """
@@ -40,3 +42,7 @@ class NonFiniteLossError(AloccError):
 
 class StoppedError(AloccError):
     """The training was asked to stop; a checkpoint holds where it was."""
+
+
+class UselessDetectorWarning(UserWarning):
+    """A detector scores that a health check called useless: the reason is in the message."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -58,6 +59,15 @@ def write_text(path: Path, text: str) -> None:
     r"""Write a UTF-8 text file; what is no text, bytes of a file's name as a rule, is written ``\udcff``."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, by which what was made from it knows it again."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ArtefactError(f"{path} cannot be read ({error.strerror or error})") from None
 
 
 def json_text(value: Any, indent: int = 2) -> str:

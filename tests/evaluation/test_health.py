@@ -26,6 +26,7 @@ from alocc.evaluation.health import (
 )
 from alocc.storage import json_text
 
+ROBUST = preset("robust")
 SMALL = ["networks.width=4", "training.batch_size=16"]
 GOOD = Measures(
     probes={"noise": 1.0, "striped": 1.0, "black, white and grey": 0.98},
@@ -59,7 +60,7 @@ def tensor(images, detector):
 
 
 def test_nothing_to_find_is_good():
-    health = judge(GOOD)
+    health = judge(GOOD, ROBUST)
     assert (health.verdict, health.findings) == ("good", [])
 
 
@@ -85,19 +86,77 @@ def test_nothing_to_find_is_good():
     ],
 )
 def test_each_finding_has_a_reason_and_advice(change, verdict, word):
-    health = judge(replace(GOOD, **change))
+    health = judge(replace(GOOD, **change), ROBUST)
     assert health.verdict == verdict
     assert word in health.findings[0].reason and health.findings[0].advice
 
 
+ADVISED = {
+    "unseen": replace(GOOD, unseen_kinds={"mirrored": 0.3}, shrunk=3.0),
+    "probes": replace(GOOD, probes={"noise": 0.1}),
+    "spots": replace(GOOD, spots={"4": 0.5}, shorter_side=64, shrunk=3.0),
+    "polarity": replace(GOOD, polarity=[0.2] * 5, d_weight=1.0),
+    "n": replace(GOOD, n_held_out=5),
+    "stability": replace(GOOD, stability=0.1),
+}
+"""Measures with a finding each."""
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [("article", "robust"), ("paper", "robust"), ("ognet", "robust"), ("robust", "features"), ("features", None)],
+)
+def test_advice_names_no_preset_that_was_followed_already(name, other):
+    for case in ("probes", "polarity"):
+        [finding] = judge(ADVISED[case], preset(name)).findings
+        assert ("preset" in finding.advice) == (other is not None)
+        assert other is None or f"the preset {other}" in finding.advice
+
+
+@pytest.mark.parametrize(
+    ("settings", "advised"),
+    [
+        ([], "--set images.longest=SIDE, up to 1,024"),
+        (["images.size=[500,700]"], "--set images.size=[HEIGHT,WIDTH], up to 1,024"),
+        (["images.longest=1024"], None),
+        (["images.size=[1024,700]"], None),
+        (["images.tile=64"], None),
+    ],
+)
+def test_a_larger_size_is_advised_where_there_is_one(settings, advised):
+    config = with_settings(ROBUST, settings)
+    for case in ("unseen", "spots"):
+        [finding] = judge(ADVISED[case], config).findings
+        assert ("larger size" in finding.advice) == (advised is not None)
+        assert advised is None or advised in finding.advice
+    assert "larger" not in judge(replace(ADVISED["unseen"], shrunk=1.0), config).findings[0].advice
+    assert "larger" not in judge(ADVISED["stability"], config).findings[0].advice  # these images were not shrunk
+
+
+def test_a_larger_alpha_is_advised_where_none_was_asked_for():
+    asked = with_settings(ROBUST, ["calibration.alpha=0.2"])
+    assert "larger alpha" in judge(ADVISED["n"], ROBUST).findings[0].advice
+    assert "larger alpha" not in judge(ADVISED["n"], asked).findings[0].advice
+
+
+def test_the_meaning_of_a_verdict_counts_pixels_of_the_original_images():
+    spots = {"2": 0.5, "4": 0.95, "8": 0.99}
+    said = judge(replace(GOOD, spots=spots, shrunk=2.5), ROBUST).meaning
+    assert said.startswith("Good means") and "Faults of less than 10 pixels across in the original images" in said
+    assert "less than 4 pixels" in judge(replace(GOOD, spots=spots, shrunk=0.5), ROBUST).meaning  # enlarged
+    none = judge(replace(GOOD, spots={"2": 0.5, "8": 0.6}), ROBUST).meaning
+    assert "Even faults of 8 pixels" in none
+    assert "pixels" not in judge(GOOD, ROBUST).meaning  # too small for any
+
+
 def test_the_worst_finding_decides_and_stands_first():
-    health = judge(replace(GOOD, n_held_out=5, probes={"noise": 0.1}))
+    health = judge(replace(GOOD, n_held_out=5, probes={"noise": 0.1}), ROBUST)
     assert health.verdict == "useless"
     assert [finding.verdict for finding in health.findings] == ["useless", "doubtful"]
 
 
 def test_ds_first_fifth_does_not_count():
-    assert judge(replace(GOOD, polarity=[0.1, 0.9, 0.9, 0.9, 0.9])).verdict == "good"
+    assert judge(replace(GOOD, polarity=[0.1, 0.9, 0.9, 0.9, 0.9]), ROBUST).verdict == "good"
 
 
 def test_probes_are_images():
@@ -252,8 +311,8 @@ def test_small_spots_found_or_images_not_shrunk_are_no_finding():
     assert replace(GOOD, spots=spots).smallest_spot == 4
     assert replace(GOOD, spots=spots | {"16": 0.5}).smallest_spot is None  # larger ones must be found too
     for more in ({"shorter_side": 25, "shrunk": 9.8}, {"shorter_side": 320, "shrunk": 1.0}):
-        assert judge(replace(GOOD, spots=spots, **more)).verdict == "good"
-    assert judge(replace(GOOD, spots={"8": 0.5}, shorter_side=28, shrunk=1.0)).verdict == "good"
+        assert judge(replace(GOOD, spots=spots, **more), ROBUST).verdict == "good"
+    assert judge(replace(GOOD, spots={"8": 0.5}, shorter_side=28, shrunk=1.0), ROBUST).verdict == "good"
 
 
 def test_spots_are_planted_and_noted(detector):

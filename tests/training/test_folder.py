@@ -1,9 +1,11 @@
 """A run folder: only a run's own files are removed, and any moment at which a training is killed is survived."""
 
+import json
 import shutil
 import signal
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from PIL import Image
 
 from alocc.cli import main
+from alocc.detector import Detector
 from alocc.storage import save_tensors
 
 TINY = ["--preset", "article", "--iterations", 3, "--set", "networks.width=4", "--set", "training.batch_size=8"]
@@ -105,8 +108,24 @@ def test_files_of_a_run_are_these(finished):
 
 
 def test_overwriting_removes_the_files_of_a_run_and_nothing_else(alocc, good, finished):
-    stale = ["report.html", "model.onnx", "model.xml", "model.bin", "model-int8.onnx", "checkpoints/fold2.safetensors"]
-    mine = ["notes.txt", "data/a.png", "checkpoints/best.safetensors", "model2.safetensors", ".config.toml.bak"]
+    stale = [
+        "report.html",
+        "model.onnx",
+        "model.xml",
+        "model.bin",
+        "model-int8.onnx",
+        "checkpoints/fold2.safetensors",
+        "versions/1.safetensors",
+        "versions/12.safetensors",
+    ]
+    mine = [
+        "notes.txt",
+        "data/a.png",
+        "checkpoints/best.safetensors",
+        "model2.safetensors",
+        ".config.toml.bak",
+        "versions/mine.txt",
+    ]
     for name in (*stale, *mine):
         (finished / name).parent.mkdir(exist_ok=True)
         (finished / name).write_text(name)
@@ -270,3 +289,135 @@ assert seen == [2], seen
     before = (finished / "model.safetensors").read_bytes()
     subprocess.run([sys.executable, "-c", code, good, finished], check=True)
     assert (finished / "model.safetensors").read_bytes() == before
+
+
+@pytest.fixture
+def newer(tmp_path):
+    """A function that writes newer images: a folder of each seed."""
+
+    def draw(seed, n=30):
+        root = tmp_path / f"newer{seed}"
+        root.mkdir()
+        for i, image in enumerate(np.random.default_rng(seed).integers(0, 200, (n, 16, 16), dtype=np.uint8)):
+            Image.fromarray(image).save(root / f"{i:02}.png")
+        return root
+
+    return draw
+
+
+def threshold(run):
+    return Detector.load(run).threshold
+
+
+def test_calibrating_keeps_the_earlier_detectors_and_undoing_brings_them_back(alocc, finished, newer):
+    model = finished / "model.safetensors"
+    trained, health = model.read_bytes(), Detector.load(finished).health
+    assert health and "--undo" in alocc("calibrate", finished, newer(1))
+    first = model.read_bytes()
+    assert Detector.load(finished).health is None
+    err = alocc("calibrate", model, newer(2))  # the run's detector by its own name
+    assert (finished / "versions" / "1.safetensors").read_bytes() == trained
+    assert (finished / "versions" / "2.safetensors").read_bytes() == first
+    assert f"before: {threshold(finished / 'versions' / '2.safetensors'):.3f}" in err
+    alocc("calibrate", finished, newer(3, n=25), "--out", finished / "other.safetensors")
+    assert len(names(finished / "versions")) == 2  # nothing took the place of the run's detector
+
+    assert "is back" in alocc("calibrate", finished, "--undo")
+    assert model.read_bytes() == first and names(finished / "versions") == {"1.safetensors"}
+    alocc("calibrate", finished, "--undo")
+    assert model.read_bytes() == trained and names(finished) == RUN_FILES | {"other.safetensors"}
+    assert Detector.load(finished).health == health
+    before = content(finished)
+    assert "no calibration to undo" in alocc("calibrate", finished, "--undo", code=2)
+    assert content(finished) == before
+
+
+def test_the_history_is_a_table_and_json(finished, newer):
+    def run(*words):
+        words = [Path(sys.executable).with_name("alocc"), "calibrate", finished, *words]
+        return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+
+    drawn = newer(1)
+    run(drawn)
+    first, second = json.loads(run("--history", "--json"))
+    assert (first["version"], first["calibrated_on"], first["n_held_out"]) == (1, None, 4)
+    assert (second["version"], second["calibrated_on"], second["n_held_out"]) == (None, str(drawn), 30)
+    assert second["threshold"] == threshold(finished)
+    written = datetime.fromisoformat(first["date"]).timestamp()
+    assert written == int((finished / "versions" / "1.safetensors").stat().st_mtime)
+    table = run("--history")
+    assert "in use" in table and f"{second['threshold']:.3f}" in table and "the training" in table
+
+
+def test_calibrating_and_undoing_leave_what_is_not_the_runs(alocc, finished, newer):
+    versions = finished / "versions"
+    versions.mkdir()
+    (versions / "1.safetensors").mkdir()
+    (versions / "2.safetensors").symlink_to(finished / "model.safetensors")
+    (versions / "notes.txt").write_text("mine")
+    before = names(versions)
+    alocc("calibrate", finished, newer(1))
+    assert names(versions) == before | {"3.safetensors"}
+    alocc("calibrate", finished, "--undo")
+    assert "no calibration to undo" in alocc("calibrate", finished, "--undo", code=2)
+    assert names(versions) == before and (versions / "2.safetensors").is_symlink()
+
+
+@pytest.mark.parametrize("obstacle", ["file", "link", "model"])
+def test_a_calibration_that_cannot_be_written_changes_nothing(alocc, finished, newer, tmp_path, obstacle):
+    if obstacle == "file":
+        (finished / "versions").write_text("mine")
+    elif obstacle == "link":
+        (tmp_path / "elsewhere").mkdir()
+        shutil.copy(finished / "model.safetensors", tmp_path / "elsewhere" / "1.safetensors")
+        (finished / "versions").symlink_to(tmp_path / "elsewhere")
+        assert "is a link" in alocc("calibrate", finished, "--undo", code=2)
+    else:  # its own name is free, but where it leads nothing can be written
+        (tmp_path / ("x" * 250)).write_bytes((finished / "model.safetensors").read_bytes())
+        (finished / "model.safetensors").unlink()
+        (finished / "model.safetensors").symlink_to(tmp_path / ("x" * 250))  # its draft's name is too long
+    before, drawn = content(finished), newer(1)
+    assert "error: " in alocc("calibrate", finished, drawn, code=2)
+    assert content(finished) == before and names(finished) - {"versions"} == RUN_FILES
+    assert obstacle != "model" or not (finished / "versions").exists()
+
+
+def test_a_damaged_version_is_not_brought_back(alocc, finished, newer):
+    alocc("calibrate", finished, newer(1))
+    (finished / "versions" / "1.safetensors").write_bytes(b"damaged")
+    before = content(finished)
+    for option in ("--undo", "--history"):
+        assert "1.safetensors is damaged" in alocc("calibrate", finished, option, code=2)
+    assert content(finished) == before
+
+
+def test_training_again_keeps_a_detector_that_was_calibrated(alocc, good, finished, newer):
+    trained = (finished / "model.safetensors").read_bytes()
+    alocc("calibrate", finished, newer(1))
+    calibrated = (finished / "model.safetensors").read_bytes()
+    train(alocc, good, finished)
+    assert (finished / "model.safetensors").read_bytes() == trained
+    assert (finished / "versions" / "2.safetensors").read_bytes() == calibrated
+    train(alocc, good, finished)  # the same again is no other version
+    assert names(finished / "versions") == {"1.safetensors", "2.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["RUN"], "Missing argument 'DATA'"),
+        (["RUN", "--undo", "--history"], "and nothing else"),
+        (["RUN", "DATA", "--undo"], "and nothing else"),
+        (["RUN", "--history", "--out", "x.safetensors"], "and nothing else"),
+        (["RUN", "DATA", "--json"], "--json is for --history"),
+        (["FILE", "--undo"], "is not in a run folder"),
+        (["FILE", "DATA"], "give --out"),
+        (["TMP", "--history"], "holds no finished detector"),
+    ],
+)
+def test_options_of_calibrate_that_do_not_go_together(alocc, finished, newer, tmp_path, words, error):
+    lone, drawn = shutil.copy(finished / "model.safetensors", tmp_path / "lone.safetensors"), newer(1)
+    before = content(tmp_path)
+    filled = {"RUN": finished, "FILE": lone, "TMP": tmp_path, "DATA": drawn}
+    assert error in alocc("calibrate", *(filled.get(word, word) for word in words), code=2)
+    assert content(tmp_path) == before

@@ -7,13 +7,14 @@ import warnings
 
 from alocc.cli.app import app
 from alocc.cli.console import print_error, print_note
-from alocc.errors import AloccError, InputError, StoppedError
+from alocc.errors import AloccError, InputError, StoppedError, UselessDetectorWarning
 from alocc.streams import standard_streams
 
 
 def main() -> None:
     """Run ``alocc``. Exit code 0 for success, 2 for bad input, 1 for a failure, 130 if interrupted."""
     warnings.filterwarnings("ignore", module="PIL")  # an image that cannot be used is named; oddities of others are not
+    warnings.filterwarnings("ignore", category=UselessDetectorWarning)  # the commands say it in a line
     try:
         with standard_streams():
             app(prog_name="alocc")

@@ -21,6 +21,7 @@ from alocc.cli.options import (
     Json,
     MapsOf,
     Model,
+    Newer,
     Normal,
     OwnAlpha,
     RunOut,
@@ -281,8 +282,11 @@ def report(
     out: Annotated[Path | None, typer.Option(help="HTML file. Default: report.html in the run folder.")] = None,
 ) -> None:
     """Write one self-contained HTML file: figures, curves, histogram, pictures, config."""
+    from alocc.detector import artefact_path
     from alocc.report import build_report
+    from alocc.verdict import read_health
 
+    console.print_health_warning(read_health(artefact_path(run)))
     with console.stage_progress():
         written = build_report(run, data, class_names(normal, data), class_names(anomalous, data), out)
     console.print_note(f"{written} written; open it in a browser")
@@ -335,6 +339,7 @@ def info(model: Model, json: Json = False) -> None:
         "threshold": detector.threshold,
         "score": {part: f"× {weight:g}" for part, weight in detector.scorer.fusion.weights.items()},
         "seed": detector.config.seed,
+        "health": detector.health.verdict if detector.health else None,
         **detector.training,
     }
     if json:
@@ -416,29 +421,47 @@ def inspect(
 @app.command(cls=ClassListCommand)
 def calibrate(
     model: Model,
-    data: Data,
+    data: Newer = None,
     normal: Normal = None,
     alpha: Alpha = None,
-    out: Annotated[Path | None, typer.Option(help="Detector file to write. Default: the one that was read.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Detector file. Default: the run's; the earlier one stays as a version.")
+    ] = None,
+    undo: Annotated[
+        bool, typer.Option("--undo", is_eager=True, help="Bring the detector before this one back.")
+    ] = False,
+    history: Annotated[bool, typer.Option("--history", is_eager=True, help="List the run's detectors.")] = False,
     strict: Strict = False,
+    json: Json = False,
 ) -> None:
-    """Set the threshold anew, from newer normal images, without training."""
-    from alocc.cli.cores import use_free_cores
-    from alocc.cli.running import load_normals
-    from alocc.detector import Detector, artefact_path
+    """Set the threshold anew, from newer normal images, without training.
 
-    use_free_cores()
-    detector = Detector.load(model)
-    with console.stage_progress():
-        images = load_normals(detector, data, class_names(normal, data, "train"), strict)
-        again = detector.recalibrated(images.images, alpha, str(data))
-    written = out or artefact_path(model)
-    again.save(written)
-    console.print_skipped(images.skipped)
-    console.print_note(
-        f"threshold {again.threshold:.3f} at alpha {again.alpha:.4g}, from {len(images):,} normal images "
-        f"(before: {detector.threshold:.3f} at alpha {detector.alpha:.4g}); {written} written"
-    )
+    A run folder keeps its earlier detectors as versions/1.safetensors, 2, …; --undo brings back the last of them.
+    """
+    from alocc.cli.cores import use_free_cores
+    from alocc.cli.running import calibrate_again
+    from alocc.training.folder import RunFolder
+
+    if json and not history:
+        raise ConfigError("--json is for --history; leave it out, or give both")
+    if not (undo or history):
+        assert data is not None
+        use_free_cores()
+        calibrate_again(model, data, class_names(normal, data, "train"), alpha, out, strict)
+        return
+    if (undo and history) or any(given is not None for given in (data, normal, alpha, out)):
+        raise ConfigError("give RUN and --undo, or RUN and --history, and nothing else")
+    if (folder := RunFolder.of(model)) is None:
+        raise ConfigError(f"{model} is not in a run folder, which alone keeps earlier detectors")
+    if undo:
+        back = folder.undo()
+        console.print_note(
+            f"threshold {back.threshold:.3f} at alpha {back.alpha:.4g} of {back.date} is back; {folder.model} written"
+        )
+    elif json:
+        console.print_json(folder.all_versions())
+    else:
+        console.print_versions(folder.all_versions())
 
 
 @app.command(cls=ClassListCommand)
@@ -467,7 +490,8 @@ def export(
     from alocc.detector import Detector, artefact_path
     from alocc.export import check_target
     from alocc.export import export as write
-    from alocc.scoring.open import SUFFIX_OF, digest
+    from alocc.scoring.open import SUFFIX_OF
+    from alocc.storage import digest
 
     suffix = SUFFIX_OF[format_]
     if int8 and not data:
@@ -480,6 +504,7 @@ def export(
     path = out or source.with_name(("model-int8" if int8 else "model") + suffix)
     check_target(path)
     made_from, detector = digest(source), Detector.load(source)
+    console.print_health_warning(detector.health)
     with console.stage_progress():
         fresh = load_normals(detector, data, class_names(normal, data, "train"), strict) if data else None
         images = fresh.images if fresh else None

@@ -32,9 +32,10 @@ if TYPE_CHECKING:
     from alocc.data.inspection import Inspection
     from alocc.data.sources import Skipped
     from alocc.detector import Detector
-    from alocc.evaluation.health import Health
     from alocc.evaluation.labelled import Labelled
+    from alocc.training.folder import Version
     from alocc.training.plan import TrainingImages
+    from alocc.verdict import Health
 
 __all__ = ["err", "image_progress", "plain", "print_note", "stage_progress", "training_progress"]
 
@@ -140,10 +141,23 @@ def print_health(health: Health) -> None:
     err.print(Text("health: ") + Text(health.verdict, style=style), soft_wrap=True)
     for finding in health.findings:
         print_note(f"  {finding.reason}; {finding.advice}")
-    if smallest := health.measures.smallest_spot:
-        side, shrunk = health.measures.shorter_side, health.measures.shrunk
-        original = f" ({round(smallest * shrunk)} in the original images)" if shrunk > 1.01 else ""
-        print_note(f"  it finds clear spots of {smallest} pixels across or more in images of {side}{original}")
+    print_note(f"  {health.meaning}")
+
+
+def print_health_warning(health: Health | None) -> None:
+    """One line at each use of a detector that is not good."""
+    if health and health.warning:
+        err.print(Text("warning: ", style="bold yellow") + plain(health.warning), soft_wrap=True)
+
+
+def print_versions(versions: Sequence[Version]) -> None:
+    """The detectors of a run, the oldest first."""
+    rows = [("version", "date", "threshold", "alpha", "from", "normal images")]
+    for one in versions:
+        figures = f"{one.threshold:.3f}", f"{one.alpha:.4g}"
+        number = "in use" if one.version is None else str(one.version)
+        rows.append((number, one.date[:16], *figures, one.calibrated_on or "the training", f"{one.n_held_out:,}"))
+    print_table(rows, header=True)
 
 
 @contextmanager

@@ -24,6 +24,18 @@ Data = Annotated[
         help="Images: a folder, a pattern, a table of paths, an archive, a video, an array file, an address, or mnist.",
     ),
 ]
+
+
+def _needed(context: typer.Context, value: str | None) -> str | None:
+    """The argument, which only two options can do without."""
+    if value is None and not (context.params["undo"] or context.params["history"]):
+        raise USAGE_ERROR("Missing argument 'DATA'.", context)
+    return value
+
+
+Newer = Annotated[
+    str | None, typer.Argument(metavar="[DATA]", help="Newer normal images.", callback=_needed, show_default=False)
+]
 RunOut = Annotated[Path, typer.Option("--out", help="Run folder to write.")]
 ConfigKeys = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One key of the config: training.batch_size=32.")

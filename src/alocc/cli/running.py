@@ -43,9 +43,12 @@ def load_engine(path: Path, engine: EngineName | None, alpha: float | None, devi
     if engine in ("onnx", "openvino") or is_exported(path):
         if device in ("cuda", "mps"):
             raise ConfigError(f"exported detectors compute on the CPU; omit --device {device}, or use --engine torch")
-        return open_exported(path, engine, alpha, note=console.print_note)
+        exported = open_exported(path, engine, alpha, note=console.print_note)
+        console.print_health_warning(exported.health)
+        return exported
     use_free_cores()
     detector = Detector.load(path)
+    console.print_health_warning(detector.health)
     if alpha is not None:
         detector = detector.with_alpha(alpha)
     if device == "cpu" or (device == "auto" and not torch.accelerator.is_available()):
@@ -200,3 +203,33 @@ def load_normals(detector: Detector, data: str, normal: list[str] | None, strict
     if not len(fresh):
         raise DataError(f"the detector was trained or calibrated on all images of {data}; give newer ones")
     return fresh
+
+
+def calibrate_again(
+    model: Path, data: str, normal: list[str] | None, alpha: float | None, out: Path | None, strict: bool
+) -> None:
+    """Set a detector's threshold anew, and say what became of it; a run folder keeps the earlier detector."""
+    from alocc.detector import Detector, artefact_path
+    from alocc.training.folder import RunFolder
+
+    source, folder = artefact_path(model), RunFolder.of(model)
+    written = out or source
+    if out is None and folder is None:
+        raise ConfigError(f"{model} is not in a run folder, so its threshold would be lost; give --out, another file")
+    detector = Detector.load(source)
+    console.print_health_warning(detector.health)
+    with console.stage_progress():
+        images = load_normals(detector, data, normal, strict)
+        again = detector.recalibrated(images.images, alpha, str(data))
+    if folder and written.exists() and written.samefile(folder.model):
+        folder.replace(again)
+    else:
+        again.save(written)
+    console.print_skipped(images.skipped)
+    console.print_note(
+        f"threshold {again.threshold:.3f} at alpha {again.alpha:.4g}, from {len(images):,} normal images "
+        f"(before: {detector.threshold:.3f} at alpha {detector.alpha:.4g}); {written} written"
+        + (f"; alocc calibrate {model} --undo brings the earlier one back" if not out else "")
+    )
+    if detector.health:
+        console.print_note("health is not known with this threshold; alocc check, with fresh normal images, tells")

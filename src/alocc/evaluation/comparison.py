@@ -26,6 +26,8 @@ class Compared:
     preset: str
     images: str
     alpha: float
+    health: str | None = None
+    """Verdict of its last health check, if that was of this very detector."""
     n_images: int | None = None
     n_anomalies: int | None = None
     same_verdicts: float | None = None
@@ -109,6 +111,7 @@ def comparison_rows(compared: Sequence[Compared]) -> list[tuple[str, ...]]:
         "preset": [one.preset for one in compared],
         "working size (width × height)": [one.images for one in compared],
         "alpha": [f"{one.alpha:.3g}" for one in compared],
+        "health": [one.health or "not known" for one in compared],
         "called anomalous": [_counted(one.n_anomalies, one.n_images) for one in compared],
         "same verdicts as the first": [_shown(one.same_verdicts, "{:.1%}") for one in compared],
         "AUROC": [_auroc(one) for one in compared],
@@ -128,7 +131,8 @@ def comparison_json(compared: Sequence[Compared]) -> list[dict[str, Any]]:
 
 
 def _described(path: Path, detector: Detector, **found: Any) -> Compared:
-    return Compared(str(path), detector.config.preset, str(detector.image_format), detector.alpha, **found)
+    verdict = detector.health.verdict if detector.health else None
+    return Compared(str(path), detector.config.preset, str(detector.image_format), detector.alpha, verdict, **found)
 
 
 def _has_both(data: str, normal: Sequence[str]) -> bool:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from alocc.calibration import FloatArray
-from alocc.config import LARGEST
+from alocc.config import LARGEST, Config
 from alocc.data.images import to_unit_range
 from alocc.data.sources import Data, Skipped, open_normals
-from alocc.detector import Detector
+from alocc.detector import Detector, artefact_path
 from alocc.errors import DataError
 from alocc.evaluation.metrics import auroc
 from alocc.evaluation.monitoring import same_source
@@ -29,15 +29,15 @@ from alocc.parts.descriptions import Texture
 from alocc.parts.validation import MOST_IMAGES, separation
 from alocc.seeding import generator
 from alocc.stages import in_stage, stage
-from alocc.storage import json_text, write_text
+from alocc.storage import digest, json_text, write_text
 from alocc.synthesis.faults import with_spots
 from alocc.synthesis.negatives import NEGATIVES
 from alocc.synthesis.pasting import clouds
 from alocc.training.folder import RunFolder
 from alocc.training.plan import TrainingImages, load_training_images
 from alocc.training.run import train
+from alocc.verdict import Finding, Health, Verdict
 
-Verdict = Literal["good", "doubtful", "useless"]
 FEWEST_IMAGES, SMALL = 24, 64 * 64
 """Images of each kind, at least; pixels up to which there are 200."""
 PROBES = 50
@@ -46,6 +46,8 @@ SHRUNK, SMALL_SPOT = 1.1, 4
 """Images that were shrunk by more lost small faults; spots of so many pixels across are small in any image."""
 SPOT_CONTRAST, SPOT_FOUND = 4.0, 0.9
 """Change of brightness in spots, in standard deviations of an image's pixels; AUROC from which they are found."""
+ANOTHER_PRESET = {"article": "robust", "paper": "robust", "ognet": "robust", "robust": "features"}
+"""Preset → one that sees more."""
 FLIPPED = 0.45
 """AUROC of D on pseudo-anomalies below which it means the opposite of what it should."""
 
@@ -116,26 +118,17 @@ class Measures:
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One reason for a verdict, and what to do about it."""
+class Examination(Health):
+    """A verdict with the measures behind it: what a check finds, and what its run folder keeps."""
 
-    verdict: Verdict
-    reason: str
-    advice: str
-
-
-@dataclass(frozen=True)
-class Health:
-    """A verdict, the worst of its findings, and the measures behind it."""
-
-    verdict: Verdict
-    findings: Sequence[Finding]
     measures: Measures
     skipped: Sequence[Skipped] = ()
     """Images of the data given that could not be used."""
+    made_from: str | None = None
+    """SHA-256 of the detector's file; none if it has none."""
 
 
-def check(detector: Detector, normals: Tensor, *, fresh: bool, second: Detector | None = None) -> Health:
+def check(detector: Detector, normals: Tensor, *, fresh: bool, second: Detector | None = None) -> Examination:
     """Examine a fitted detector on normal images that it was not trained on, (n, C, H, W), in its format.
 
     ``fresh`` says that they are not those that it was calibrated on, so that the two can be compared; ``second`` is a
@@ -144,7 +137,7 @@ def check(detector: Detector, normals: Tensor, *, fresh: bool, second: Detector 
     Raises:
         DataError: if there are no images.
     """
-    return judge(measure(detector, normals, fresh=fresh, second=second))
+    return judge(measure(detector, normals, fresh=fresh, second=second), detector.config)
 
 
 def measure(detector: Detector, normals: Tensor, *, fresh: bool, second: Detector | None = None) -> Measures:
@@ -154,6 +147,7 @@ def measure(detector: Detector, normals: Tensor, *, fresh: bool, second: Detecto
     if len(normals) == 0:
         raise DataError("no normal images to check with: the detector was trained or calibrated on all of them")
     stage("checking health")
+    detector = replace(detector, health=None)  # what an earlier check said is no matter here
     frame = detector.scorer.frame
     height, width, _ = frame.crop_format
     most = max(FEWEST_IMAGES, min(MOST_IMAGES, MOST_IMAGES * SMALL // (height * width)))  # fewer of large images
@@ -230,17 +224,40 @@ def unseen_kinds(detector: Detector) -> list[str]:
     return [kind for kind in NEGATIVES if kind not in known]
 
 
-def judge(measures: Measures) -> Health:
-    """Turn measures into a verdict: the worst of all findings, good if there are none."""
+def judge(measures: Measures, config: Config) -> Examination:
+    """Turn measures into a verdict: the worst of all findings, good if there are none.
+
+    The config is the detector's: advice is never what it follows already.
+    """
     order: Sequence[Verdict] = ("useless", "doubtful")
-    findings = sorted(_findings(measures), key=lambda finding: order.index(finding.verdict))
-    return Health(findings[0].verdict if findings else "good", findings, measures)
+    findings = sorted(_findings(measures, config), key=lambda finding: order.index(finding.verdict))
+    verdict = findings[0].verdict if findings else "good"
+    return Examination(verdict, findings, _meaning(verdict, measures), measures)
 
 
-def _findings(measures: Measures) -> Iterator[Finding]:
+def _meaning(verdict: Verdict, measures: Measures) -> str:
+    """What the verdict says, and what nobody should take it for."""
+    says = {
+        "good": "Good means that no test found a fault in it",
+        "doubtful": "Doubtful means that a test went wrong: see whether its reason applies to you",
+        "useless": "Useless means that its scores say nothing: do not rely on them",
+    }[verdict]
+    missed = ""
+    if measures.spots:
+        smallest, largest = measures.smallest_spot, max(map(int, measures.spots))
+        across = smallest or largest
+        size = f"{round(across * max(1.0, measures.shrunk))} pixels across in the original images"
+        missed = f" Faults of less than {size} will be missed." if smallest else f" Even faults of {size} are missed."
+    return f"{says}. The tests use normal images and faults planted in them; none of your defects was there.{missed}"
+
+
+def _findings(measures: Measures, config: Config) -> Iterator[Finding]:
     """What speaks against a detector."""
     mean = measures.unseen_mean
-    more = "train on more normal images, or larger ones; look at what sets anomalies apart"
+    larger = f"at a larger size (--set {config.images.larger}, up to {LARGEST:,})" if config.images.larger else None
+    more = "train on more normal images" + (f", or {larger}" if larger and measures.shrunk > SHRUNK else "")
+    more += "; look at what sets anomalies apart"
+    other = ANOTHER_PRESET.get(config.preset)
     mixed = (
         "were other things mixed into the training images, or have the images changed since? "
         "Train again on images like these"
@@ -256,21 +273,23 @@ def _findings(measures: Measures) -> Iterator[Finding]:
             yield Finding(
                 "useless" if value < 0.6 else "doubtful",
                 f"{name} images, which nobody would call normal, do not stand out (AUROC {value:.2f})",
-                "do not rely on it for images of another type than the normal ones; another preset may see more",
+                "do not rely on it for images of another type than the normal ones"
+                + (f"; the preset {other} may see more" if other else ""),
             )
-    yield from _unseen_spots(measures)
+    yield from _unseen_spots(measures, larger)
     late = measures.polarity[len(measures.polarity) // 5 :]
     if late and min(late) < FLIPPED:
         yield Finding(
             "useless" if measures.d_weight > 0.5 and late[-1] < FLIPPED else "doubtful",
             f"D called pseudo-anomalies more normal than normal images in training (AUROC down to {min(late):.2f})",
-            "its score may mean the opposite of what it should; train again, with another seed or preset",
+            "its score may mean the opposite of what it should; train again, with another seed"
+            + (f" or with the preset {other}" if other else ""),
         )
     if measures.n_held_out < 20:
         yield Finding(
             "doubtful",
             f"only {measures.n_held_out} held-out normal images stand behind its threshold",
-            "train on more normal images, or ask for a larger alpha",
+            "train on more normal images" + (", or ask for a larger alpha" if config.calibration.alpha is None else ""),
         )
     if (same := measures.same_as_held_out) is not None and same < 0.001:
         yield Finding(
@@ -294,7 +313,7 @@ def _findings(measures: Measures) -> Iterator[Finding]:
         )
 
 
-def _unseen_spots(measures: Measures) -> Iterator[Finding]:
+def _unseen_spots(measures: Measures, larger: str | None) -> Iterator[Finding]:
     """Images that were shrunk so far that small spots in them are not found."""
     if measures.spots and measures.shrunk > SHRUNK:
         smallest = measures.smallest_spot
@@ -306,18 +325,18 @@ def _unseen_spots(measures: Measures) -> Iterator[Finding]:
             yield Finding(
                 "doubtful",
                 f"of spots planted in normal images, shrunk to {measures.shorter_side} pixels, it finds {found}",
-                "smaller faults go unseen: train at a larger size (--set images.longest=SIDE, up to "
-                f"{LARGEST}), or crop to the part that matters",
+                f"smaller faults go unseen: {f'train {larger}, or ' if larger else ''}crop to the part that matters",
             )
 
 
-def check_trained(detector: Detector, images: TrainingImages, folder: RunFolder | None = None) -> Health:
+def check_trained(detector: Detector, images: TrainingImages, folder: RunFolder | None = None) -> Examination:
     """Examine a detector on the images that its training held out, and keep the result in its run folder.
 
     With folds these are all images, each of which trained one of the networks: changed copies of them are told a
     little too well. ``check_run`` with fresh images is stricter.
     """
-    return _kept(check(detector, images.normals.images[images.split.held_out], fresh=False), folder)
+    health = check(detector, images.normals.images[images.split.held_out], fresh=False)
+    return _kept(replace(health, made_from=digest(folder.model)), folder) if folder else health
 
 
 def check_run(
@@ -327,7 +346,7 @@ def check_run(
     *,
     second_seed: bool = True,
     strict: bool = False,
-) -> Health:
+) -> Examination:
     """Examine the detector of a run folder, and keep the result there.
 
     Args:
@@ -341,7 +360,7 @@ def check_run(
     Raises:
         ArtefactError, DataError: if there is no such run, or its images are not found, or other ones set the threshold.
     """
-    detector = Detector.load(run)
+    detector, made_from = Detector.load(run), digest(artefact_path(run))
     skipped: Sequence[Skipped] = ()
     normals = None
     if data is not None:
@@ -361,13 +380,13 @@ def check_run(
         second = _second(detector, trained_on) if second_seed else None
         normals = normals if fresh else images.normals.images[images.split.held_out]
     assert normals is not None
-    health = replace(check(detector, normals, fresh=fresh, second=second), skipped=skipped)
-    return _kept(health, RunFolder(Path(run)) if Path(run).is_dir() else None)
+    health = replace(check(detector, normals, fresh=fresh, second=second), skipped=skipped, made_from=made_from)
+    folder = RunFolder.of(run)
+    return _kept(health, folder) if folder else health
 
 
-def _kept(health: Health, folder: RunFolder | None) -> Health:
-    if folder:
-        write_text(folder.health, json_text(health))
+def _kept(health: Examination, folder: RunFolder) -> Examination:
+    write_text(folder.health, json_text(health))
     return health
 
 

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -177,6 +177,7 @@ def _notes(detector: Detector, layout: Layout, size: Size, made_from: str | None
         "alpha": detector.alpha,
         "n_held_out": len(detector.held_out_scores),
         "held_out_scores": detector.held_out_scores.tolist(),
+        "health": asdict(detector.health) if detector.health else None,
         "config": detector.config.model_dump(mode="json"),
         "training": dict(detector.training),
         "library_versions": library_versions(*graph.LIBRARIES),

@@ -115,7 +115,7 @@ def _page(folder: RunFolder, detector: Detector, shown: Mapping[str, Any]) -> st
             config=dump_config(detector.config),
             smallest_alpha=smallest_alpha_text(len(detector.held_out_scores)),
             histogram=histogram(detector, results),
-            health=_read_health(folder),
+            measures=_measures(folder),
             curves=_curves(folder, detector),
             skipped=_skipped(shown["notes"], results),
             style=_asset("report.css"),
@@ -146,12 +146,11 @@ def _skipped(notes: Mapping[str, Any], results: Results | None) -> dict[str, lis
     return {where: printable_reasons(skipped) for where, skipped in found.items() if skipped}
 
 
-def _read_health(folder: RunFolder) -> dict[str, Any] | None:
-    """The last verdict; none if the run was never examined."""
+def _measures(folder: RunFolder) -> list[tuple[str, str]]:
+    """What the last check measured; nothing if there was none."""
     if not folder.health.exists():
-        return None
-    health = _read(folder.health, "run alocc check again")
-    return health | {"rows": Measures(**health["measures"]).as_rows()}
+        return []
+    return Measures(**_read(folder.health, "run alocc check again")["measures"]).as_rows()
 
 
 def _curves(folder: RunFolder, detector: Detector) -> list[Markup]:

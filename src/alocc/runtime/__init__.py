@@ -28,6 +28,7 @@ from alocc.data.resizing import ImageFormat, brought_to
 from alocc.errors import ArtefactError, DataError
 from alocc.runtime.sessions import SUFFIXES, Outputs, open_session
 from alocc.scores import Progress, Scores
+from alocc.verdict import Health, parse_health, warn_if_useless
 
 __all__ = ["BATCH", "EXPORT_VERSION", "KIND", "SUFFIXES", "Runtime"]
 
@@ -63,6 +64,8 @@ class Runtime:
         self.held_out_scores: FloatArray = np.array(self.metadata["held_out_scores"], np.float64)
         self.alpha = float(self.metadata["alpha"])
         self.training: Mapping[str, Any] = self.metadata["training"]
+        health = self.metadata.get("health")
+        self.health: Health | None = parse_health(health) if health else None
         of_pixels = BATCH_PIXELS // (self.image_format.height * self.image_format.width)
         most = max(1, min(BATCH, of_pixels) // self.metadata["n_tiles"])
         self._batch = min(most, self._session.only_batch or most)
@@ -90,6 +93,7 @@ class Runtime:
         Raises:
             DataError: if the images have a wrong shape or type.
         """
+        warn_if_useless(self.health)
         images = np.asarray(images)
         if images.dtype != np.uint8:
             raise DataError(f"an exported detector takes uint8 images, got {images.dtype}; floats need --engine torch")
@@ -166,6 +170,15 @@ def _rules(notes: Mapping[str, Any]) -> Iterable[tuple[str, bool]]:
     yield "held_out_scores must be finite", all(map(math.isfinite, scores))
     yield "held_out_scores must be sorted", all(one <= other for one, other in itertools.pairwise(scores))
     yield "n_held_out must be the number of held_out_scores", notes["n_held_out"] == len(scores)
+    yield "health must be a verdict with its findings", _is_health(notes.get("health"))
+
+
+def _is_health(value: Any) -> bool:
+    """Whether it is a verdict, or none."""
+    try:
+        return value is None or bool(parse_health(value))
+    except ValueError:
+        return False
 
 
 def _is_whole(value: object) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from alocc.data.entries import find_entries, visible
 from alocc.data.reading import read_batches
-from alocc.errors import AloccError, ConfigError, DataError, InputError
+from alocc.errors import AloccError, ConfigError, DataError, InputError, UselessDetectorWarning
 from alocc.runtime import Runtime
 from alocc.scoring.stream import score_batches
 from alocc.scoring.table import check_table_path, write_table
@@ -19,6 +19,7 @@ from alocc.streams import standard_streams
 def main() -> None:
     """Exit code 0, 2 for bad input, 1 for a failure, or 130 if interrupted."""
     warnings.filterwarnings("ignore", module="PIL")
+    warnings.filterwarnings("ignore", category=UselessDetectorWarning)  # a line says it
     try:
         with standard_streams():
             _run(_arguments())
@@ -47,6 +48,8 @@ def _run(given: argparse.Namespace) -> None:
     if given.threads < 1:
         raise ConfigError(f"--threads must be at least 1, got {given.threads}")
     runtime = Runtime(given.model, given.threads, given.alpha)
+    if runtime.health and runtime.health.warning:
+        print(f"warning: {visible(runtime.health.warning)}", file=sys.stderr)
     try:
         entries, unusable = find_entries(Path(given.data), given.data, "test")
     except OSError as error:  # a name that is too long, a folder that may not be entered

@@ -5,7 +5,6 @@ All give the same numbers, to the tolerance that an export is checked with (:mod
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ from alocc.detector import Detector, artefact_path, image_hashes
 from alocc.errors import ArtefactError, ConfigError, InputError
 from alocc.runtime import SUFFIXES, Runtime
 from alocc.scores import Progress, Scores
+from alocc.storage import digest
 
 EngineName = Literal["torch", "onnx", "openvino"]
 SUFFIX_OF = {"onnx": ".onnx", "openvino": ".xml"}
@@ -85,14 +85,5 @@ def open_exported(
         note(f"exporting the detector to {target}, once")
         export(detector, target, made_from=made_from)
         opened = ExportedDetector(target, threads, alpha)
-    opened.seen = detector.seen
+    opened.seen, opened.health = detector.seen, detector.health  # of the last check, which may be newer
     return opened
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a detector's file, by which an exported file knows what it was made from."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ArtefactError(f"{path} cannot be read ({error.strerror or error})") from None

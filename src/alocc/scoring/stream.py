@@ -14,6 +14,7 @@ from alocc.data.entries import Skipped
 from alocc.data.reading import check_strict, none_usable
 from alocc.data.resizing import ImageFormat
 from alocc.scores import Progress, Scores
+from alocc.verdict import Health
 
 
 class Batch(Protocol):
@@ -42,6 +43,8 @@ class Engine(Protocol):
     def training(self) -> Mapping[str, Any]: ...
     @property
     def held_out_scores(self) -> FloatArray: ...
+    @property
+    def health(self) -> Health | None: ...
     def score(self, images: Any, progress: Progress | None = None) -> Scores: ...
     def was_seen(self, images: Any) -> NDArray[np.bool_]: ...
 

@@ -3,25 +3,53 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from alocc.config import Config, dump_config
-from alocc.detector import Detector
+from alocc.detector import Detector, artefact_path
 from alocc.errors import ArtefactError
-from alocc.storage import TEMPORARY, load_tensors, write_text
+from alocc.storage import TEMPORARY, digest, load_tensors, replacing, write_text
 from alocc.training.history import Row, history_csv
+from alocc.verdict import HEALTH_FILE
 
 EXPORTS = tuple(f"model{kind}{suffix}" for kind in ("", "-int8") for suffix in (".onnx", ".xml", ".bin"))
-FILES = ("model.safetensors", *EXPORTS, "report.html", "health.json", "run.json", "history.csv")
+FILES = ("model.safetensors", *EXPORTS, "report.html", HEALTH_FILE, "run.json", "history.csv")
 """What a run folder holds beside config.toml and checkpoints, in the order in which it is removed."""
+VERSION = re.compile(r"([1-9]\d*)\.safetensors")
 CHECKPOINT = re.compile(r"(last|fold\d+)\.safetensors")
 MARK = re.compile(rb"^# images [0-9a-f]{64}\n\Z", re.MULTILINE)
 """The last line of a run's config.toml: what says that a folder is a run's."""
+
+
+class Version(NamedTuple):
+    """A detector that a run has, or had."""
+
+    version: int | None
+    """Its number; none for the one in use."""
+    date: str
+    """When its file was written, ISO 8601."""
+    threshold: float
+    alpha: float
+    n_held_out: int
+    """Normal images that set the threshold."""
+    calibrated_on: str | None
+    """Where these are from; none: from the training."""
+
+    @classmethod
+    def of(cls, number: int | None, path: Path) -> Version:
+        """What a detector's file says."""
+        detector, date = Detector.load(path), datetime.fromtimestamp(path.stat().st_mtime).astimezone()
+        data = detector.training.get("recalibrated_on")
+        n = len(detector.held_out_scores)
+        return cls(number, date.isoformat(" ", "seconds"), detector.threshold, detector.alpha, n, data)
 
 
 @dataclass(frozen=True)
@@ -29,6 +57,15 @@ class RunFolder:
     """The files of one training."""
 
     root: Path
+
+    @classmethod
+    def of(cls, path: str | Path) -> RunFolder | None:
+        """The run folder that a path is, or whose detector it is; none of another file."""
+        path = Path(path)
+        if path.is_dir():
+            return cls(path)
+        folder = cls(path.parent)
+        return folder if path.name == folder.model.name and folder.config.is_file() else None
 
     @property
     def model(self) -> Path:
@@ -62,7 +99,61 @@ class RunFolder:
     @property
     def health(self) -> Path:
         """The verdict of the last health check."""
-        return self.root / "health.json"
+        return self.root / HEALTH_FILE
+
+    @property
+    def versions(self) -> dict[int, Path]:
+        """Earlier detectors by their number, the oldest first: each was the run's until another took its place."""
+        return {n: path for n, path in self._numbered().items() if path.is_file() and not path.is_symlink()}
+
+    def _numbered(self) -> dict[int, Path]:
+        """Whatever has the name of a version."""
+        folder = self.root / "versions"
+        if folder.is_symlink():
+            raise ArtefactError(f"{folder} is a link; earlier detectors are kept in the run folder itself: remove it")
+        names = ((VERSION.fullmatch(path.name), path) for path in (folder.iterdir() if folder.is_dir() else ()))
+        return dict(sorted((int(name[1]), path) for name, path in names if name))
+
+    def replace(self, detector: Detector) -> None:
+        """Write another detector in the place of the run's, which stays as the next version.
+
+        Raises:
+            ArtefactError: if either cannot be written: then all is as it was.
+        """
+        kept = self.root / "versions" / f"{max(self._numbered(), default=0) + 1}.safetensors"
+        with replacing(kept) as temporary:
+            shutil.copy2(self.model, temporary)  # with its date
+        try:
+            detector.save(self.model)
+        finally:
+            if digest(self.model) == digest(kept):  # nothing was written, or the same again
+                _remove(kept)
+
+    def undo(self) -> Version:
+        """Bring back the newest version in the place of the run's detector, which is dropped, by one renaming.
+
+        Raises:
+            ArtefactError: if there is none, it is damaged, or the folder cannot be written to.
+        """
+        if not (versions := self.versions):
+            raise ArtefactError(f"{self.root} keeps no earlier detector: there is no calibration to undo")
+        path = list(versions.values())[-1]
+        version = Version.of(None, path)
+        try:
+            path.replace(os.path.realpath(self.model))
+        except OSError as error:
+            raise ArtefactError(f"{self.model} cannot be written ({error.strerror or error})") from None
+        _remove(path)
+        return version
+
+    def all_versions(self) -> list[Version]:
+        """The detectors of the run, the oldest first; the last one is in use.
+
+        Raises:
+            ArtefactError: if there is none, or one is damaged.
+        """
+        found: list[tuple[int | None, Path]] = [*self.versions.items(), (None, artefact_path(self.root))]
+        return [Version.of(number, path) for number, path in found]
 
     @property
     def report(self) -> Path:
@@ -79,7 +170,7 @@ class RunFolder:
         try:
             for path in self._obsolete(text.encode(), overwrite):
                 if path.is_symlink() or path.is_file():
-                    path.unlink()  # of a link the link itself
+                    _remove(path)
         except OSError as error:
             raise ArtefactError(f"{self.root} cannot hold a run ({error.strerror}); choose another --out") from None
         write_text(self.config, text)
@@ -88,7 +179,10 @@ class RunFolder:
         """Write what a finished training leaves; where there is a checkpoint, it is not finished."""
         write_text(self.history, history_csv(history))
         write_text(self.summary, json.dumps(notes, indent=2))
-        detector.save(self.model)
+        if self.model.exists():
+            self.replace(detector)  # the same again, unless it was calibrated since
+        else:
+            detector.save(self.model)
         for fold in range(n_folds):
             self.checkpoint(fold).unlink(missing_ok=True)
         with suppress(OSError):  # a link, or something else lies in it
@@ -99,11 +193,14 @@ class RunFolder:
         outer = list(self.root.iterdir()) if self.root.exists() else []
         linked = self.checkpoints.is_symlink()
         inner = list(self.checkpoints.iterdir()) if self.checkpoints in outer and not linked else []
-        drafts = [path for path in (*outer, *inner) if _is_draft(path)]
+        versions = self.root / "versions"
+        earlier = list(versions.iterdir()) if versions.is_dir() and not versions.is_symlink() else []
+        drafts = [path for path in (*outer, *inner, *earlier) if _is_draft(path)]
         saved = [self.checkpoints] if linked else [path for path in inner if CHECKPOINT.fullmatch(path.name)]
         if self.config.is_file() and not self.config.is_symlink() and MARK.search(self.config.read_bytes()):
             if overwrite:
-                return [*(self.root / name for name in FILES), *saved, *drafts]
+                numbered = [path for path in earlier if VERSION.fullmatch(path.name)]
+                return [*(self.root / name for name in FILES), *numbered, *saved, *drafts]
             if self.config.read_bytes() != claim:
                 raise ArtefactError(
                     f"{self.root} holds a training with another config or other images; "
@@ -119,7 +216,17 @@ class RunFolder:
 def _is_draft(path: Path) -> bool:
     """Whether this is an unfinished file of a run, which its writer did not live to remove."""
     draft = TEMPORARY.fullmatch(path.name)
-    return draft is not None and (draft[1] in (*FILES, "config.toml") or CHECKPOINT.fullmatch(draft[1]) is not None)
+    return draft is not None and (
+        draft[1] in (*FILES, "config.toml") or any(kind.fullmatch(draft[1]) for kind in (CHECKPOINT, VERSION))
+    )
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or of a link the link itself, and the folder of the versions with the last of them."""
+    path.unlink(missing_ok=True)
+    if path.parent.name == "versions":
+        with suppress(OSError):  # something else lies in it
+            path.parent.rmdir()
 
 
 def _is_checkpoint(path: Path) -> bool:
