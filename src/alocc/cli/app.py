@@ -486,7 +486,7 @@ def export(
     Images go in as whole numbers (uint8) of any size; anomaly_score, p_value and is_anomaly come out. No file is left
     unless its scores are the detector's. --int8 makes another detector, with a threshold of its own.
     """
-    from alocc.cli.running import load_normals
+    from alocc.cli.running import load_normals, some_training_images
     from alocc.detector import Detector, artefact_path
     from alocc.export import check_target
     from alocc.export import export as write
@@ -508,7 +508,8 @@ def export(
     with console.stage_progress():
         fresh = load_normals(detector, data, class_names(normal, data, "train"), strict) if data else None
         images = fresh.images if fresh else None
-        written = write(detector, path, layout=layout, size=size, fresh=images, made_from=made_from)
+        real = None if fresh else some_training_images(detector, source)
+        written = write(detector, path, layout=layout, size=size, fresh=images, made_from=made_from, real=real)
     console.print_skipped(fresh.skipped if fresh else ())
     if json:
         console.print_json({"out": path, "n_bytes": written.n_bytes, "parity": written.parity, "shift": written.shift})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from alocc.cli import console
 from alocc.cli.cores import use_free_cores
 from alocc.config import Config, load_config, preset, with_settings
-from alocc.errors import ConfigError
+from alocc.errors import AloccError, ConfigError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from alocc.data.sources import ImageSet
     from alocc.detector import Detector
     from alocc.regions import Region
@@ -233,3 +236,19 @@ def calibrate_again(
     )
     if detector.health:
         console.print_note("health is not known with this threshold; alocc check, with fresh normal images, tells")
+
+
+def some_training_images(detector: Detector, path: Path, most: int = 24) -> Tensor | None:
+    """A few of the images that a detector was trained on, in its format, (n, C, H, W); none if they are not near it."""
+    from alocc.data.frame import thinned
+    from alocc.data.sources import open_normals
+    from alocc.evaluation.notes import noted_data
+
+    with suppress(AloccError):
+        run = path.parent if path.name == "model.safetensors" else path
+        source = open_normals(
+            noted_data(detector.training["data"], run), "train", None, detector.training["normal_classes"]
+        )
+        batch = next(source.batches(detector.image_format))
+        return thinned(batch.images, most) if len(batch) else None
+    return None

@@ -53,6 +53,7 @@ def export(
     size: Size = "any",
     fresh: Tensor | None = None,
     made_from: str | None = None,
+    real: Tensor | None = None,
 ) -> Exported:
     """Write a detector as one graph: uint8 images in; anomaly_score, p_value and is_anomaly out.
 
@@ -64,6 +65,8 @@ def export(
         fresh: normal images that training never saw, uint8 (n, C, H, W) in the detector's format: then R's and D's
             convolutions compute in 8 bits, and two thirds of these images set the threshold anew.
         made_from: SHA-256 of the detector's file, which the notes then tell.
+        real: images like those of the training, uint8 (n, C, H, W) in the detector's format: the file's scores of them are
+            compared with the detector's too.
 
     Raises:
         ConfigError: if the name ends otherwise, or a library is missing.
@@ -76,8 +79,12 @@ def export(
     detector = detector.to("cpu")
     notes = _notes(detector, layout, size, made_from)
     with _draft(path) as draft:
-        write = _eight_bits if fresh is not None else _exact
-        compared, shift = write(detector, draft, notes, fresh)
+        compared: parity.Parity | None = None
+        shift: int8.Shift | None = None
+        if fresh is None:
+            compared = _exact(detector, draft, notes, real)
+        else:
+            shift = _eight_bits(detector, draft, notes, fresh)
         n_bytes = sum(file.stat().st_size for file in draft.parent.iterdir())
     return Exported(path, n_bytes, compared, shift)
 
@@ -97,34 +104,29 @@ def check_target(path: Path) -> None:
         raise ConfigError(f"{path.name} needs {', '.join(missing)}; {advice}")
 
 
-def _exact(
-    detector: Detector, draft: Path, notes: Mapping[str, Any], fresh: Tensor | None
-) -> tuple[parity.Parity, None]:
+def _exact(detector: Detector, draft: Path, notes: Mapping[str, Any], real: Tensor | None) -> parity.Parity:
     from alocc.export import graph
 
     any_size = notes["size"] == "any"
     model = graph.build(Verdicts(detector, notes["layout"], any_size))
     graph.write(model, notes, draft)
-    compared = parity.compare(detector, Runtime(draft), any_size)
+    compared = parity.compare(detector, Runtime(draft), any_size, real)
     if not compared.holds:
         raise ArtefactError(
             f"{draft.name} was not written: its scores differ from the detector's by {compared.difference:.2g} "
-            f"({parity.TOLERANCE:g} is allowed); train longer if it was hardly trained, else try another engine"
+            f"({compared.tolerance:g} is allowed); train longer if it was hardly trained, else try another engine"
         )
     images = parity.trial_images(detector, parity.PROBED, detector.image_format.size)
     probe = parity.held_out_among(Runtime(draft).outputs(images)[0], len(detector.held_out_scores))
     _write_with(model, probe, notes, draft)
     _check_verdicts(draft, images)
     _write_with(model, detector.held_out_scores, {**notes, "parity": compared._asdict()}, draft)
-    return compared, None
+    return compared
 
 
-def _eight_bits(
-    detector: Detector, draft: Path, notes: Mapping[str, Any], fresh: Tensor | None
-) -> tuple[None, int8.Shift]:
+def _eight_bits(detector: Detector, draft: Path, notes: Mapping[str, Any], fresh: Tensor) -> int8.Shift:
     from alocc.export import graph, int8
 
-    assert fresh is not None
     ranges, thresholds = int8.split(fresh)
     n, layout = len(thresholds), notes["layout"]
     alpha = default_alpha(n, detector.alpha)
@@ -143,7 +145,7 @@ def _eight_bits(
     _write_with(model, np.sort(scores), {**notes, "shift": shift._asdict()}, draft)
     at = n - blank.calibration.rank  # of the sorted scores, the threshold
     _check_verdicts(draft, images[np.argsort(scores)[max(0, at - 3) :][: parity.PROBED]])
-    return None, shift
+    return shift
 
 
 def _write_with(model: onnx.ModelProto, held_out: FloatArray, notes: Mapping[str, Any], draft: Path) -> None:
