@@ -8,6 +8,7 @@ import alocc
 from alocc.config import preset, with_settings
 from alocc.data.resizing import ImageFormat
 from alocc.export import export
+from alocc.export.parity import TURNED_TOLERANCE, difference
 from alocc.parts.cells import Cells
 from alocc.parts.part import Normals, View
 from alocc.parts.pose import Pose, otsu
@@ -180,5 +181,5 @@ def test_an_exported_file_turns_parts_too(tmp_path, suffix):
     images = torch.cat([wedges(6, 4), wedges(6, 5, depth=60)])[:, 0].numpy()
     expected = detector.score(images)
     found = Runtime(export(detector, tmp_path / f"model.{suffix}").path).score(images)
-    assert np.abs(found.anomaly_score - expected.anomaly_score).max() < 0.005
+    assert difference(expected.anomaly_score, found.anomaly_score).max() <= TURNED_TOLERANCE
     assert (found.is_anomaly == expected.is_anomaly).all()

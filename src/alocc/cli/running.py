@@ -246,9 +246,8 @@ def some_training_images(detector: Detector, path: Path, most: int = 24) -> Tens
 
     with suppress(AloccError):
         run = path.parent if path.name == "model.safetensors" else path
-        source = open_normals(
-            noted_data(detector.training["data"], run), "train", None, detector.training["normal_classes"]
-        )
+        data = noted_data(detector.training["data"], run)
+        source = open_normals(data, "train", None, detector.training["normal_classes"])
         batch = next(source.batches(detector.image_format))
         return thinned(batch.images, most) if len(batch) else None
     return None

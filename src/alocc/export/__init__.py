@@ -65,8 +65,8 @@ def export(
         fresh: normal images that training never saw, uint8 (n, C, H, W) in the detector's format: then R's and D's
             convolutions compute in 8 bits, and two thirds of these images set the threshold anew.
         made_from: SHA-256 of the detector's file, which the notes then tell.
-        real: images like those of the training, uint8 (n, C, H, W) in the detector's format: the file's scores of them are
-            compared with the detector's too.
+        real: images like those of the training, uint8 (n, C, H, W) in the detector's format: the file's scores of them
+            are compared with the detector's too.
 
     Raises:
         ConfigError: if the name ends otherwise, or a library is missing.
