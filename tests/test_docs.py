@@ -83,7 +83,7 @@ EXAMPLES = {"from_arrays.py": "60", "scikit_learn.py": "60", "textures.py": "10 
 
 def test_every_example_is_run():
     """Those that draw what the tutorials need are run there."""
-    drawn = {"make_parts.py", "make_video.py"}
+    drawn = {"make_boards.py", "make_parts.py", "make_video.py"}
     assert {path.name for path in ROOT.glob("examples/*.py")} == EXAMPLES.keys() | drawn
 
 

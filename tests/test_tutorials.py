@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 TUTORIALS = ROOT / "docs/tutorials"
 GROUPS = (
     ("my-folder-of-good-parts.md", "choosing-alpha.md", "reading-the-report.md", "exporting.md"),
+    ("faults-by-kind.md",),
     ("a-video.md",),
     ("from-python-with-arrays.md",),
 )

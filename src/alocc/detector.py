@@ -48,7 +48,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Detector", "Scores"]
 
-FORMAT_VERSION = 8
+FORMAT_VERSION = 9
+READABLE = (8, FORMAT_VERSION)
+"""Format 8 has no parts that are turned."""
 MOST_MAPPED = 1_000
 """Held-out images, evenly spread, that calibrate the map, at most."""
 MAX_SIDE = 4096
@@ -428,7 +430,7 @@ class Detector:
         if metadata.get("kind") != "detector":
             raise ArtefactError(f"{path} is not a detector; a run's detector is its model.safetensors")
         version = metadata.get("format_version")
-        if not isinstance(version, int) or version != FORMAT_VERSION:
+        if version not in READABLE:
             newer = isinstance(version, int) and version > FORMAT_VERSION
             remedy = "a newer alocc; upgrade alocc to read it" if newer else "an older alocc; train it again"
             raise ArtefactError(f"{path} was written by {remedy}")
@@ -515,7 +517,9 @@ def artefact_path(path: str | Path) -> Path:
 def is_artefact(path: str | Path) -> bool:
     """Whether a path is a detector's file or a run folder that holds one."""
     path = Path(path)
-    return path.suffix == ".safetensors" or (path / "model.safetensors").exists()
+    with suppress(OSError):  # a name that no file can have
+        return path.suffix == ".safetensors" or (path / "model.safetensors").exists()
+    return False
 
 
 def fingerprint(images: Tensor) -> str:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import (
@@ -59,6 +60,26 @@ def open_bar() -> Progress:
     return Progress("{task.description:<14}", *columns, console=err, transient=True, disable=not err.is_terminal)
 
 
+class _Shown(NamedTuple):
+    """What is shown at one moment."""
+
+    description: str
+    done: int
+    total: int | None
+    note: str
+    first: int
+    """What was done already when it began."""
+    began: float
+
+    def line(self, now: float) -> str:
+        """One plain line."""
+        n, seconds = self.done - self.first, max(now - self.began, 1e-3)
+        rate = per_second(n / seconds) if n else f"{seconds:.0f} s"
+        of_all = f" {self.done:,}/{self.total:,}" if self.total else f" {self.done:,}" if self.done else ""
+        left = f"  {(self.total - self.done) * seconds / n:.0f} s left" if self.total and n else ""
+        return f"{self.description}{of_all}  {rate}{left}{self.note and '  ' + self.note}"
+
+
 @contextmanager
 def _bar_or_lines() -> Iterator[Callable[[str, int, int | None, str], None]]:
     """A bar; without a terminal, a plain line now and then, also while nothing new is told.
@@ -67,15 +88,14 @@ def _bar_or_lines() -> Iterator[Callable[[str, int, int | None, str], None]]:
     """
     with open_bar() as bar:
         task = bar.add_task("", total=None, note="")
-        shown: tuple[str, int, int | None, str] | None = None
-        began, first = time.monotonic(), 0
+        shown: _Shown | None = None
 
         def show(description: str, done: int, total: int | None, note: str) -> None:
-            nonlocal shown, began, first
-            if not shown or shown[0] != description:
+            nonlocal shown
+            if not shown or shown.description != description:
                 bar.reset(task)
-                began, first = time.monotonic(), done
-            shown = (description, done, total, note)
+                shown = _Shown(description, done, total, note, done, time.monotonic())
+            shown = shown._replace(done=done, total=total, note=note)
             bar.update(task, description=description, total=total, completed=done, note=note)
 
         def show_stage(name: str, done: int, total: int | None) -> None:
@@ -84,8 +104,8 @@ def _bar_or_lines() -> Iterator[Callable[[str, int, int | None, str], None]]:
 
         def print_lines() -> None:
             while not ended.wait(PLAIN_LINE_EVERY):
-                if shown:
-                    print_note(_line(*shown, shown[1] - first, time.monotonic() - began))
+                if (now := shown) is not None:
+                    print_note(now.line(time.monotonic()))
 
         ended = threading.Event()
         lines = threading.Thread(target=print_lines, daemon=True)
@@ -98,14 +118,6 @@ def _bar_or_lines() -> Iterator[Callable[[str, int, int | None, str], None]]:
             ended.set()
             if lines.is_alive():
                 lines.join()
-
-
-def _line(description: str, done: int, total: int | None, note: str, n: int, seconds: float) -> str:
-    """One plain line: n were done in so many seconds."""
-    rate = per_second(n / seconds) if n else f"{seconds:.0f} s"
-    of_all = f" {done:,}/{total:,}" if total else f" {done:,}" if done else ""
-    left = f"  {(total - done) * seconds / n:.0f} s left" if total and n else ""
-    return f"{description}{of_all}  {rate}{left}{note and '  ' + note}"
 
 
 @contextmanager

@@ -183,3 +183,39 @@ def test_an_exported_file_turns_parts_too(tmp_path, suffix):
     found = Runtime(export(detector, tmp_path / f"model.{suffix}").path).score(images)
     assert difference(expected.anomaly_score, found.anomaly_score).max() <= TURNED_TOLERANCE
     assert (found.is_anomaly == expected.is_anomaly).all()
+
+
+def bars(n, seed, size=(104, 136)):
+    """Bars whose ends weigh the same: 60 × 16 pixels, in any direction."""
+    y, x = np.mgrid[: size[0], : size[1]] + 0.5
+    rng, drawn = np.random.default_rng(seed), []
+    for angle in rng.uniform(0, np.pi, n):
+        right, down = x - size[1] / 2, y - size[0] / 2
+        along, beside = right * np.cos(angle) + down * np.sin(angle), down * np.cos(angle) - right * np.sin(angle)
+        inside = np.clip(30.5 - np.abs(along), 0, 1) * np.clip(8.5 - np.abs(beside), 0, 1)
+        drawn.append(190 - 100 * inside + rng.normal(0, 1, size))
+    return torch.from_numpy(np.array(drawn).round().clip(0, 255).astype(np.uint8))[:, None]
+
+
+def test_noise_does_not_decide_which_end_of_a_part_is_up_where_both_weigh_the_same():
+    pose, rng = Pose(ImageFormat(104, 136, 1)), torch.Generator().manual_seed(0)
+    assert pose.fit(bars(30, 0))
+    assert float(pose.ends_differ) == 0
+    image = in_unit_range(bars(1, 1))
+    noisy = image + 1e-4 * torch.randn((20, 1, 104, 136), generator=rng)
+    assert (pose.lie(noisy).towards - pose.lie(image).towards).abs().max() < 0.01
+    assert float(fitted((104, 136)).ends_differ) == 1
+    alike = torch.cat([bars(1, 5) for _ in range(20)]).float() + torch.randn((20, 1, 104, 136), generator=rng)
+    assert not pose.fit(alike.round().clamp(0, 255).byte())
+    assert not pose.is_fitted
+
+
+def test_a_part_of_all_images_takes_the_decision_of_the_first_fold():
+    first, joined = cells(wedges(40, 0)), Cells(ImageFormat(104, 136, 1), preset("robust"))
+    with torch.no_grad():
+        joined.fit_like(first, Normals(wedges(40, 6)))
+    assert torch.equal(joined.pose.threshold, first.pose.threshold) and joined.by_place
+    untold = Cells(ImageFormat(104, 136, 1), preset("robust"))
+    with torch.no_grad():
+        joined.fit_like(untold, Normals(wedges(40, 6)))  # which was never fitted: one Gaussian, nothing turned
+    assert not joined.pose.is_fitted and not joined.by_place

@@ -147,7 +147,7 @@ def score(
     from functools import partial
 
     from alocc.cli.running import load_engine, stream_in_terminal
-    from alocc.scoring.table import RegionTable, Totals, check_table_path, most_anomalous, write_table
+    from alocc.scoring.table import SUSPECTS, RegionTable, Totals, check_table_path, most_anomalous, write_table
 
     if out:
         check_table_path(out)
@@ -155,6 +155,9 @@ def score(
         check_table_path(regions, "--regions")
         if out and out.resolve() == regions.resolve():
             raise ConfigError(f"--regions {regions}: that is the file of --out too; give another one")
+    for path, option in ((out, "--out"), (regions, "--regions")):
+        if maps and path and path.resolve() == (maps / SUSPECTS).resolve():
+            raise ConfigError(f"{option} {path}: that is the list of suspects of --maps; give another file")
     if alpha is not None and fdr is not None:
         raise ConfigError("give --alpha or --fdr, not both: each decides what is called an anomaly")
     which = images_of_maps(maps_of, maps)
@@ -258,6 +261,8 @@ def compare(
     paths = [Path(each) for each in (models if data else detectors)]
     if len(paths) < 2:
         raise ConfigError(f"compare needs two detectors or more, got {len(paths)}: run folders or .safetensors files")
+    if data is None and (normal or anomalous):
+        raise ConfigError("--normal and --anomalous say which classes of DATA are what; give DATA too")
     use_free_cores()
     with console.image_progress("scoring", None) as progress:
         compared = compare_detectors(
@@ -269,6 +274,9 @@ def compare(
     else:
         console.print_table(comparison_rows(compared), header=True)
     console.print_skipped(compared[0].skipped)
+    for one in compared:
+        if one.n_seen:
+            console.print_note(f"warning: {one.detector} was trained or calibrated on {one.n_seen:,} of these images")
 
 
 @app.command(cls=ClassListCommand)

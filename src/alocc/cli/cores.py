@@ -17,7 +17,14 @@ def _seconds() -> tuple[float, float]:
     return time.monotonic(), busy - time.process_time()
 
 
-_started = _seconds() if OF_MACHINE.exists() else None  # heavy libraries load meanwhile
+def _seconds_if_known() -> tuple[float, float] | None:
+    try:
+        return _seconds()
+    except (OSError, ValueError):  # only Linux says
+        return None
+
+
+_started = _seconds_if_known()  # heavy libraries load meanwhile
 
 
 def use_free_cores() -> None:

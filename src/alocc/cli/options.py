@@ -14,6 +14,8 @@ from alocc.errors import ConfigError
 if TYPE_CHECKING:
     from alocc.report.map_pictures import Which
 
+MOST_DRAWN = 1_000
+"""Most anomalous images of which pictures can be asked for."""
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 """The parser's own error, of which Typer exports only a child."""
 
@@ -138,6 +140,8 @@ def images_of_maps(value: str | None, maps: Path | None) -> Which:
         return "all"
     if not (value.isascii() and value.isdigit() and int(value)):
         raise ConfigError(f"--maps-of must be all, anomalies or a number from 1 on, got {value!r}")
+    if int(value) > MOST_DRAWN:
+        raise ConfigError(f"--maps-of {value}: at most {MOST_DRAWN:,} are kept until the last image is scored; try all")
     return int(value)
 
 

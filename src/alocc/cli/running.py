@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from alocc.data.sources import ImageSet
     from alocc.detector import Detector
     from alocc.regions import Region
-    from alocc.report.map_pictures import Which
+    from alocc.report.map_pictures import MapPictures, Which
     from alocc.scores import Progress, Scores
     from alocc.scoring.open import EngineName
     from alocc.scoring.stream import Engine, Rows
@@ -140,24 +140,23 @@ def stream_in_terminal(
             )
 
     if isinstance(detector, Detector) and (maps or regions):
-        return _with_places(detector, scored, source.where, fdr, maps, maps_of)
+        from alocc.report.map_pictures import MapPictures
+
+        pictures = MapPictures(detector, maps, maps_of, source.where) if maps else None
+        return _with_places(detector, scored, fdr, pictures)
     return scored(each=each) if fdr is None else _at_discovery_rate(list(scored(each=each)), fdr)
 
 
 def _with_places(
     detector: Detector,
     scored: Callable[..., Generator[Rows, None, None]],
-    where: str,
     fdr: float | None,
-    maps: Path | None,
-    maps_of: Which,
+    pictures: MapPictures | None,
 ) -> Generator[Rows, None, None]:
     """Rows with regions, and pictures; maps are computed once, with the scores.
 
     A false-discovery rate takes a pass without maps before that, as its verdicts depend on all images.
     """
-    from alocc.report.map_pictures import MapPictures
-
     calibration = detector.calibration
     if fdr is not None:
         import numpy as np
@@ -174,13 +173,13 @@ def _with_places(
     def find(images: ImageSet, scores: Scores) -> list[list[Region]]:
         return detector.regions(images.images, scores, sizes=images.sizes)
 
-    if not maps:
+    if not pictures:
         yield from scored(score=score, regions=find)
         return
-    pictures = MapPictures(detector, maps, maps_of, where, calibration.threshold)
+    pictures.threshold = calibration.threshold
     yield from scored(score=score, regions=find, each=pictures.add)
     pictures.finish()
-    console.print_note(f"{pictures.n_written:,} pictures of {pictures.n_images:,} images written to {maps}")
+    console.print_note(f"{pictures.n_written:,} pictures of {pictures.n_images:,} images written to {pictures.folder}")
 
 
 def _at_discovery_rate(parts: Sequence[Rows], rate: float) -> Generator[Rows, None, None]:
@@ -212,19 +211,22 @@ def calibrate_again(
     model: Path, data: str, normal: list[str] | None, alpha: float | None, out: Path | None, strict: bool
 ) -> None:
     """Set a detector's threshold anew, and say what became of it; a run folder keeps the earlier detector."""
-    from alocc.detector import Detector, artefact_path
+    from alocc.detector import Detector, artefact_path, is_artefact
     from alocc.training.folder import RunFolder
 
     source, folder = artefact_path(model), RunFolder.of(model)
     written = out or source
     if out is None and folder is None:
         raise ConfigError(f"{model} is not in a run folder, so its threshold would be lost; give --out, another file")
+    own = folder and written.exists() and written.samefile(folder.model)
+    if out and not own and written.exists() and (RunFolder.of(written) or not is_artefact(written)):
+        raise ConfigError(f"--out {out} is there already, and would be lost; give another file")
     detector = Detector.load(source)
     console.print_health_warning(detector.health)
     with console.stage_progress():
         images = load_normals(detector, data, normal, strict)
         again = detector.recalibrated(images.images, alpha, str(data))
-    if folder and written.exists() and written.samefile(folder.model):
+    if folder and own:
         folder.replace(again)
     else:
         again.save(written)

@@ -9,17 +9,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from alocc.data.frame import LARGE_BATCH
 from alocc.data.images import to_unit_range
 
 QUANTITIES = ("brightness", "contrast", "sharpness", "colour")
 """Mean grey level, 0 to 255; its deviation within an image; root mean square difference of neighbouring pixels, as a
 share of that; and mean red minus mean blue."""
-BATCH = 64
 
 
 def appearance(images: Tensor) -> NDArray[np.float64]:
     """The quantities of images (n, C, H, W), uint8 or float32 in [0, 1]: (n, 4)."""
-    parts = [_appearance(255 * to_unit_range(few)) for few in torch.split(images, BATCH)]
+    n = max(1, LARGE_BATCH // (images.shape[2] * images.shape[3]))
+    parts = [_appearance(to_unit_range(few)) for few in torch.split(images, n)]
     return torch.cat(parts).double().numpy() if parts else np.empty((0, len(QUANTITIES)))
 
 
@@ -52,8 +53,6 @@ def _direction(name: str, distance: float) -> str:
 
 def _appearance(x: Tensor) -> Tensor:
     grey = x.mean(1)  # (n, H, W)
-    contrast = grey.flatten(1).std(1)
+    brightness, contrast, colour = grey.mean((1, 2)), grey.flatten(1).std(1), (x[:, 0] - x[:, -1]).mean((1, 2))
     steps = (grey.diff(dim=1).square().mean((1, 2)) + grey.diff(dim=2).square().mean((1, 2))) / 2
-    return torch.stack(
-        [grey.mean((1, 2)), contrast, steps.sqrt() / contrast.clamp(min=0.5), (x[:, 0] - x[:, -1]).mean((1, 2))], 1
-    )
+    return torch.stack([255 * brightness, 255 * contrast, steps.sqrt() / contrast.clamp(min=0.002), 255 * colour], 1)

@@ -371,9 +371,11 @@ class _FramesAgain:
     def frame(self, start: int, i: int) -> NDArray[np.uint8]:
         if start + i < self.next:
             self.left, self.next = self.frames(), 0
-        _, frame = next(itertools.islice(self.left, start + i - self.next, None))
+        found = next(itertools.islice(self.left, start + i - self.next, None), None)
+        if found is None:
+            raise DataError(f"the video has no frame {start + i} any more")
         self.next = start + i + 1
-        return frame
+        return found[1]
 
 
 class _Buffer:

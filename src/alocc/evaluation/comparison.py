@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alocc.data.entries import class_of
 from alocc.data.sources import Skipped, open_source
 from alocc.detector import Detector
 from alocc.evaluation.labelled import evaluate, load_labelled
@@ -30,6 +31,8 @@ class Compared:
     """Verdict of its last health check, if that was of this very detector."""
     n_images: int | None = None
     n_anomalies: int | None = None
+    n_seen: int | None = None
+    """Images that it was trained or calibrated on, which flatter it."""
     same_verdicts: float | None = None
     """Share of the images of which it says the same as the first detector."""
     auroc: float | None = None
@@ -72,8 +75,8 @@ def compare_detectors(
         detectors = [detector.with_alpha(alpha) for detector in detectors]
     if data is None:
         return [_described(path, detector) for path, detector in zip(paths, detectors, strict=True)]
+    is_labelled = bool(normal or anomalous) or _has_both(data, detectors[0].training["normal_classes"])
     normal = list(normal or detectors[0].training["normal_classes"])
-    is_labelled = bool(anomalous) or _has_both(data, normal)
     compared: list[Compared] = []
     verdicts: list[NDArray[np.bool_]] = []
     for path, detector in zip(paths, detectors, strict=True):
@@ -97,6 +100,7 @@ def compare_detectors(
         said = {
             "n_images": len(images),
             "n_anomalies": int(scores.is_anomaly.sum()),
+            "n_seen": int(detector.was_seen(images.images).sum()),
             "same_verdicts": float((verdicts[0] == verdicts[-1]).mean()) if len(verdicts) > 1 else None,
             "images_per_second": len(images) / seconds,
             "skipped": images.skipped,
@@ -116,6 +120,7 @@ def comparison_rows(compared: Sequence[Compared]) -> list[tuple[str, ...]]:
         "same verdicts as the first": [_shown(one.same_verdicts, "{:.1%}") for one in compared],
         "AUROC": [_auroc(one) for one in compared],
         "recall": [_counted(*(one.recall or (None, None))) for one in compared],
+        "of these images, seen in training": [str(one.n_seen) if one.n_seen else "" for one in compared],
         "false alarms": [_counted(*(one.false_alarms or (None, None))) for one in compared],
         "pixel AUROC": [_shown(one.pixel_auroc, "{:.3f}") for one in compared],
         "per-region overlap": [_shown(one.pro, "{:.3f}") for one in compared],
@@ -137,8 +142,8 @@ def _described(path: Path, detector: Detector, **found: Any) -> Compared:
 
 def _has_both(data: str, normal: Sequence[str]) -> bool:
     """Whether images have classes, some of them normal and some not."""
-    classes = set(open_source(data, "test").class_names)
-    return bool(classes & set(normal)) and bool(classes - set(normal))
+    classes, known = set(open_source(data, "test").class_names), {class_of([name]) for name in normal}
+    return bool(classes & known) and bool(classes - known)
 
 
 def _auroc(one: Compared) -> str:

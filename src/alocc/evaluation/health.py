@@ -247,7 +247,7 @@ def _meaning(verdict: Verdict, measures: Measures) -> str:
         smallest, largest = measures.smallest_spot, max(map(int, measures.spots))
         across = smallest or largest
         size = f"{round(across * max(1.0, measures.shrunk))} pixels across in the original images"
-        missed = f" Faults of less than {size} will be missed." if smallest else f" Even faults of {size} are missed."
+        missed = f" Faults of less than {size} may be missed." if smallest else f" Even faults of {size} are missed."
     return f"{says}. The tests use normal images and faults planted in them; none of your defects was there.{missed}"
 
 

@@ -17,7 +17,7 @@ from alocc.evaluation.metrics import RESAMPLES, Evaluation, at_threshold, auroc,
 from alocc.evaluation.pixels import load_masks, pixel_figures
 from alocc.scores import Scores
 from alocc.scoring.stream import Engine
-from alocc.stages import counted
+from alocc.stages import counted, stage
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,7 @@ def evaluate(
     known, is_normal = labelled.images[is_known], ~labelled.is_anomalous[is_known]
     masks = load_masks(known.masks, detector.image_format)
     maps = detector.anomaly_map(known.images, counted("computing maps", len(known)))
+    stage("comparing maps with masks")
     pixels = pixel_figures(maps, masks, detector.map_threshold)
 
     def of_class(name: str) -> Mapping[str, float]:

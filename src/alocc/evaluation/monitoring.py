@@ -16,6 +16,8 @@ from alocc.regions import Region
 from alocc.scores import Scores
 from alocc.scoring.stream import Engine
 
+OTHER_SIZE = 0.05
+"""Share of a side from which the median size of images is another one."""
 TOLERATED = 0.06
 """Distance of the scores' distributions that folds may make by themselves: see docs/decisions/0020."""
 
@@ -45,6 +47,8 @@ class Window:
     share_of_anomalies: float
     p_same: float
     """p-value of the hypothesis that these images score like the held-out ones (Kolmogorov–Smirnov, two samples)."""
+    has_drifted: bool
+    """Whether that is more unlikely than the chance of a false alarm allows, all windows counted."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,11 @@ class Drift:
                 "or train again; if not, put it back as it was"
             )
         alike = "; brightness, contrast, sharpness, colour and size are as usual" if self.is_known else ""
+        drifted = [one.mean_p_value for one in self.windows if one.has_drifted]
+        if min(drifted) > 0.5:
+            return (
+                f"the images look more usual than the held-out ones{alike}: were they trained on, or do they vary less?"
+            )
         return (
             f"there are more unusual images than there were among the held-out ones{alike}. Look at the most anomalous "
             "ones: if they are normal, calibrate or train again"
@@ -111,17 +120,20 @@ def monitor(
     for start, end in zip(starts, [*starts[1:], n], strict=True):
         p_value, p_same = scores.p_value[start:end], same_source(detector, scores.anomaly_score[start:end])
         share = float((p_value <= detector.alpha).mean())
-        windows.append(Window(names[start], names[end - 1], end - start, float(p_value.mean()), share, p_same))
-    drifted = np.array([one.p_same * len(windows) < 0.001 for one in windows])  # of a false alarm, in all windows
+        has_drifted = p_same * len(starts) < 0.001  # the chance of a false alarm in all windows
+        windows.append(
+            Window(names[start], names[end - 1], end - start, float(p_value.mean()), share, p_same, has_drifted)
+        )
+    drifted = np.array([one.has_drifted for one in windows])
     usual = detector.training.get("appearance")
     if looks is None or usual is None or not drifted.any():
         return Drift(windows, detector.alpha, bool(drifted.any()))
     of_drifted = np.repeat(drifted, [one.n_images for one in windows])
     said = changes(np.concatenate(looks.appearance)[of_drifted], usual)
-    before = tuple(detector.training["original_size"])
-    if looks.sizes:
-        now = tuple(round(side) for side in np.median(np.array(looks.sizes)[of_drifted], 0))
-        if now != before:
+    if looks.sizes and "recalibrated_on" not in detector.training:  # else the usual size is not known
+        before = np.array(detector.training["original_size"])
+        now = np.median(np.array(looks.sizes)[of_drifted], 0).round().astype(int)
+        if (np.abs(now - before) > OTHER_SIZE * before).any():
             said.append(f"size {before[1]}×{before[0]} → {now[1]}×{now[0]} (width × height)")
     return Drift(windows, detector.alpha, True, said, is_known=True)
 

@@ -132,7 +132,7 @@ def _eight_bits(detector: Detector, draft: Path, notes: Mapping[str, Any], fresh
     alpha = default_alpha(n, detector.alpha)
     blank = replace(detector, calibration=Calibration(np.zeros(n), alpha))  # filled in when it can score
     model = int8.quantized(graph.build(Verdicts(blank, layout, notes["size"] == "any")), ranges, layout)
-    notes = {**notes, "precision": "int8", "alpha": alpha, "n_held_out": n}
+    notes = {**notes, "precision": "int8", "alpha": alpha, "n_held_out": n, "health": None}
     _write_with(model, blank.held_out_scores, notes, draft)
     images = thresholds.permute(0, 2, 3, 1).numpy()
     scores = Runtime(draft).score(images).anomaly_score

@@ -127,20 +127,34 @@ class Cells(Part):
         One Gaussian; zones; or zones of parts that are turned the same way up, where parts on plain ground lie
         differently. Each fifth is measured by the others: that also gives places their scale.
         """
-        by_place = True
-        if self.is_large:
-            tried = thinned(torch.arange(len(self._fifths(normals))), TRIED)
-            x = to_unit_range(thinned(normals.full, self.most_images)[tried])
-            faulty, _ = planted(x, generator(self.seed, "cells"), TRIED_STRENGTH)
-            one, zones = (self._found(normals, tried, self._described(faulty), choice) for choice in (False, True))
-            by_place = misses_less(zones, one)
-            if self.pose.fit(thinned(normals.full, self.most_images)):
-                if misses_less(self._found(normals, tried, self._described(faulty), True), max(one, zones)):
-                    by_place = True
-                else:
-                    self.pose.reset()
+        self.pose.reset()
+        self._fit(normals, by_place=self._choose(normals) if self.is_large else True)
+
+    def fit_like(self, other: Part, normals: Normals) -> None:
+        assert isinstance(other, Cells)
+        self.pose.like(other.pose)
+        self._fit(normals, other.by_place)
+
+    def _fit(self, normals: Normals, by_place: bool) -> None:
         self._set_scale(self._by_others(normals, by_place))
         self._learn(self._moments(normals, by_place), by_place)
+
+    def _choose(self, normals: Normals) -> bool:
+        """Whether places differ, so that zones are taken; and whether parts are turned first."""
+        tried = thinned(torch.arange(len(self._fifths(normals))), TRIED)
+        images = thinned(normals.full, self.most_images)
+        faulty, _ = planted(to_unit_range(images[tried]), generator(self.seed, "cells"), TRIED_STRENGTH)
+        described = self._described(faulty)
+        one, zones = (self._found(normals, tried, described, choice) for choice in (False, True))
+        by_place, kept = misses_less(zones, one), self._name
+        if self.pose.fit(images):
+            turned = self._name
+            if misses_less(self._found(normals, tried, self._described(faulty), True), max(one, zones)):
+                normals.forget(kept)
+                return True
+            self.pose.reset()
+            normals.forget(turned)
+        return by_place
 
     def _found(self, normals: Normals, tried: Tensor, faulty: Tensor, by_place: bool) -> float:
         """AUROC of faulty copies of some images, by their descriptions, against these images."""
@@ -192,11 +206,12 @@ class Cells(Part):
 
     def _described_once(self, normals: Normals) -> Tensor:
         """Descriptions of what is learned from, for whoever asks again."""
-        return normals.once(self._name, lambda: self._described(thinned(normals.full, self.most_images)))
+        return normals.once(f"{self._name} described", lambda: self._described(thinned(normals.full, self.most_images)))
 
     @property
     def _name(self) -> str:
-        return f"{type(self).__name__} turned" if self.pose.is_fitted else type(self).__name__
+        """What this part's entries in ``Normals.once`` begin with."""
+        return f"{type(self).__name__}, {'turned' if self.pose.is_fitted else 'as they are'}:"
 
     @property
     def by_place(self) -> bool:

@@ -16,7 +16,7 @@ from alocc.networks.lite0 import Lite0, check_installed
 from alocc.parts.cells import Cells, Description
 from alocc.parts.descriptions import GaussianPart
 from alocc.parts.gaussian import Gaussian
-from alocc.parts.part import Normals, View
+from alocc.parts.part import Normals, Part, View
 
 SMALLEST = 96
 """Smaller images are enlarged: the network was trained on objects of about 200 pixels."""
@@ -63,6 +63,10 @@ class Features(Cells):
     def fit(self, normals: Normals) -> None:
         cast(Lite0Features, self.describe).network.load_pretrained()
         super().fit(normals)
+
+    def fit_like(self, other: Part, normals: Normals) -> None:
+        cast(Lite0Features, self.describe).network.load_pretrained()
+        super().fit_like(other, normals)
 
 
 class Scene(GaussianPart):

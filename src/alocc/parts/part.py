@@ -37,6 +37,10 @@ class _Memo:
         found: Computed = self._computed[name]
         return found
 
+    def forget(self, beginning: str) -> None:
+        """Let go of what was computed under names that begin so."""
+        self._computed = {name: value for name, value in self._computed.items() if not name.startswith(beginning)}
+
 
 class View(_Memo):
     """Images as the parts see them.
@@ -142,6 +146,10 @@ class Part(nn.Module):
 
     def fit(self, normals: Normals) -> None:
         """Learn from normal images, if there is something to learn without gradients."""
+
+    def fit_like(self, other: Part, normals: Normals) -> None:
+        """Learn from normal images with the decisions that another one took when it was fitted, if there are any."""
+        self.fit(normals)
 
     def forward(self, view: View) -> Evidence:
         """What it says of images."""

@@ -27,6 +27,8 @@ ELONGATED = 1.2
 """Ratio of the deviations along the two axes, from which a direction is known."""
 LEAST_LONGER = 0.05
 """Difference of the variances along the two axes, as a share of both, below which images stay as they are."""
+LEAST_SKEW = 0.1
+"""Skewness along the axis from which one end is known to be heavier."""
 FOUND_IN = 0.95
 """Share of the images in which a part must be found."""
 ALIKE_DIRECTION, ALIKE_CENTRE = 0.995, 0.02
@@ -52,6 +54,7 @@ class Pose(nn.Module):
     """
 
     threshold: Tensor | None
+    ends_differ: Tensor | None
     rows: Tensor
     columns: Tensor
     surface: Tensor
@@ -68,6 +71,7 @@ class Pose(nn.Module):
         self.size = height, width = image_format.size
         h, w = (max(1, round(CELLS * side / max(self.size))) for side in self.size)
         self.register_buffer("threshold", None)
+        self.register_buffer("ends_differ", None)  # 1 if one end is heavier, which then says which way up it is
         v, u = torch.meshgrid(*((2 * torch.arange(n) + 1) / n - 1 for n in (h, w)), indexing="ij")  # −1 to 1
         y, x = v * height / max(self.size) / 2, u * width / max(self.size) / 2  # from the middle, in longer sides
         rim = torch.ones(h, w, dtype=torch.bool)
@@ -102,23 +106,35 @@ class Pose(nn.Module):
         Returns:
             whether these are images of a part on plain ground that lies differently in them; if not, nothing is fitted.
         """
+        self.reset()
         off = torch.cat([self._off_ground(to_unit_range(few)) for few in torch.split(images, 16)])
         threshold = otsu(off)
         part = self._part(off, threshold)  # (n, cells)
         rim = (part * self.rim).sum(1) / self.rim.sum()
-        lie, ratio = self._lie(part)
+        lies, ratios, skews = zip(*(self._lie(few) for few in torch.split(part, 16)), strict=True)
+        centre, towards = (torch.cat([lie[i] for lie in lies]) for i in (0, 1))
+        ratio, skew = torch.cat(ratios), torch.cat(skews)
         found = (part.mean(1) > LEAST_AREA) & (part.mean(1) < MOST_AREA) & (rim < MOST_RIM) & (ratio > ELONGATED)
-        if found.float().mean() < FOUND_IN:
+        if found.sum() < 2 or found.float().mean() < FOUND_IN:
             return False
-        moved = lie.centre[found].std(0).max() / max(self.size)
-        if lie.towards[found].mean(0).norm() > ALIKE_DIRECTION and moved < ALIKE_CENTRE:
+        ends_differ = skew[found].abs().median() > LEAST_SKEW
+        if ends_differ:
+            towards = torch.where(skew[:, None] < 0, -towards, towards)
+        else:  # either way along the axis is the same
+            towards = torch.stack([towards[:, 0] ** 2 - towards[:, 1] ** 2, 2 * towards[:, 0] * towards[:, 1]], 1)
+        moved = centre[found].std(0).max() / max(self.size)
+        if towards[found].mean(0).norm() > ALIKE_DIRECTION and moved < ALIKE_CENTRE:
             return False
-        self.threshold = threshold
+        self.threshold, self.ends_differ = threshold, ends_differ.float()
         return True
 
     def reset(self) -> None:
         """Leave images as they are."""
-        self.threshold = None
+        self.threshold = self.ends_differ = None
+
+    def like(self, other: Pose) -> None:
+        """Turn images as another one does."""
+        self.threshold, self.ends_differ = other.threshold, other.ends_differ
 
     def forward(self, x: Tensor) -> Tensor:
         """Images as they are, or turned if fitted; beyond the edge of an image, its edge goes on."""
@@ -126,8 +142,10 @@ class Pose(nn.Module):
 
     def lie(self, x: Tensor) -> Lie:
         """How the parts in images lie."""
-        assert self.threshold is not None
-        return self._lie(self._part(self._off_ground(x), self.threshold))[0]
+        assert self.threshold is not None and self.ends_differ is not None
+        lie, _, skew = self._lie(self._part(self._off_ground(x), self.threshold))
+        is_turned_round = ((skew < 0) & (self.ends_differ > 0))[:, None]
+        return lie._replace(towards=torch.where(is_turned_round, -lie.towards, lie.towards))
 
     def turned(self, x: Tensor, lie: Lie) -> Tensor:
         """Images in which the parts lie alike."""
@@ -164,8 +182,10 @@ class Pose(nn.Module):
         """How much of each cell is the part's, in [0, 1]: without a jump, so that every engine sees the same."""
         return (2 * off / threshold - 1.5).clamp(0, 1)
 
-    def _lie(self, part: Tensor) -> tuple[Lie, Tensor]:
-        """How parts lie, by their cells (N, cells); and how elongated they are, (N,).
+    def _lie(self, part: Tensor) -> tuple[Lie, Tensor, Tensor]:
+        """How parts lie, by their cells (N, cells), one way or the other along their axis.
+
+        And how elongated they are, (N,), and the skewness along the axis, which says where the heavier end is, (N,).
 
         Where hardly anything is found, or nothing longer than broad, a rounding would decide: the image stays as it is.
         """
@@ -180,16 +200,17 @@ class Pose(nn.Module):
         second = cos * cos * xx + 2 * cos * sin * xy + sin * sin * yy
         third = (cos**3 * xxx + 3 * cos * cos * sin * xxy + 3 * cos * sin * sin * xyy + sin**3 * yyy) / mass
         axis = torch.cat([cos, sin], 1)
-        axis = torch.where(third - 3 * shift * second + 2 * shift**3 < 0, -axis, axis)
+        skew = (third - 3 * shift * second + 2 * shift**3) / ((across + along + length) / 2).clamp(min=1e-9) ** 1.5
         is_found = (share > LEAST_AREA / 2) & (length > LEAST_LONGER * (across + along))
         axis = torch.where(is_found, axis, self.longer_side)
         centre = torch.cat([x, y], 1) * is_found * max(self.size)
         towards = axis if self.size[1] >= self.size[0] else -_quarter_turned(axis)
         ratio = ((across + along + length) / (across + along - length).clamp(min=1e-9)).sqrt()[:, 0]
-        return Lie(centre, towards), ratio
+        return Lie(centre, towards), ratio, (skew * is_found)[:, 0]
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
-        self.threshold = torch.empty(()) if f"{prefix}threshold" in state_dict else None
+        for name in ("threshold", "ends_differ"):
+            setattr(self, name, torch.empty(()) if f"{prefix}{name}" in state_dict else None)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 

@@ -28,7 +28,7 @@ from alocc.drawing import heat
 from alocc.errors import ConfigError
 from alocc.regions import Region
 from alocc.report.overlays import OTHER, RIM, STRONGEST, Pixels, original, overlay
-from alocc.scoring.table import SUSPECT_COLUMNS, Row, write_suspects
+from alocc.scoring.table import SUSPECT_COLUMNS, SUSPECTS, Row, may_hold_suspects, write_suspects
 from alocc.storage import replacing
 
 Which = Literal["all", "anomalies"] | int
@@ -42,8 +42,6 @@ LONGEST = 200
 """Bytes of a folder's or file's name, at most, before its suffix; file systems take 255."""
 DEEPEST = 8
 """Folders that a picture is in, at most: the last ones of its image."""
-SUSPECTS = "suspects.csv"
-"""List of the images that are called anomalies, beside the pictures."""
 MARK = ("Software", "alocc")
 """What our pictures have in them: no other file is overwritten."""
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
@@ -69,7 +67,7 @@ class Shown:
 class MapPictures:
     """Writes pictures of images while their batches pass by; of the most anomalous ones, when the last has passed."""
 
-    def __init__(self, detector: Detector, folder: Path, which: Which, where: str, threshold: float) -> None:
+    def __init__(self, detector: Detector, folder: Path, which: Which, where: str) -> None:
         """Begin.
 
         Args:
@@ -77,14 +75,17 @@ class MapPictures:
             folder: for the pictures; made if one is written.
             which: see :data:`Which`.
             where: what the images' names begin with, and the pictures' names do not.
-            threshold: the score above which an image is called an anomaly.
 
         Raises:
-            ConfigError: if the folder is a file.
+            ConfigError: if the folder is a file, or has another ``suspects.csv`` than one of ours.
         """
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"--maps {folder}: that is a file; give a folder")
-        self.folder, self.which, self.threshold, self.map_threshold = folder, which, threshold, detector.map_threshold
+        if not may_hold_suspects(folder / SUSPECTS):
+            raise ConfigError(f"--maps {folder}: {folder / SUSPECTS} is no list of alocc's; give another folder")
+        self.folder, self.which, self.map_threshold = folder, which, detector.map_threshold
+        self.threshold = detector.threshold
+        """The score above which an image is called an anomaly."""
         self.names = PictureNames(where)
         self.n_images = self.n_written = 0
         self._called: dict[str, Row] = {}

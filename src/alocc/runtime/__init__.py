@@ -35,8 +35,9 @@ __all__ = ["BATCH", "EXPORT_VERSION", "KIND", "SUFFIXES", "Runtime"]
 KIND = "exported detector"
 EXPORT_VERSION = 1
 BATCH = 64
-BATCH_PIXELS = 2**19  # of the images of a batch: a graph holds many numbers for each
 """Images, or crops, that are judged together."""
+BATCH_PIXELS = 2**19
+"""The same of large images, in pixels: a graph holds many numbers for each."""
 MAX_SIDE = 32_000
 """Pixels of a side up to which the graph's resizing is exact."""
 
@@ -67,7 +68,7 @@ class Runtime:
         health = self.metadata.get("health")
         self.health: Health | None = parse_health(health) if health else None
         of_pixels = BATCH_PIXELS // (self.image_format.height * self.image_format.width)
-        most = max(1, min(BATCH, of_pixels) // self.metadata["n_tiles"])
+        most = max(1, min(BATCH // self.metadata["n_tiles"], of_pixels))
         self._batch = min(most, self._session.only_batch or most)
         size = (2, 2) if self.metadata["size"] == "any" else self.image_format.size
         try:

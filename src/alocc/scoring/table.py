@@ -13,6 +13,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
@@ -30,6 +31,8 @@ BOX_COLUMNS = ("box_left", "box_top", "box_right", "box_bottom")
 CLASS = "class"
 """The last column, of images from a source with classes."""
 REGION_COLUMNS = ("path", "x", "y", "width", "height", "area", "peak", "p_value", "reason")
+SUSPECTS = "suspects.csv"
+"""List of the images that are called anomalies, beside their pictures."""
 SUSPECT_COLUMNS = ("path", "anomaly_score", "p_value", "picture")
 ROW_GROUP = 50_000
 """Rows of Parquet that are in memory together."""
@@ -151,6 +154,15 @@ def write_suspects(path: Path, rows: Iterable[Row]) -> None:
     """
     with replacing(path) as temporary, _opened(temporary) as file:
         _write_csv(file, iter(sorted(rows, key=itemgetter("anomaly_score"), reverse=True)), SUSPECT_COLUMNS)
+
+
+def may_hold_suspects(path: Path) -> bool:
+    """Whether there is no such file yet, or an earlier list of ours, which may be replaced."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        return False
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        return file.readline(200).strip() == ",".join(SUSPECT_COLUMNS).encode()
+    return True
 
 
 def check_table_path(path: Path, option: str = "--out") -> None:

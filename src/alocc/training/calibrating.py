@@ -22,7 +22,7 @@ from alocc.parts import STATISTICS, build_part
 from alocc.parts.descriptions import TENTHS
 from alocc.parts.discriminator import D
 from alocc.parts.fusion import Fusion
-from alocc.parts.part import Normals, View
+from alocc.parts.part import Normals, Part, View
 from alocc.parts.validation import MOST_IMAGES, auroc, planted_weights, useful_kinds, validated_weights
 from alocc.scorer import Scorer
 from alocc.seeding import generator
@@ -245,8 +245,9 @@ def _joined(plan: Plan, folds: Sequence[FoldScorer]) -> tuple[Scorer, dict[str, 
     tenth = torch.randperm(len(pixels), generator=generator(plan.config.seed, "tenths")) % TENTHS
     crossed = {}
     for name in in_stage("fitting parts", list(plan.config.scoring)):
-        fit_part(scorer.parts[name], fitted)
         with torch.no_grad():
+            # the map was put on its scale with the first fold's part: what that decided holds for all
+            cast(Part, scorer.parts[name]).fit_like(cast(Part, first.parts[name]), fitted)
             evidence = scorer.parts[name].cross_fitted(fitted, images, tenth)  # type: ignore[operator]
         if evidence is not None:
             crossed[name] = evidence[split.held_out]
