@@ -384,7 +384,7 @@ HEAD = "scorer.parts.d.networks.0.head.weight"
         (note("pair of", "config", "networks", "discriminator_input"), "ValidationError"),
         (note(10**6, "image_format", "height"), "image_format 16×1000000 grey"),
         (note(10**6, "image_format", "width"), "image_format 1000000×16 grey"),
-        (note(0, "image_format", "width"), "image_format 16×0 grey"),
+        (note(0, "image_format", "width"), "image_format 0×16 grey"),
         (note(2, "image_format", "channels"), "image_format"),
         (  # of thumbnails: what the bottleneck was made for is looked at before anything is
             note({"height": 4096, "width": 4096, "channels": 1}, "image_format"),

@@ -165,7 +165,9 @@ def test_two_hundred_photographs_of_which_three_are_none(tmp_path):
     assert all(
         name in run("train", photographs, "--out", out, "--set", "images.size=[24,24]", *TINY).stderr for name in bad
     )
-    done = run("score", out, photographs, "--maps", tmp_path / "maps", "--out", tmp_path / "scores.csv")
+    done = run(
+        "score", out, photographs, "--maps", tmp_path / "maps", "--maps-of", "all", "--out", tmp_path / "scores.csv"
+    )
     assert "3 images could not be used" in done.stderr and all(name in done.stderr for name in bad)
     rows = scores_of(tmp_path / "scores.csv")
     assert sorted(Path(row["path"]).name for row in rows if row["error"]) == bad and len(rows) == 202

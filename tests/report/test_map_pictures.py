@@ -64,7 +64,9 @@ def score(folder, monkeypatch, capsys):
 
 
 def below(folder):
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    """Of pictures, or of images: without the list of suspects."""
+    paths = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in paths if path != "suspects.csv")
 
 
 def rows_of(path):
@@ -257,7 +259,27 @@ def test_an_image_that_vanishes_meanwhile_is_drawn_at_the_detectors_size(folder,
     [images] = open_source(tmp_path / "data", "test").batches(detector.image_format)
     scores = detector.score(images.images, maps=True)
     path.unlink()
-    pictures = MapPictures(detector, tmp_path / "maps", "all", str(tmp_path / "data"), detector.threshold)
+    pictures = MapPictures(detector, tmp_path / "maps", "all", str(tmp_path / "data"))
     pictures.add(images, scores, detector.regions(images.images, scores, sizes=images.sizes))
     with Image.open(tmp_path / "maps" / "a.png") as picture:
         assert picture.height > 240 and pictures.n_written == 1
+
+
+def test_a_list_or_a_link_that_is_not_ours_is_left_alone(score, folder, tmp_path):
+    (tmp_path / "maps").mkdir()
+    (tmp_path / "maps/suspects.csv").write_text("my own list\n")
+    assert "is no list of alocc's" in score(folder / "parts", tmp_path / "maps", code=2)
+    assert (tmp_path / "maps/suspects.csv").read_text() == "my own list\n" and len(
+        list((tmp_path / "maps").iterdir())
+    ) == 1
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "elsewhere.csv").write_text("path,anomaly_score,p_value,picture\n")
+    (tmp_path / "linked/suspects.csv").symlink_to(tmp_path / "elsewhere.csv")
+    assert "is no list of alocc's" in score(folder / "parts", tmp_path / "linked", code=2)
+    for option in ("--out", "--regions"):
+        same = str(tmp_path / "new/suspects.csv")
+        assert "that is the list of suspects" in score(folder / "parts", tmp_path / "new", option, same, code=2)
+    score(folder / "parts", tmp_path / "new")
+    score(folder / "parts", tmp_path / "new")  # one of ours is written anew
+    assert rows_of(tmp_path / "new/suspects.csv")
+    assert "at most 1,000" in score(folder / "parts", tmp_path / "new", "--maps-of", "1001", code=2)

@@ -369,6 +369,7 @@ def test_output_on_a_full_disk_is_one_line_and_code_1(folder, words):
     ]
 
 
+@pytest.mark.filterwarnings("ignore::alocc.errors.UselessDetectorWarning")
 def test_scores_of_a_folder_from_python_are_those_of_the_command_line(run, folder):
     rows = table_of(run("score", folder / "run", folder / "parts")[0])
     with pytest.warns(
@@ -383,9 +384,10 @@ def test_scores_of_a_folder_from_python_are_those_of_the_command_line(run, folde
     assert scores.skipped == [(row["path"], row["error"]) for row in rows if row["error"]]
     assert scores.anomaly_map.shape == (40, 16, 16) and len(scores.parts["d"]) == 40
     table = scores.to_pandas()
-    assert table.columns.tolist() == list(rows[0]) and set(table.path) == {row["path"] for row in rows}
+    assert [*table.columns, "class"] == list(rows[0]) and set(table.path) == {row["path"] for row in rows}
 
 
+@pytest.mark.filterwarnings("ignore::alocc.errors.UselessDetectorWarning")
 def test_listed_files_are_scored_in_the_order_of_the_list(folder):
     detector, parts = alocc.Detector.load(folder / "run"), folder / "parts"
     paths = [parts / "good" / "07.png", str(parts / "bad" / "03.png"), parts / "good" / "02.png"]

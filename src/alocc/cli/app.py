@@ -163,7 +163,13 @@ def score(
     which = images_of_maps(maps_of, maps)
     detector = load_engine(model, engine, alpha, device)
     rows = stream_in_terminal(
-        detector, data, fdr=fdr, maps=maps, maps_of=which, regions=bool(regions), stride=stride, strict=strict
+        detector,
+        data,
+        fdr=fdr,
+        maps=(maps, which) if maps else None,
+        regions=bool(regions),
+        stride=stride,
+        strict=strict,
     )
     choose = partial(most_anomalous, top=top, only_anomalies=bool(only)) if top or only else iter
     table = RegionTable(regions) if regions else None

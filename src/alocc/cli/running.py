@@ -109,8 +109,7 @@ def stream_in_terminal(
     data: str,
     *,
     fdr: float | None = None,
-    maps: Path | None = None,
-    maps_of: Which = "anomalies",
+    maps: tuple[Path, Which] | None = None,
     regions: bool = False,
     stride: int,
     strict: bool,
@@ -118,7 +117,7 @@ def stream_in_terminal(
 ) -> Generator[Rows, None, None]:
     """Score a source with a progress bar, and give its rows batch after batch; with regions where something needs them.
 
-    Pictures of the images ``maps_of`` are written into the folder ``maps`` meanwhile.
+    Pictures are written meanwhile: ``maps`` is their folder, and says of which images.
     """
     from alocc.data.sources import open_source
     from alocc.detector import Detector
@@ -142,7 +141,7 @@ def stream_in_terminal(
     if isinstance(detector, Detector) and (maps or regions):
         from alocc.report.map_pictures import MapPictures
 
-        pictures = MapPictures(detector, maps, maps_of, source.where) if maps else None
+        pictures = MapPictures(detector, *maps, source.where) if maps else None
         return _with_places(detector, scored, fdr, pictures)
     return scored(each=each) if fdr is None else _at_discovery_rate(list(scored(each=each)), fdr)
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from alocc.data.entries import class_of
 from alocc.data.sources import Skipped, open_source
 from alocc.detector import Detector
-from alocc.evaluation.labelled import evaluate, load_labelled
+from alocc.evaluation.labelled import Labelled, evaluate, load_labelled
 from alocc.evaluation.metrics import auroc_interval, share_interval
-from alocc.scores import Progress
+from alocc.scores import Progress, Scores
 
 
 @dataclass(frozen=True)
@@ -86,17 +86,7 @@ def compare_detectors(
         scores = detector.score(images.images, progress)
         seconds = time.perf_counter() - began
         verdicts.append(scores.is_anomaly)
-        figures: dict[str, Any] = {}
-        if labelled:
-            evaluation = evaluate(detector, labelled, scores, resamples=0)
-            called, anomalies = scores.is_anomaly, labelled.is_anomalous
-            figures = {
-                "auroc": evaluation.figures["auroc"],
-                "recall": (int((called & anomalies).sum()), int(anomalies.sum())),
-                "false_alarms": (int((called & ~anomalies).sum()), int((~anomalies).sum())),
-                "pixel_auroc": evaluation.pixels.get("pixel_auroc"),
-                "pro": evaluation.pixels.get("pro"),
-            }
+        figures = _figures(detector, labelled, scores) if labelled else {}
         said = {
             "n_images": len(images),
             "n_anomalies": int(scores.is_anomaly.sum()),
@@ -138,6 +128,19 @@ def comparison_json(compared: Sequence[Compared]) -> list[dict[str, Any]]:
 def _described(path: Path, detector: Detector, **found: Any) -> Compared:
     verdict = detector.health.verdict if detector.health else None
     return Compared(str(path), detector.config.preset, str(detector.image_format), detector.alpha, verdict, **found)
+
+
+def _figures(detector: Detector, labelled: Labelled, scores: Scores) -> dict[str, Any]:
+    """What labels and masks say."""
+    evaluation = evaluate(detector, labelled, scores, resamples=0)
+    called, anomalies = scores.is_anomaly, labelled.is_anomalous
+    return {
+        "auroc": evaluation.figures["auroc"],
+        "recall": (int((called & anomalies).sum()), int(anomalies.sum())),
+        "false_alarms": (int((called & ~anomalies).sum()), int((~anomalies).sum())),
+        "pixel_auroc": evaluation.pixels.get("pixel_auroc"),
+        "pro": evaluation.pixels.get("pro"),
+    }
 
 
 def _has_both(data: str, normal: Sequence[str]) -> bool:

@@ -97,10 +97,7 @@ def train_networks(
             state.seconds = time.perf_counter() - started
             done = done_before + state.iteration
             state.history.add(losses)
-            if hooks.progress:
-                hooks.progress(Moment(phase.name, before + done, plan.length, losses))
-            else:
-                stage(phase.name, before + done, plan.length)
+            (hooks.progress or _as_stage)(Moment(phase.name, before + done, plan.length, losses))
 
             row_due = done % row_every == 0
             finished = state.iteration == phase.iterations or (row_due and begun.may_stop())
@@ -119,6 +116,10 @@ def train_networks(
                 saved = state.seconds
             if stopping:
                 raise _stopped(plan, fold, before + done)
+
+
+def _as_stage(moment: Moment) -> None:
+    stage(moment.phase, moment.iteration, moment.planned)
 
 
 def _stopped(plan: Plan, fold: int, done: int) -> StoppedError:
