@@ -74,6 +74,8 @@ class _Shown(NamedTuple):
     def line(self, now: float) -> str:
         """One plain line."""
         n, seconds = self.done - self.first, max(now - self.began, 1e-3)
+        if self.total and self.done >= self.total:  # what comes next has not said so
+            return f"{self.description} {self.done:,}/{self.total:,}, finishing  {seconds:.0f} s"
         rate = per_second(n / seconds) if n else f"{seconds:.0f} s"
         of_all = f" {self.done:,}/{self.total:,}" if self.total else f" {self.done:,}" if self.done else ""
         left = f"  {(self.total - self.done) * seconds / n:.0f} s left" if self.total and n else ""

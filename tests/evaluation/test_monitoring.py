@@ -183,3 +183,10 @@ def test_the_chart_of_one_window_has_an_axis_that_fits(detector):
     drift = look(detector, images(40, 6))
     svg = drift_figure(drift)
     assert svg.startswith("<svg") and "expected" in svg
+
+
+def test_an_obvious_change_of_light_is_one_whatever_the_scores_say(detector, monkeypatch):
+    monkeypatch.setattr("alocc.evaluation.monitoring.same_source", lambda *scores: 0.5)  # as scores that see no light
+    dark = by_look(detector, images(100, 2, shade=70))
+    assert dark.has_drifted and dark.windows[0].has_drifted and "darker" in dark.verdict
+    assert not by_look(detector, images(100, 1)).has_drifted

@@ -178,7 +178,9 @@ def _with_places(
     pictures.threshold = calibration.threshold
     yield from scored(score=score, regions=find, each=pictures.add)
     pictures.finish()
-    console.print_note(f"{pictures.n_written:,} pictures of {pictures.n_images:,} images written to {pictures.folder}")
+    older = f"; {pictures.n_older:,} that were there before are left" if pictures.n_older > 0 else ""
+    written = f"{pictures.n_written:,} pictures of {pictures.n_images:,} images written to {pictures.folder}"
+    console.print_note(written + older)
 
 
 def _at_discovery_rate(parts: Sequence[Rows], rate: float) -> Generator[Rows, None, None]:
@@ -210,7 +212,11 @@ def calibrate_again(
     model: Path, data: str, normal: list[str] | None, alpha: float | None, out: Path | None, strict: bool
 ) -> None:
     """Set a detector's threshold anew, and say what became of it; a run folder keeps the earlier detector."""
+    from alocc.data.appearance import appearance, changes
+    from alocc.data.splits import MIN_IMAGES
     from alocc.detector import Detector, artefact_path, is_artefact
+    from alocc.errors import DataError
+    from alocc.evaluation.monitoring import OBVIOUS
     from alocc.training.folder import RunFolder
 
     source, folder = artefact_path(model), RunFolder.of(model)
@@ -224,6 +230,8 @@ def calibrate_again(
     console.print_health_warning(detector.health)
     with console.stage_progress():
         images = load_normals(detector, data, normal, strict)
+        if len(images) < MIN_IMAGES:
+            raise DataError(f"{len(images)} new normal images are too few for a threshold; give at least {MIN_IMAGES}")
         again = detector.recalibrated(images.images, alpha, str(data))
     if folder and own:
         folder.replace(again)
@@ -235,6 +243,11 @@ def calibrate_again(
         f"(before: {detector.threshold:.3f} at alpha {detector.alpha:.4g}); {written} written"
         + (f"; alocc calibrate {model} --undo brings the earlier one back" if not out else "")
     )
+    if again.alpha > detector.alpha:
+        raised = f"alpha {again.alpha:.4g} is above the {detector.alpha:.4g} of before"
+        console.print_note(f"note: {raised}; more images support a smaller one")
+    if differs := changes(appearance(images.images), detector.training.get("appearance", {}), OBVIOUS):
+        console.print_note(f"warning: these images look different from those before: {'; '.join(differs)}")
     if detector.health:
         console.print_note("health is not known with this threshold; alocc check, with fresh normal images, tells")
 

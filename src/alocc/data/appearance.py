@@ -33,14 +33,16 @@ def usual_appearance(images: Tensor) -> dict[str, tuple[float, float]]:
     }
 
 
-def changes(found: NDArray[np.float64], usual: Mapping[str, tuple[float, float]]) -> list[str]:
-    """In words, what differs in the mean of n images, (n, 4), by more than half a deviation of normal images."""
+def changes(found: NDArray[np.float64], usual: Mapping[str, tuple[float, float]], least: float = 0.5) -> list[str]:
+    """In words, what differs in the mean of n images, (n, 4), by more than ``least`` deviations of normal images."""
     said = []
     for name, values in zip(QUANTITIES, found.T, strict=True):
+        if name not in usual:  # a detector of an older alocc does not know
+            continue
         before, deviation = usual[name]
-        now, least = float(values.mean()), 0.01 * max(abs(before), 1.0)  # hardly visible, however alike all were
-        distance = (now - before) / max(deviation, least)
-        if abs(distance) > 0.5 and abs(distance) * np.sqrt(len(values)) > 4:
+        now, visible = float(values.mean()), 0.01 * max(abs(before), 1.0)  # less is not, however alike all were
+        distance = (now - before) / max(deviation, visible)
+        if abs(distance) > least and abs(distance) * np.sqrt(len(values)) > 4:
             moved = f"{abs(distance):.1f} standard deviations {_direction(name, distance)}"
             said.append(f"{name} {before:.3g} → {now:.3g} ({moved})")
     return said

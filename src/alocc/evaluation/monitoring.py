@@ -16,6 +16,8 @@ from alocc.regions import Region
 from alocc.scores import Scores
 from alocc.scoring.stream import Engine
 
+OBVIOUS = 3.0
+"""Standard deviations of normal images by which a change of their look is one, whatever the scores say."""
 OTHER_SIZE = 0.05
 """Share of a side from which the median size of images is another one."""
 TOLERATED = 0.06
@@ -48,7 +50,8 @@ class Window:
     p_same: float
     """p-value of the hypothesis that these images score like the held-out ones (Kolmogorov–Smirnov, two samples)."""
     has_drifted: bool
-    """Whether that is more unlikely than the chance of a false alarm allows, all windows counted."""
+    """Whether that is more unlikely than the chance of a false alarm allows, all windows counted; or whether images
+    look so different that it matters, though the scores do not say so."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Drift:
     windows: Sequence[Window]
     alpha: float
     has_drifted: bool
-    """Some window is more unlikely than the chance of a false alarm allows, all windows counted."""
+    """Some window has."""
     changes: Sequence[str] = ()
     """What looks different in the windows that have drifted: brightness, contrast, sharpness, colour, size."""
     is_known: bool = False
@@ -116,20 +119,23 @@ def monitor(
     if n < 10:
         raise DataError(f"{n} images are too few to tell whether anything has changed; give at least 10")
     starts = list(range(0, max(1, n - window // 2), window))
+    usual = detector.training.get("appearance")
+    known = np.concatenate(looks.appearance) if looks else None
     windows = []
     for start, end in zip(starts, [*starts[1:], n], strict=True):
         p_value, p_same = scores.p_value[start:end], same_source(detector, scores.anomaly_score[start:end])
         share = float((p_value <= detector.alpha).mean())
         has_drifted = p_same * len(starts) < 0.001  # the chance of a false alarm in all windows
+        if known is not None and usual is not None:
+            has_drifted = has_drifted or bool(changes(known[start:end], usual, OBVIOUS))
         windows.append(
             Window(names[start], names[end - 1], end - start, float(p_value.mean()), share, p_same, has_drifted)
         )
     drifted = np.array([one.has_drifted for one in windows])
-    usual = detector.training.get("appearance")
-    if looks is None or usual is None or not drifted.any():
+    if looks is None or known is None or usual is None or not drifted.any():
         return Drift(windows, detector.alpha, bool(drifted.any()))
     of_drifted = np.repeat(drifted, [one.n_images for one in windows])
-    said = changes(np.concatenate(looks.appearance)[of_drifted], usual)
+    said = changes(known[of_drifted], usual)
     if looks.sizes and "recalibrated_on" not in detector.training:  # else the usual size is not known
         before = np.array(detector.training["original_size"])
         now = np.median(np.array(looks.sizes)[of_drifted], 0).round().astype(int)

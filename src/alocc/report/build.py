@@ -21,7 +21,7 @@ from alocc.config import dump_config
 from alocc.data.images import to_unit_range
 from alocc.data.sources import ImageSet, Skipped
 from alocc.detector import Detector
-from alocc.errors import ArtefactError, InputError
+from alocc.errors import ArtefactError, ConfigError, InputError
 from alocc.evaluation.health import Measures
 from alocc.evaluation.metrics import roc
 from alocc.evaluation.notes import noted_data
@@ -30,6 +30,7 @@ from alocc.report.page_data import histogram, page_data
 from alocc.report.pictures import ON_PAGE, address, make_sheets, picture_size, strip, triples
 from alocc.report.results import Results, printable, printable_reasons, score_images
 from alocc.report.views import make_views
+from alocc.stages import stage
 from alocc.storage import write_text
 from alocc.training.folder import RunFolder
 
@@ -60,9 +61,12 @@ def build_report(
         out: the HTML file.
 
     Raises:
+        ConfigError: if ``out`` is called otherwise than HTML files are.
         ArtefactError: if there is no finished run.
         DataError: if the images cannot be found.
     """
+    if out is not None and Path(out).suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"--out {out}: the file must end in .html")
     folder = RunFolder(Path(run))
     detector = Detector.load(folder.root)
     notes = {"watch": None, "watch_anomalous": None, "n_left_out": 0} | _read(folder.summary, "give a finished run")
@@ -76,6 +80,7 @@ def build_report(
     shown: dict[str, Any] = dict.fromkeys(("evaluation", "counts", "page_data", "roc", "grid", "galleries"), ())
     if results:
         order, called = results.by_score, results.scores.is_anomaly
+        stage("drawing pictures")
         views = make_views(detector, results)
         sheets = make_sheets(detector, results, (ON_PAGE - views.n_bytes) * 3 // 4)
         places = views.places(len(results))

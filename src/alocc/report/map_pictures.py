@@ -87,7 +87,7 @@ class MapPictures:
         self.threshold = detector.threshold
         """The score above which an image is called an anomaly."""
         self.names = PictureNames(where)
-        self.n_images = self.n_written = 0
+        self.n_images = self.n_written = self.n_older = 0
         self._called: dict[str, Row] = {}
         """Of each image that is called an anomaly, by its name, its row in the list of suspects."""
         self._most_anomalous: list[tuple[float, int, Shown]] = []
@@ -128,6 +128,7 @@ class MapPictures:
             self._write(one)
         self._most_anomalous.clear()
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.n_older = sum(path.is_file() for path in self.folder.rglob("*.png")) - self.n_written
         write_suspects(self.folder / SUSPECTS, self._called.values())
 
     @property
@@ -217,7 +218,7 @@ def _legend(one: Shown, threshold: float, map_threshold: float, width: int, marg
     legend.paste(Image.fromarray(bar.round().astype(np.uint8)), (margin, y))
     for share, text, anchor in (
         (0, "0 = usual", "la"),
-        (0.5, f"{map_threshold:.3g} = the map's threshold", "ma"),
+        (0.5, f"{map_threshold:.3g}: normal images hardly ever have it", "ma"),
         (1, f"{2 * map_threshold:.3g} and above", "ra"),
     ):
         x = margin + share * (width - 2 * margin - 1)
@@ -226,6 +227,7 @@ def _legend(one: Shown, threshold: float, map_threshold: float, width: int, marg
     y += size + size // 3 + step
     peak = one.anomaly_map.max()
     write(f"Colours say how unusual a place is, alike in all images; the highest value here is {peak:.3g}.")
+    write("The verdict is the score's, which also counts many places that are a little unusual.")
     return legend.crop((0, 0, width, y + margin))
 
 

@@ -14,6 +14,7 @@ from alocc.detector import Detector, Scores
 from alocc.errors import DataError
 from alocc.evaluation.labelled import Labelled, evaluate
 from alocc.evaluation.metrics import Evaluation
+from alocc.stages import counted
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def score_images(
     elif normal or anomalous:
         missing = "anomalous" if is_normal.any() else "normal"
         raise DataError(f"{data} has no {missing} images that can be used; see --normal and --anomalous")
-    scores = detector.score(images.images)
+    scores = detector.score(images.images, counted("scoring", len(images)))
     evaluation = None if is_anomalous is None else evaluate(detector, Labelled(images, is_anomalous), scores)
     return Results(everything, images, is_anomalous, scores, evaluation, int(detector.was_seen(images.images).sum()))
 
