@@ -65,7 +65,7 @@ def build_report(
         ArtefactError: if there is no finished run.
         DataError: if the images cannot be found.
     """
-    if out is not None and Path(out).suffix.lower() not in (".html", ".htm"):
+    if out is not None and Path(out).suffix.lower() not in ("", ".html", ".htm"):
         raise ConfigError(f"--out {out}: the file must end in .html")
     folder = RunFolder(Path(run))
     detector = Detector.load(folder.root)
