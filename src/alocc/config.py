@@ -411,8 +411,8 @@ PRESETS["features"] = ROBUST.model_copy(
                 "places": None,
             }
         ),
-        "scoring": {"features": 4.0, "scene": 2.0, "cells": 1.0},
-        "maps": {"features": 4.0, "cells": 1.0},
+        "scoring": {"features": 4.0, "scene": 2.0},
+        "maps": {"features": 1.0},
     }
 )
 """Places described by a network trained on ImageNet; R is trained for the picture of what it restores, D is not."""
