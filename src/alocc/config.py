@@ -411,7 +411,7 @@ PRESETS["features"] = ROBUST.model_copy(
                 "places": None,
             }
         ),
-        "scoring": {"features": 4.0, "scene": 2.0},
+        "scoring": {"features": 1.0, "scene": 1.0},
         "maps": {"features": 1.0},
     }
 )
