@@ -126,7 +126,7 @@ class Frame:
         side = crops.shape[-1]
         ramp = 1 - (torch.arange(side).to(crops) - (side - 1) / 2).abs() / (side / 2 + 1)
         weight = torch.outer(ramp, ramp)
-        weighted = self._laid_out(crops.unflatten(0, (-1, self.n_crops)) * weight)
+        weighted = self._laid_out(crops.reshape(-1, self.n_crops, *crops.shape[1:]) * weight)
         return weighted / self._laid_out(weight.expand(1, self.n_crops, 1, -1, -1))
 
     def _laid_out(self, crops: Tensor) -> Tensor:
