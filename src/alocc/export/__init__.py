@@ -68,12 +68,13 @@ def export(
         made_from: SHA-256 of the detector's file, which the notes then tell.
         real: images like those of the training, uint8 (n, C, H, W) in the detector's format: the file's scores of them
             are compared with the detector's too.
-        maps: whether the graph gives anomaly_map too, compared as scores are; not of 8 bits, as nothing calibrates their maps.
+        maps: whether the graph gives anomaly_map too, which is compared as scores are; not with ``fresh``, as nothing
+            calibrates the maps of 8 bits.
 
     Raises:
         ConfigError: if the name ends otherwise, a library is missing, or maps of 8 bits are asked for.
         DataError: if ``fresh`` are too few.
-        ArtefactError: if the file cannot be written, or its scores are not the detector's: then there is none.
+        ArtefactError: if the file cannot be written, or its scores or maps are not the detector's: then there is none.
     """
     path = Path(path)
     check_target(path, maps=maps, int8=fresh is not None)

@@ -97,12 +97,10 @@ def compare(detector: Detector, runtime: Runtime, any_size: bool = True, real: T
             _compared(detector, runtime, real.permute(0, 2, 3, 1).contiguous().numpy())._replace(n_real=len(real))
         )
     together = (sum(one.n_images for one in found), sum(one.n_real for one in found))
-    worst = max(one.difference for one in found)
+    worst = float(np.max([one.difference for one in found]))  # NaN, if there is one
     of_maps = [one.map_difference for one in found if one.map_difference is not None]
-    return found[0]._replace(
-        difference=worst, n_images=together[0], n_real=together[1],
-        same_verdicts=all(one.same_verdicts for one in found), map_difference=max(of_maps, default=None),
-    )  # fmt: skip
+    worst_map = float(np.max(of_maps)) if of_maps else None
+    return Parity(worst, *together, found[0].tolerance, all(one.same_verdicts for one in found), worst_map)
 
 
 def tolerance(detector: Detector) -> float:
