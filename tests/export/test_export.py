@@ -533,7 +533,10 @@ def test_bad_commands_end_with_one_line(exported, tmp_path, monkeypatch, capsys)
     model, parts = exported / "run/model.onnx", exported / "parts"
     (tmp_path / "text.onnx").write_text("no")
     for words, message in [
-        (["score", model, parts, "--maps", tmp_path / "maps"], "--maps needs the torch engine"),
+        (
+            ["score", model, parts, "--maps", tmp_path / "maps"],
+            "model.onnx has no maps; export it again, with: alocc export RUN --maps",
+        ),
         (["score", model, parts, "--engine", "torch"], "--engine torch needs a run folder"),
         (["score", model, parts, "--engine", "openvino"], "not for --engine openvino"),
         (["score", tmp_path / "text.onnx", parts], "damaged"),
