@@ -71,9 +71,17 @@ def case(tmp_path_factory):
 def folder(tmp_path_factory):
     """A run on discs at half of their size, its files with maps, and a folder of 6 good ones and 6 with a fault."""
     root, rng = tmp_path_factory.mktemp("mapped"), np.random.default_rng(1)
-    detector = trained("robust", 80, "images.size=[30,25]", "calibration.alpha=0.05", iterations=40, out=root / "run")
+    detector = trained(
+        "robust",
+        80,
+        "images.size=[30,25]",
+        "calibration.alpha=0.05",
+        "calibration.folds=0",
+        iterations=40,
+        out=root / "run",
+    )
     for file in ("model.onnx", "model.xml"):
-        export(detector, root / file, maps=True)
+        export(detector, root / file, size="fixed", maps=True)
     for name in ("good", "chipped"):
         (root / "parts" / name).mkdir(parents=True)
         for i in range(6):
@@ -235,9 +243,11 @@ def test_every_engine_finds_the_same_regions_and_draws_the_same(folder, tmp_path
 
 @pytest.mark.slow
 def test_a_run_that_was_not_exported_is_exported_with_maps_where_they_are_asked_for(folder, tmp_path, run):
-    words = ["--engine", "onnx", "--regions", tmp_path / "r.csv", "--out", tmp_path / "s.csv"]
-    assert "exporting the detector to" in run("score", folder / "run", folder / "parts", *words)
-    assert Runtime(folder / "run/model.onnx").map_maxima is not None and rows_of(tmp_path / "r.csv")
+    detector = trained("article", 40, "images.size=[17,18]", out=tmp_path / "run")
+    words = ["--engine", "onnx", "--alpha", 0.9, "--regions", tmp_path / "r.csv", "--out", tmp_path / "s.csv"]
+    assert "exporting the detector to" in run("score", tmp_path / "run", folder / "parts", *words)
+    assert Runtime(tmp_path / "run/model.onnx").map_maxima.tolist() == detector.map_maxima.tolist()
+    assert rows_of(tmp_path / "r.csv")
 
 
 WITHOUT_TORCH = """
