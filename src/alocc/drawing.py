@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from alocc.overlays import heat
 from alocc.regions import Region
 
 LONGER = 5.0
@@ -56,14 +57,3 @@ def draw(
         marked.add_patch(Rectangle(corner, region.width, region.height, fill=False, edgecolor=BOX, linewidth=1.5))
     figure.suptitle(title, parse_math=False)  # a $ in a file's name is no formula
     return figure
-
-
-def heat(anomaly_map: NDArray[np.float32], threshold: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Colours of a map (H, W), (H, W, 3) from 0 to 255, and how much they cover, (H, W, 1), from 0 to 0.6.
-
-    They begin at half of the threshold, in yellow, and are red from twice the threshold on.
-    """
-    relative = (anomaly_map / threshold)[..., None]
-    how_hot = np.clip(relative - 1, 0, 1)
-    colour = np.array([255, 220, 40]) * (1 - how_hot) + np.array([235, 70, 20]) * how_hot
-    return colour, 0.6 * np.clip(2 * relative - 1, 0, 1)

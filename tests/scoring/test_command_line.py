@@ -324,7 +324,7 @@ def test_regions_that_cannot_be_are_one_line_and_leave_nothing(run, folder, tmp_
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "broken.png").write_bytes(b"")
     for model, data, out, more, message in (
-        ("model.onnx", "parts", "r.csv", [], "--regions needs the torch engine"),
+        ("model.onnx", "parts", "r.csv", [], "model.onnx has no maps; export it again"),
         ("run", "parts", "r.txt", [], "--regions .*r.txt: the file must end in .csv, .jsonl\n"),
         ("run", "parts", "r.parquet", [], "the file must end in .csv, .jsonl\n"),
         ("run", "parts", "r.csv", ["--out", tmp_path / "new" / "r.csv"], "that is the file of --out too"),

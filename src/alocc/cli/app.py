@@ -147,21 +147,18 @@ def score(
     from functools import partial
 
     from alocc.cli.running import load_engine, stream_in_terminal
-    from alocc.scoring.table import SUSPECTS, RegionTable, Totals, check_table_path, most_anomalous, write_table
+    from alocc.scoring.table import RegionTable, Totals, check_table_path, most_anomalous, write_table
 
     if out:
-        check_table_path(out)
+        check_table_path(out, maps=maps)
     if regions:
-        check_table_path(regions, "--regions")
+        check_table_path(regions, "--regions", maps=maps)
         if out and out.resolve() == regions.resolve():
             raise ConfigError(f"--regions {regions}: that is the file of --out too; give another one")
-    for path, option in ((out, "--out"), (regions, "--regions")):
-        if maps and path and path.resolve() == (maps / SUSPECTS).resolve():
-            raise ConfigError(f"{option} {path}: that is the list of suspects of --maps; give another file")
     if alpha is not None and fdr is not None:
         raise ConfigError("give --alpha or --fdr, not both: each decides what is called an anomaly")
     which = images_of_maps(maps_of, maps)
-    detector = load_engine(model, engine, alpha, device)
+    detector = load_engine(model, engine, alpha, device, maps=bool(maps or regions))
     rows = stream_in_terminal(
         detector,
         data,
@@ -492,13 +489,15 @@ def export(
         str | None, typer.Option(metavar="DATA", help="Normal images for --int8, never trained on.")
     ] = None,
     normal: Normal = None,
+    maps: Annotated[bool, typer.Option("--maps", help="Give anomaly_map too, so that scoring can show where.")] = False,
     strict: Strict = False,
     json: Json = False,
 ) -> None:
     """Write the detector as one ONNX or OpenVINO file that scores without torch, with the same numbers.
 
-    Images go in as whole numbers (uint8) of any size; anomaly_score, p_value and is_anomaly come out. No file is left
-    unless its scores are the detector's. --int8 makes another detector, with a threshold of its own.
+    Images go in as whole numbers (uint8) of any size; anomaly_score, p_value and is_anomaly come out, and
+    anomaly_map with --maps. No file is left unless these are the detector's. --int8 makes another detector, with a
+    threshold of its own.
     """
     from alocc.cli.running import load_normals, some_training_images
     from alocc.detector import Detector, artefact_path
@@ -516,14 +515,16 @@ def export(
         raise ConfigError(f"--out {out}: a file for --format {format_} must end in {suffix}")
     source = artefact_path(model)
     path = out or source.with_name(("model-int8" if int8 else "model") + suffix)
-    check_target(path)
+    check_target(path, maps=maps, int8=int8)
     made_from, detector = digest(source), Detector.load(source)
     console.print_health_warning(detector.health)
     with console.stage_progress():
         fresh = load_normals(detector, data, class_names(normal, data, "train"), strict) if data else None
         images = fresh.images if fresh else None
         real = None if fresh else some_training_images(detector, source)
-        written = write(detector, path, layout=layout, size=size, fresh=images, made_from=made_from, real=real)
+        written = write(
+            detector, path, layout=layout, size=size, fresh=images, made_from=made_from, real=real, maps=maps
+        )
     console.print_skipped(fresh.skipped if fresh else ())
     if json:
         console.print_json({"out": path, "n_bytes": written.n_bytes, "parity": written.parity, "shift": written.shift})

@@ -12,7 +12,7 @@ from typer.core import TyperCommand
 from alocc.errors import ConfigError
 
 if TYPE_CHECKING:
-    from alocc.report.map_pictures import Which
+    from alocc.map_pictures import Which
 
 MOST_DRAWN = 1_000
 """Most anomalous images of which pictures can be asked for."""

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from alocc.data.sources import ImageSet
     from alocc.detector import Detector
+    from alocc.map_pictures import MapPictures, Which
     from alocc.regions import Region
-    from alocc.report.map_pictures import MapPictures, Which
     from alocc.scores import Progress, Scores
     from alocc.scoring.open import EngineName
     from alocc.scoring.stream import Engine, Rows
@@ -34,8 +34,10 @@ def load_settings(preset_name: str | None, config_file: Path | None, settings: S
     return with_settings(config, settings)
 
 
-def load_engine(path: Path, engine: EngineName | None, alpha: float | None, device: Device) -> Engine:
-    """What scores: a detector, or an exported file, by its name or as the engine says."""
+def load_engine(
+    path: Path, engine: EngineName | None, alpha: float | None, device: Device, *, maps: bool = False
+) -> Engine:
+    """What scores: a detector, or an exported file, by its name or as the engine says; with maps if it is made anew."""
     import torch
 
     from alocc.detector import Detector
@@ -46,7 +48,7 @@ def load_engine(path: Path, engine: EngineName | None, alpha: float | None, devi
     if engine in ("onnx", "openvino") or is_exported(path):
         if device in ("cuda", "mps"):
             raise ConfigError(f"exported detectors compute on the CPU; omit --device {device}, or use --engine torch")
-        exported = open_exported(path, engine, alpha, note=console.print_note)
+        exported = open_exported(path, engine, alpha, note=console.print_note, maps=maps)
         console.print_health_warning(exported.health)
         return exported
     use_free_cores()
@@ -120,14 +122,12 @@ def stream_in_terminal(
     Pictures are written meanwhile: ``maps`` is their folder, and says of which images.
     """
     from alocc.data.sources import open_source
-    from alocc.detector import Detector
     from alocc.scoring.stream import score_batches
 
     if fdr is not None and not 0 < fdr < 1:
         raise ConfigError(f"--fdr must be above 0 and below 1, got {fdr:g}")
-    if (maps or regions) and not isinstance(detector, Detector):
-        option = "--maps" if maps else "--regions"
-        raise ConfigError(f"{option} needs the torch engine: an exported detector makes no maps")
+    if maps or regions:
+        _ = detector.map_threshold  # an exported file without maps is refused before images are read
     source = open_source(data, "test", stride=stride)
 
     def scored(**hooks: Any) -> Generator[Rows, None, None]:
@@ -138,8 +138,8 @@ def stream_in_terminal(
                 detector, batches, strict=strict, progress=progress, with_classes=with_classes, **hooks
             )
 
-    if isinstance(detector, Detector) and (maps or regions):
-        from alocc.report.map_pictures import MapPictures
+    if maps or regions:
+        from alocc.map_pictures import MapPictures
 
         pictures = MapPictures(detector, *maps, source.where) if maps else None
         return _with_places(detector, scored, fdr, pictures)
@@ -147,7 +147,7 @@ def stream_in_terminal(
 
 
 def _with_places(
-    detector: Detector,
+    detector: Engine,
     scored: Callable[..., Generator[Rows, None, None]],
     fdr: float | None,
     pictures: MapPictures | None,
@@ -178,9 +178,7 @@ def _with_places(
     pictures.threshold = calibration.threshold
     yield from scored(score=score, regions=find, each=pictures.add)
     pictures.finish()
-    older = f"; {pictures.n_older:,} that were there before are left" if pictures.n_older > 0 else ""
-    written = f"{pictures.n_written:,} pictures of {pictures.n_images:,} images written to {pictures.folder}"
-    console.print_note(written + older)
+    console.print_note(pictures.summary)
 
 
 def _at_discovery_rate(parts: Sequence[Rows], rate: float) -> Generator[Rows, None, None]:

@@ -42,7 +42,7 @@ from alocc.config import LARGEST, ImagesConfig
 from alocc.data import arrays, reading, remote, video
 from alocc.data.decoding import SUFFIXES, Header, read_header, read_image
 from alocc.data.entries import Entry, Skipped, check_classes, class_of, file_entries, find_entries, has_suffix
-from alocc.data.images import ImageFormat, is_grey, prepare_batch
+from alocc.data.images import ImageFormat, is_grey, prepare_batch, to_unit_range
 from alocc.data.mnist import CLASSES as MNIST_CLASSES
 from alocc.data.mnist import Split, load_mnist
 from alocc.data.reading import check_strict, none_usable
@@ -93,6 +93,19 @@ class ImageSet:
             [self.sizes[i] for i in indices] if self.sizes else (),
             (lambda i: original(int(indices[i]))) if original else None,
         )
+
+    def reader(self, i: int) -> Callable[[], NDArray[np.uint8]]:
+        """Reads the i-th image as ``original`` does; if it is no longer there, it comes in this format, (H, W, C)."""
+        one = self[np.array([i])]  # no other image stays in memory for it
+
+        def read() -> NDArray[np.uint8]:
+            with suppress(DataError):
+                if one.original:
+                    return one.original(0)
+            pixels: NDArray[np.uint8] = (255 * to_unit_range(one.images[0]).permute(1, 2, 0)).round().byte().numpy()
+            return pixels
+
+        return read
 
 
 class Source(ABC):

@@ -165,12 +165,15 @@ def may_hold_suspects(path: Path) -> bool:
     return True
 
 
-def check_table_path(path: Path, option: str = "--out") -> None:
+def check_table_path(path: Path, option: str = "--out", *, maps: Path | None = None) -> None:
     """Refuse a file name that no format goes with, before any work is done; ``option`` is --out or --regions.
 
     Raises:
-        ConfigError: if the suffix is unknown, or Parquet is asked for without pyarrow.
+        ConfigError: if the suffix is unknown, or Parquet is asked for without pyarrow; or if the file is the list of
+            suspects in ``maps``, the folder of pictures.
     """
+    if maps and path.resolve() == (maps / SUSPECTS).resolve():
+        raise ConfigError(f"{option} {path}: that is the list of suspects of --maps; give another file")
     suffixes = WRITERS if option == "--out" else REGION_WRITERS
     if path.suffix not in suffixes:
         raise ConfigError(f"{option} {path}: the file must end in {', '.join(suffixes)}")

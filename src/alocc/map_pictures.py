@@ -1,7 +1,7 @@
 """Files of ``alocc score --maps``: which images get a picture, what the picture says, and what its file is called.
 
-A picture has the image at its own resolution, untouched and beside that with its map (:mod:`alocc.report.overlays`),
-and below them the verdict and a legend.
+A picture has the image at its own resolution, untouched and beside that with its map (:mod:`alocc.overlays`),
+and below them the verdict and a legend. NumPy, Pillow and SciPy alone: the light runtime draws by this too.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +21,11 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from alocc.data.entries import UNPRINTABLE, shown
-from alocc.data.sources import ImageSet
-from alocc.detector import Detector, Scores
-from alocc.drawing import heat
 from alocc.errors import ConfigError
+from alocc.overlays import OTHER, RIM, STRONGEST, Pixels, heat, in_colour, overlay
 from alocc.regions import Region
-from alocc.report.overlays import OTHER, RIM, STRONGEST, Pixels, original, overlay
+from alocc.scores import Scores
+from alocc.scoring.stream import Engine
 from alocc.scoring.table import SUSPECT_COLUMNS, SUSPECTS, Row, may_hold_suspects, write_suspects
 from alocc.storage import replacing
 
@@ -49,13 +47,22 @@ RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 GROUND, INK, RED, GREEN = (255, 255, 255), (20, 20, 20), (190, 20, 20), (0, 110, 60)
 
 
+class Images(Protocol):
+    """Some images that are scored together."""
+
+    @property
+    def names(self) -> Sequence[str]: ...
+    def reader(self, i: int) -> Callable[[], Pixels]:
+        """Reads the i-th image as it was before it was resized, (H, W) or (H, W, C)."""
+
+
 @dataclass(frozen=True)
 class Shown:
     """One image, and what its picture says of it."""
 
     name: str
     image: Callable[[], Pixels]
-    """Reads it: (H, W, 3), as it was before it was resized."""
+    """Reads it as it was before it was resized, (H, W) or (H, W, C)."""
     anomaly_map: NDArray[np.float32]
     is_anomaly: bool
     anomaly_score: float
@@ -67,7 +74,7 @@ class Shown:
 class MapPictures:
     """Writes pictures of images while their batches pass by; of the most anomalous ones, when the last has passed."""
 
-    def __init__(self, detector: Detector, folder: Path, which: Which, where: str) -> None:
+    def __init__(self, detector: Engine, folder: Path, which: Which, where: str) -> None:
         """Begin.
 
         Args:
@@ -77,7 +84,8 @@ class MapPictures:
             where: what the images' names begin with, and the pictures' names do not.
 
         Raises:
-            ConfigError: if the folder is a file, or has another ``suspects.csv`` than one of ours.
+            ConfigError: if the folder is a file, or has another ``suspects.csv`` than one of ours; or if the detector
+                makes no maps.
         """
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"--maps {folder}: that is a file; give a folder")
@@ -93,7 +101,7 @@ class MapPictures:
         self._most_anomalous: list[tuple[float, int, Shown]] = []
         """A heap, the least anomalous first; of equal scores the later one."""
 
-    def add(self, images: ImageSet, scores: Scores, regions: Sequence[Sequence[Region]]) -> None:
+    def add(self, images: Images, scores: Scores, regions: Sequence[Sequence[Region]]) -> None:
         """Write pictures of some images, whose scores have maps, or keep those that are the most anomalous so far."""
         assert scores.anomaly_map is not None
         for i, name in enumerate(images.names):
@@ -108,7 +116,7 @@ class MapPictures:
                 continue
             one = Shown(
                 name,
-                partial(original, images[np.array([i])], 0),
+                images.reader(i),
                 scores.anomaly_map[i].copy(),
                 is_anomaly,
                 score,
@@ -130,6 +138,12 @@ class MapPictures:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.n_older = sum(path.is_file() for path in self.folder.rglob("*.png")) - self.n_written
         write_suspects(self.folder / SUSPECTS, self._called.values())
+
+    @property
+    def summary(self) -> str:
+        """What was written, in a line."""
+        older = f"; {self.n_older:,} that were there before are left" if self.n_older > 0 else ""
+        return f"{self.n_written:,} pictures of {self.n_images:,} images written to {self.folder}{older}"
 
     @property
     def _is_full(self) -> bool:
@@ -166,7 +180,7 @@ def _is_ours(path: Path) -> bool:
 
 def draw_picture(one: Shown, threshold: float, map_threshold: float) -> Image.Image:
     """The image, untouched and with its map, and below the verdict and what colours and outlines mean."""
-    image = one.image()
+    image = in_colour(one.image())
     scale = -(-SMALLEST // min(image.shape[:2]))
     plain = image.repeat(scale, 0).repeat(scale, 1)
     height, width = plain.shape[:2]
