@@ -75,12 +75,13 @@ def train(
         list[str] | None,
         typer.Option("--ignore", metavar="WHAT…", help="What is normal too: light, focus, shift, turn, mirror."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random. Default: the config's, 0.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random. Default: the config's, 0.")] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="Updates of R; other phases in proportion.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="The same as passes over the images.")] = None,
     alpha: Alpha = None,
     contamination: Annotated[
-        float | None, typer.Option(help="Share of the training images that may be anomalies, up to 0.25. Default: 0.")
+        float | None,
+        typer.Option(min=0, max=0.25, help="Share of the training images that may be anomalies. Default: 0."),
     ] = None,
     watch: Annotated[
         str | None, typer.Option(metavar="DATA", help="Labelled images to draw curves on; they never steer anything.")
@@ -370,7 +371,7 @@ def info(model: Model, json: Json = False) -> None:
 def reproduce_article(
     out: RunOut = Path("runs/article"),
     iterations: Annotated[int, typer.Option(min=1, help="Updates of R.")] = 100_000,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     set_: ConfigKeys = None,
     device: Device = "auto",
     json: Json = False,

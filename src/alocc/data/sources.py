@@ -303,7 +303,7 @@ class EntrySource(Source):
     def infer_format(self, wanted: ImagesConfig) -> ImageFormat:
         headers = _headers(looked_at := self._some())
         if not headers:
-            raise DataError(f"none of the {len(looked_at)} files of {self.where} can be read as an image")
+            raise _unreadable(looked_at, self.where)
         return _format(wanted, headers, lambda: any(map(_has_colour, looked_at)))
 
     def original_size(self) -> tuple[int, int]:
@@ -404,6 +404,17 @@ class _Buffer:
 
 def _read_entry(entries: Sequence[Entry], i: int) -> NDArray[np.uint8]:
     return read_image(entries[i].content, entries[i].name, entries[i].page)
+
+
+def _unreadable(entries: Sequence[Entry], where: str) -> DataError:
+    """That not one of these files can be read, and why the first one cannot."""
+    try:
+        read_header(entries[0].content, entries[0].name, entries[0].page)
+    except DataError as error:
+        if len(entries) == 1:
+            return error
+        return DataError(f"none of the {len(entries):,} files of {where} can be read as an image; the first: {error}")
+    return DataError(f"none of the {len(entries):,} files of {where} can be read as an image")
 
 
 def _headers(entries: Iterable[Entry]) -> list[Header]:
