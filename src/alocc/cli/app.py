@@ -75,7 +75,9 @@ def train(
         list[str] | None,
         typer.Option("--ignore", metavar="WHAT…", help="What is normal too: light, focus, shift, turn, mirror."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random. Default: the config's, 0.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of everything random. Default: the config's, 0.")
+    ] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="Updates of R; other phases in proportion.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="The same as passes over the images.")] = None,
     alpha: Alpha = None,
@@ -347,6 +349,9 @@ def info(model: Model, json: Json = False) -> None:
     from alocc.detector import Detector
 
     detector = Detector.load(model)
+    if not json:
+        console.print_detector(detector)
+        return
     facts = {
         "preset": detector.config.preset,
         "images": str(detector.image_format),
@@ -357,14 +362,7 @@ def info(model: Model, json: Json = False) -> None:
         "health": detector.health.verdict if detector.health else None,
         **detector.training,
     }
-    if json:
-        console.print_json({**facts, "config": detector.config.model_dump(mode="json")})
-        return
-    rows = []
-    for name, value in facts.items():
-        listed = [f"{key} {item}" for key, item in value.items()] if isinstance(value, dict) else value
-        rows.append((name.replace("_", " "), ", ".join(map(str, listed)) if isinstance(listed, list) else str(listed)))
-    console.print_table(rows)
+    console.print_json({**facts, "config": detector.config.model_dump(mode="json")})
 
 
 @reproduce.command("article", cls=ClassListCommand)

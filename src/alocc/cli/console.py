@@ -150,6 +150,42 @@ def print_health_warning(health: Health | None) -> None:
         err.print(Text("warning: ", style="bold yellow") + plain(health.warning), soft_wrap=True)
 
 
+def print_detector(detector: Detector) -> None:
+    """What a detector is, in words; hashes and all else that programs may want is in the JSON."""
+    notes, weights = detector.training, detector.scorer.fusion.weights
+    height, width = notes.get("original_size", detector.image_format.size)
+    n, n_folds = len(detector.held_out_scores), 0 if "recalibrated_on" in notes else notes.get("n_folds")
+    left_out, skipped = notes.get("n_left_out", 0), notes.get("n_skipped", 0)
+    counts = f"{notes.get('n_fit', 0):,} images train, {n:,} set the threshold"
+    rows = [
+        ("preset", f"{detector.config.preset}, seed {detector.config.seed}"),
+        ("working size", f"{detector.image_format} (width × height); the images have {width}×{height}"),
+        ("trained on", str(notes.get("data", ""))),
+        ("normal classes", ", ".join(notes.get("normal_classes", ()))),
+        (
+            "images",
+            counts
+            + (f", cross-fitted in {n_folds} folds" if n_folds else "")
+            + (f"; {left_out:,} were left out as unusual" if left_out else "")
+            + (f"; {skipped:,} could not be used" if skipped else ""),
+        ),
+        ("calibrated anew on", str(notes.get("recalibrated_on", ""))),
+        ("threshold", f"{detector.threshold:.3f}: an image with a higher anomaly score is called an anomaly"),
+        ("alpha", f"{detector.alpha:.4g}: share of normal images that are called anomalies, at most, on average"),
+        ("health", detector.health.verdict if detector.health else "not known; see alocc check"),
+        ("parts of the score", ", ".join(f"{part} × {weight:.2g}" for part, weight in weights.items())),
+        ("D was trained against", ", ".join(notes.get("negatives", ()))),
+        ("changes that look normal", ", ".join(notes.get("looks_normal", ()))),
+        ("D's AUROC in training", "  ".join(f"{value:.2f}" for value in notes.get("polarity", ()))),
+        (
+            "normal images look",
+            ", ".join(f"{name} {mean:.3g} ± {by:.2g}" for name, (mean, by) in notes.get("appearance", {}).items()),
+        ),
+        ("written with", ", ".join(f"{name} {version}" for name, version in notes.get("versions", {}).items())),
+    ]
+    print_table([row for row in rows if row[1]])
+
+
 def print_versions(versions: Sequence[Version]) -> None:
     """The detectors of a run, the oldest first."""
     rows = [("version", "date", "threshold", "alpha", "from", "normal images")]
