@@ -415,7 +415,8 @@ def inspect(
 
     if sheet and sheet.suffix.lower() != ".png":
         raise ConfigError(f"--sheet {sheet}: the file must end in .png")
-    source = open_source(data, "train", stride=stride)
+    with console.stage_progress():
+        source = open_source(data, "train", stride=stride)
     with console.image_progress("reading", len(source) or None) as progress:
         found, picture = examine(source, progress, strict)
     if sheet and picture:

@@ -97,7 +97,7 @@ def print_seen(n_seen: int) -> None:
 
 def print_training_start(images: TrainingImages, again: bool) -> None:
     """What will be trained on."""
-    from alocc.data.inspection import SHRUNK_FROM
+    from alocc.data.inspection import SHRUNK_FROM, duplicates
 
     if again:
         print_note("this training is finished already; training it again")
@@ -112,6 +112,10 @@ def print_training_start(images: TrainingImages, again: bool) -> None:
     if max(height, width) > SHRUNK_FROM * max(images.frame.image_format.size):
         shrunk = f"images of {width}×{height} pixels (width × height) are shrunk"
         print_note(f"{shrunk}: alocc inspect says how small faults may be")
+    if groups := duplicates(images.normals.names, images.normals.images):
+        n_duplicates, first = sum(map(len, groups)) - len(groups), ", ".join(groups[0][:2])
+        print_note(f"{n_duplicates:,} duplicates among these images ({first}): a threshold from images that train is "
+                   "too low; alocc inspect lists them")  # fmt: skip
     print_skipped(images.normals.skipped)
 
 

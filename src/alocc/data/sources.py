@@ -26,7 +26,7 @@ import itertools
 import os
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -48,7 +48,7 @@ from alocc.data.mnist import Split, load_mnist
 from alocc.data.reading import check_strict, none_usable
 from alocc.data.resizing import as_images, brought_to
 from alocc.errors import DataError
-from alocc.stages import stage
+from alocc.stages import in_stage, stage
 
 __all__ = ["Data", "ImageSet", "Paths", "Skipped", "Source", "are_paths", "check_classes", "check_strict",
            "known_classes", "open_normals", "open_source"]  # fmt: skip
@@ -417,9 +417,9 @@ def _unreadable(entries: Sequence[Entry], where: str) -> DataError:
     return DataError(f"none of the {len(entries):,} files of {where} can be read as an image")
 
 
-def _headers(entries: Iterable[Entry]) -> list[Header]:
+def _headers(entries: Sequence[Entry]) -> list[Header]:
     headers = []
-    for entry in entries:
+    for entry in in_stage("reading sizes", entries):
         with suppress(DataError):  # named when it is loaded
             headers.append(read_header(entry.content, entry.name, entry.page))
     return headers
