@@ -222,7 +222,12 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Compare the verdicts with labels: class by class, at the detector's own threshold, then over all thresholds."""
+    import torch
+
+    from alocc.calibration import smallest_alpha
     from alocc.cli.running import load_engine
+    from alocc.data.appearance import appearance
+    from alocc.data.frame import thinned
     from alocc.evaluation.labelled import evaluate as compare
     from alocc.evaluation.labelled import load_labelled
 
@@ -246,6 +251,9 @@ def evaluate(
         console.print_table(evaluation.as_rows(), title, header=True)
     console.print_skipped(labelled.images.skipped)
     console.print_seen(n_seen)
+    normals = labelled.images.images[torch.from_numpy(~labelled.is_anomalous)]
+    at_floor = bool((scores.p_value[~labelled.is_anomalous] <= smallest_alpha(len(detector.held_out_scores))).all())
+    console.print_other_images(detector, [appearance(thinned(normals, 200))], at_floor)
 
 
 @app.command(cls=ClassListCommand)

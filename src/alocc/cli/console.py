@@ -28,11 +28,15 @@ from alocc.storage import json_text
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from alocc.benchmark.running import Result
     from alocc.data.inspection import Inspection
     from alocc.data.sources import Skipped
     from alocc.detector import Detector
     from alocc.evaluation.labelled import Labelled
+    from alocc.scoring.stream import Engine
     from alocc.training.folder import Version
     from alocc.training.plan import TrainingImages
     from alocc.verdict import Health
@@ -93,6 +97,16 @@ def print_seen(n_seen: int) -> None:
         print_note(
             f"warning: {n_seen:,} of these images were trained or calibrated on; they look more normal than fresh ones"
         )
+
+
+def print_other_images(detector: Engine, looks: Sequence[NDArray[np.float64]], at_floor: bool) -> None:
+    """One note where images are obviously of another kind than those that a detector knows."""
+    import numpy as np
+
+    from alocc.evaluation.monitoring import other_images
+
+    if looks and (said := other_images(detector, np.concatenate(looks), at_floor)):
+        print_note(f"note: {said}")
 
 
 def print_training_start(images: TrainingImages, again: bool) -> None:
