@@ -24,11 +24,11 @@ from PIL.PngImagePlugin import PngInfo
 from alocc.data.entries import UNPRINTABLE, shown
 from alocc.data.sources import ImageSet
 from alocc.detector import Detector, Scores
-from alocc.drawing import heat
+from alocc.drawing import OTHER, RIM, STRONGEST, heat
 from alocc.errors import ConfigError
 from alocc.regions import Region
-from alocc.report.overlays import OTHER, RIM, STRONGEST, Pixels, original, overlay
-from alocc.scoring.table import SUSPECT_COLUMNS, SUSPECTS, Row, may_hold_suspects, write_suspects
+from alocc.report.overlays import Pixels, original, overlay
+from alocc.scoring.table import CLASS, SUSPECT_COLUMNS, SUSPECTS, Row, may_hold_suspects, write_suspects
 from alocc.storage import replacing
 
 Which = Literal["all", "anomalies"] | int
@@ -102,6 +102,7 @@ class MapPictures:
             p_value = float(scores.p_value[i])
             if is_anomaly:
                 self._called[name] = dict(zip(SUSPECT_COLUMNS, (name, score, p_value, None), strict=True))
+                self._called[name] |= {CLASS: str(images.classes[i]) or None}
             if self.which == "anomalies" and not is_anomaly:
                 continue
             if self._is_full and score <= self._most_anomalous[0][0]:

@@ -9,12 +9,10 @@ from scipy import ndimage
 
 from alocc.data.images import to_unit_range
 from alocc.data.sources import ImageSet
-from alocc.drawing import heat
+from alocc.drawing import OTHER, RIM, STRONGEST, heat
 from alocc.errors import DataError
 from alocc.regions import TOUCHING, marked_places, strongest_place
 
-STRONGEST, OTHER, RIM = (0, 225, 255), (255, 255, 255), (0, 0, 0)
-"""Colours of outlines: of the strongest place, of others, and of the rim that shows them on any ground."""
 LINE = 120
 """An outline is as wide as this part of the picture's shorter side; its rims half as wide, none in tiny pictures."""
 GAP = 64
