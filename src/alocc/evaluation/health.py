@@ -247,10 +247,16 @@ def _meaning(verdict: Verdict, measures: Measures) -> str:
     tested = ""
     if measures.spots:
         smallest, largest = measures.smallest_spot, max(map(int, measures.spots))
-        size = f"{round((smallest or largest) * max(1.0, measures.shrunk))} pixels across in the original images"
-        found = f"were found from {size} on; smaller ones may be missed" if smallest else f"are missed even at {size}"
-        strong = f"spots of strong contrast ({SPOT_CONTRAST:g} standard deviations of an image's pixels)"
-        tested = f" In normal images, {strong} {found}, and fainter ones were not tried."
+        size = f"{round((smallest or largest) * max(1.0, measures.shrunk))} pixels across"
+        found = (
+            f"those of {size} or more were found, smaller ones may be missed"
+            if smallest
+            else f"even those of {size} were missed"
+        )
+        tested = (
+            f" Of spots planted in normal images, {SPOT_CONTRAST:g} standard deviations of an image's pixels in contrast, "
+            f"{found} (in pixels of the original images); fainter ones were not tried."
+        )
     return (
         f"{says}.{tested} None of your defects was there: only labelled images (alocc evaluate) tell how many it finds."
     )
