@@ -126,8 +126,8 @@ class _Shown(NamedTuple):
 def _bar_or_lines() -> Iterator[Callable[..., None]]:
     """A bar; without a terminal, a plain line now and then, also while nothing new is told.
 
-    It is given a name, what is done, the total, a note, and :class:`_Shown`'s ``left`` and ``later``. Rate and time left
-    count from when a description is first shown. Stages that are not told of here are shown as well.
+    It is given a name, what is done, the total, a note, and :class:`_Shown`'s ``left`` and ``later``. Rate and
+    time left count from when a description is first shown. Stages that are not told of here are shown as well.
     """
     with open_bar() as bar:
         shown = _Shown("starting", 0, None, "", 0, time.monotonic())

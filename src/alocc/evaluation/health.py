@@ -232,7 +232,8 @@ def judge(measures: Measures, config: Config) -> Examination:
     The config is the detector's: advice is never what it follows already.
     """
     order: Sequence[Verdict] = ("useless", "doubtful", "good")
-    findings = sorted(_findings(measures, config), key=lambda finding: order.index(finding.verdict))
+    found = [*_findings(measures, config), *_remarks(measures, config)]
+    findings = sorted(found, key=lambda finding: order.index(finding.verdict))
     verdict = findings[0].verdict if findings else "good"
     return Examination(verdict, findings, _meaning(verdict, measures), measures)
 
@@ -254,8 +255,8 @@ def _meaning(verdict: Verdict, measures: Measures) -> str:
             else f"even those of {size} were missed"
         )
         tested = (
-            f" Of spots planted in normal images, {SPOT_CONTRAST:g} standard deviations of an image's pixels in contrast, "
-            f"{found} (in pixels of the original images); fainter ones were not tried."
+            f" Of spots planted in normal images, {SPOT_CONTRAST:g} standard deviations of an image's pixels in "
+            f"contrast, {found} (in pixels of the original images); fainter ones were not tried."
         )
     return (
         f"{says}.{tested} None of your defects was there: only labelled images (alocc evaluate) tell how many it finds."
@@ -302,7 +303,6 @@ def _findings(measures: Measures, config: Config) -> Iterator[Finding]:
             f"only {measures.n_held_out} held-out normal images stand behind its threshold",
             "train on more normal images" + (", or ask for a larger alpha" if config.calibration.alpha is None else ""),
         )
-    yield from _remarks(measures, config)
     if (same := measures.same_as_held_out) is not None and same < 0.001:
         yield Finding(
             "doubtful",
