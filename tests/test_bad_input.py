@@ -387,13 +387,16 @@ def test_an_empty_word_is_no_working_directory(alocc, run_folder, good, tmp_path
         ("score RUN DATA --top 0", "--top: must be at least 1, got '0'; see alocc score --help"),
         ("score RUN DATA more", "Got unexpected extra argument(s) (more); see alocc score --help"),
         ("score RUN", "Missing argument 'DATA'; see alocc score --help"),
-        ("train DATA --out OUT --contamination 2", "--contamination: must be at most 0.25, got '2'; see alocc train --help"),
+        ("train DATA --out OUT --contamination 2", "--contamination: must be at most 0.25, got '2'; see alocc train "
+         "--help"),
         ("train DATA --out OUT --seed 1.5", "--seed: must be a whole number, got '1.5'; see alocc train --help"),
         ("train DATA --out OUT --alpha 2", "alpha: must be less than 1, got 2.0"),
-        ("train DATA --out OUT --config EMPTY.toml", 'EMPTY.toml holds no key; a config has at least one, as preset = "robust"'),
+        ("train DATA --out OUT --config EMPTY.toml", 'EMPTY.toml holds no key; a config has at least '
+         'one, as preset = "robust"'),
         ("train EMPTY.png --out OUT", "EMPTY.png cannot be read (the file is empty)"),
         ("train *.none --out OUT", "*.none matches no image files (.bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp)"),
-        ("score EMPTY.safetensors DATA", "EMPTY.safetensors is damaged or was not written by alocc (the file is empty)"),
+        ("score EMPTY.safetensors DATA", "EMPTY.safetensors is damaged or was not written by alocc (the file is "
+         "empty)"),
         ("info nowhere", "nowhere does not exist; give a run folder, or a detector's .safetensors file"),
         ("compare RUN RUN", "RUN and RUN are the same detector, which says the same of all images; leave one"),
         ("nothing", "No such command 'nothing'; see alocc --help"),
@@ -420,11 +423,12 @@ def test_images_that_look_different_are_noted_once(alocc, run_folder, good, tmp_
     (tmp_path / "dark").mkdir()
     for i in range(12):
         Image.fromarray(disc(np.random.default_rng(i)) // 4).save(tmp_path / "dark" / f"{i}.png")
-    for words in (
-        ["score", run_folder, tmp_path / "dark"],
-        ["score", run_folder, tmp_path / "dark", "--maps", tmp_path / "m"],
-    ):
-        [line] = [line for line in alocc(*words)[1].splitlines() if "look different" in line]
+    for maps in ([], ["--maps", tmp_path / "m"]):
+        [line] = [
+            line
+            for line in alocc("score", run_folder, tmp_path / "dark", *maps)[1].splitlines()
+            if "look different" in line
+        ]
         assert line.startswith("note: these images look different from those trained on: brightness")
     assert "note:" not in alocc("score", run_folder, good)[1]
 
@@ -432,7 +436,7 @@ def test_images_that_look_different_are_noted_once(alocc, run_folder, good, tmp_
 def test_duplicates_are_mentioned_when_a_training_starts(alocc, good, tmp_path):
     for path in good.iterdir():
         (tmp_path / path.name).symlink_to(path)
-    assert "duplicates" not in alocc("train", tmp_path, "--out", tmp_path / "a", *TINY)[1]
+    assert "duplicates among" not in alocc("train", tmp_path, "--out", tmp_path / "a", *TINY)[1]
     (tmp_path / "again.png").symlink_to(good / "07.png")
     assert "1 duplicates among these images (" in alocc("train", tmp_path, "--out", tmp_path / "b", *TINY)[1]
 

@@ -158,7 +158,7 @@ def test_unknown_data_gets_the_nearest_name(tmp_path):
         open_source("minst", "train")
     with pytest.raises(
         DataError,
-        match=r"does not exist; give a folder, an image, a pattern .*, an archive .*, an address .* or mnist$",
+        match=r"give a folder, an image, a pattern .*, an archive .*, an address .* or mnist$",
     ):
         open_source(tmp_path / "pictures", "train")
 

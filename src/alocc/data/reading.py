@@ -76,7 +76,5 @@ def check_strict(strict: bool, skipped: Sequence[Skipped]) -> None:
 
 def none_usable(skipped: Sequence[Skipped]) -> DataError:
     """The error of a source of which not one image can be used."""
-    if len(skipped) == 1:
-        return DataError(skipped[0].reason)
     first = f"; the first: {skipped[0].reason}" if skipped else ""
     return DataError(f"none of the {len(skipped)} images can be used{first}")
