@@ -255,8 +255,8 @@ def _meaning(verdict: Verdict, measures: Measures) -> str:
             else f"even those of {size} were missed"
         )
         tested = (
-            f" Of spots planted in normal images, {SPOT_CONTRAST:g} standard deviations of an image's pixels in "
-            f"contrast, {found} (in pixels of the original images); fainter ones were not tried."
+            f" Of spots planted in normal images, with a contrast of {SPOT_CONTRAST:g} standard "
+            f"deviations of the pixels, {found} (in the original images); fainter ones were not tried."
         )
     return (
         f"{says}.{tested} None of your defects was there: only labelled images (alocc evaluate) tell how many it finds."
