@@ -7,6 +7,7 @@ import warnings
 
 from alocc.cli.app import app
 from alocc.cli.console import print_error, print_note
+from alocc.cli.options import USAGE_ERROR, usage_text
 from alocc.errors import AloccError, InputError, StoppedError, UselessDetectorWarning
 from alocc.streams import standard_streams
 
@@ -17,7 +18,11 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=UselessDetectorWarning)  # the commands say it in a line
     try:
         with standard_streams():
-            app(prog_name="alocc")
+            sys.exit(app(prog_name="alocc", standalone_mode=False) or 0)
+    except USAGE_ERROR as error:
+        if message := usage_text(error):
+            print_error(message)
+        sys.exit(2)
     except StoppedError as error:
         print_note(f"{error}; the same command goes on from there")
         sys.exit(130)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from alocc.data.sources import ImageSet
     from alocc.detector import Detector
+    from alocc.evaluation.monitoring import Looks
     from alocc.map_pictures import MapPictures, Which
     from alocc.regions import Region
     from alocc.scores import Progress, Scores
@@ -119,20 +120,22 @@ def stream_in_terminal(
 ) -> Generator[Rows, None, None]:
     """Score a source with a progress bar, and give its rows batch after batch; with regions where something needs them.
 
-    Pictures are written meanwhile: ``maps`` is their folder, and says of which images.
+    Pictures are written meanwhile: ``maps`` is their folder, and says of which images. Where nothing looks at ``each``
+    batch, a note says in the end whether the images are obviously of another kind than the detector's.
     """
     from alocc.data.sources import open_source
+    from alocc.evaluation.monitoring import Looks
     from alocc.scoring.stream import score_batches
 
     if fdr is not None and not 0 < fdr < 1:
         raise ConfigError(f"--fdr must be above 0 and below 1, got {fdr:g}")
     if maps or regions:
         _ = detector.map_threshold  # an exported file without maps is refused before images are read
-    source = open_source(data, "test", stride=stride)
+    source, looks = open_source(data, "test", stride=stride), Looks()
 
     def scored(**hooks: Any) -> Generator[Rows, None, None]:
         with console.image_progress("scoring", len(source) or None) as progress:
-            batches = source.batches(detector.image_format)
+            batches = looks.of(source.batches(detector.image_format))
             with_classes = bool(source.class_names)
             yield from score_batches(
                 detector, batches, strict=strict, progress=progress, with_classes=with_classes, **hooks
@@ -142,8 +145,21 @@ def stream_in_terminal(
         from alocc.map_pictures import MapPictures
 
         pictures = MapPictures(detector, *maps, source.where) if maps else None
-        return _with_places(detector, scored, fdr, pictures)
-    return scored(each=each) if fdr is None else _at_discovery_rate(list(scored(each=each)), fdr)
+        rows = _with_places(detector, scored, fdr, pictures)
+    else:
+        rows = scored(each=each) if fdr is None else _at_discovery_rate(list(scored(each=each)), fdr)
+    return rows if each else _with_looks(detector, rows, looks)
+
+
+def _with_looks(detector: Engine, rows: Generator[Rows, None, None], looks: Looks) -> Generator[Rows, None, None]:
+    """The same rows, and behind the last a note where the images are obviously of another kind."""
+    from alocc.calibration import smallest_alpha
+
+    floor, at_floor = smallest_alpha(len(detector.held_out_scores)), True
+    for part in rows:
+        at_floor = at_floor and bool((part.scores.p_value <= floor).all())
+        yield part
+    console.print_other_images(detector, looks.appearance, at_floor)
 
 
 def _with_places(

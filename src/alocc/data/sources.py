@@ -26,7 +26,7 @@ import itertools
 import os
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -48,7 +48,7 @@ from alocc.data.mnist import Split, load_mnist
 from alocc.data.reading import check_strict, none_usable
 from alocc.data.resizing import as_images, brought_to
 from alocc.errors import DataError
-from alocc.stages import stage
+from alocc.stages import in_stage, stage
 
 __all__ = ["Data", "ImageSet", "Paths", "Skipped", "Source", "are_paths", "check_classes", "check_strict",
            "known_classes", "open_normals", "open_source"]  # fmt: skip
@@ -316,7 +316,7 @@ class EntrySource(Source):
     def infer_format(self, wanted: ImagesConfig) -> ImageFormat:
         headers = _headers(looked_at := self._some())
         if not headers:
-            raise DataError(f"none of the {len(looked_at)} files of {self.where} can be read as an image")
+            raise _unreadable(looked_at, self.where)
         return _format(wanted, headers, lambda: any(map(_has_colour, looked_at)))
 
     def original_size(self) -> tuple[int, int]:
@@ -419,9 +419,20 @@ def _read_entry(entries: Sequence[Entry], i: int) -> NDArray[np.uint8]:
     return read_image(entries[i].content, entries[i].name, entries[i].page)
 
 
-def _headers(entries: Iterable[Entry]) -> list[Header]:
+def _unreadable(entries: Sequence[Entry], where: str) -> DataError:
+    """That not one of these files can be read, and why the first one cannot."""
+    try:
+        read_header(entries[0].content, entries[0].name, entries[0].page)
+    except DataError as error:
+        if len(entries) == 1:
+            return error
+        return DataError(f"none of the {len(entries):,} files of {where} can be read as an image; the first: {error}")
+    return DataError(f"none of the {len(entries):,} files of {where} can be read as an image")
+
+
+def _headers(entries: Sequence[Entry]) -> list[Header]:
     headers = []
-    for entry in entries:
+    for entry in in_stage("reading sizes", entries):
         with suppress(DataError):  # named when it is loaded
             headers.append(read_header(entry.content, entry.name, entry.page))
     return headers
