@@ -41,23 +41,23 @@ def compared(images, *settings):
 
 def test_tiles_help_on_a_surface_and_the_same_is_measured_again():
     found = compared(brushed(24))
-    assert found.tiles_help and found.n_tiles == 4 and found.spots == (4, 8)
-    assert found.tiles[0] > found.whole[0] + 0.2
-    assert f"AUROC {found.whole[0]:.2f} in whole images, {found.tiles[0]:.2f} in tiles of 256" in str(found)
+    assert found.tiles_help and found.n_tiles == 4 and found.spots == (2, 3, 4, 6, 8)
+    assert found.tiles[1] > found.whole[1] + 0.1
+    assert f"spots of 3 pixels planted in normal images: AUROC {found.whole[1]:.2f} in whole images" in str(found)
     assert "--set images.tile=256" in str(found) and "4 tiles an image, about 4 times as long" in str(found)
     assert compared(brushed(24)) == found
 
 
-def test_whole_images_are_better_for_a_part_that_stands_still():
+def test_tiles_do_not_help_where_whole_images_find_all_spots():
     found = compared(plates(24))
-    assert not found.tiles_help and str(found).endswith("whole images are the better choice")
+    assert not found.tiles_help and str(found).endswith("tiles would not find more")
 
 
 @pytest.mark.parametrize(
     ("whole", "tiles", "helps"),
-    [((0.5, 0.7), (0.6, 0.79), False), ((0.5, 0.7), (0.6, 0.81), True), ((0.6, 1.0), (0.9, 0.8), False)],
+    [((0.5, 0.7), (0.59, 0.79), False), ((0.5, 0.7), (0.47, 0.81), True), ((0.6, 1.0), (0.9, 0.8), False)],
 )
-def test_tiles_help_where_they_gain_a_tenth_in_the_mean(whole, tiles, helps):
+def test_tiles_help_where_they_gain_a_tenth_and_lose_nothing_much(whole, tiles, helps):
     found = Comparison((4, 8), whole, tiles, 25, 8.2)
     assert found.tiles_help == helps
     if whole == (0.6, 1.0):
