@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
+from typer.testing import CliRunner
 
-from alocc.cli import main
+from alocc.cli.app import app
 from alocc.config import preset, with_settings
 from alocc.data.sources import open_source
 from alocc.training.tiles import Comparison, compare
@@ -84,12 +85,14 @@ def test_train_and_inspect_say_it_from_files(tmp_path, save_image, capsys):
     for i, image in enumerate(brushed(20)):
         save_image(image, f"good/{i}.png")
     data = str(tmp_path / "good")
-    assert main(["inspect", data]) == 0
-    said = " ".join(capsys.readouterr().err.split())
-    assert "--set images.tile=256 may find smaller faults (4 tiles an image" in said
-    assert main(["inspect", data, "--json"]) == 0
-    line = json.loads(capsys.readouterr().out)["whole_or_tiles"]
-    assert line in said
+
+    def said(*arguments):
+        done = CliRunner().invoke(app, list(arguments))
+        assert done.exit_code == 0, done.output
+        return " ".join(done.output.split())
+
+    line = json.loads(CliRunner().invoke(app, ["inspect", data, "--json"]).stdout)["whole_or_tiles"]
+    assert line.startswith("spots of ") and "in tiles of 256" in line
+    assert line in said("inspect", data)
     options = ["--out", str(tmp_path / "run"), "--iterations", "2", "--set", "networks.width=4"]
-    assert main(["train", data, *options]) == 0
-    assert line in " ".join(capsys.readouterr().err.split())
+    assert line in said("train", data, *options)

@@ -34,7 +34,7 @@ FEWEST = 16
 SPOTS, CONTRAST = (2, 3, 4, 6, 8), 4.0
 """Diameters in pixels of the image that is cut; change of brightness, in its standard deviations, as a check has it."""
 GAIN, LOSS = 0.1, 0.05
-"""AUROC that tiles must gain at one diameter, and may lose at others: less is chance, and tiles take longer to score."""
+"""AUROC that tiles must gain at one diameter, and may lose at others: less is chance, and tiles are slower to score."""
 
 
 @dataclass(frozen=True)
