@@ -414,6 +414,7 @@ def inspect(
     json: Json = False,
 ) -> None:
     """Look at images before training: counts, sizes, duplicates, broken files, and what to be wary of."""
+    from alocc.cli.running import compare_tiles
     from alocc.data.inspection import inspect as examine
     from alocc.data.sources import open_source
     from alocc.storage import replacing
@@ -424,15 +425,18 @@ def inspect(
         source = open_source(data, "train", stride=stride)
     with console.image_progress("reading", len(source) or None) as progress:
         found, picture = examine(source, progress, strict)
+    compared = compare_tiles(source, found.image_format)
     if sheet and picture:
         with replacing(sheet) as temporary:
             picture.save(temporary, "PNG")
     if json:
-        console.print_json(vars(found) | {"sheet": sheet if picture else None})
+        console.print_json(vars(found) | {"whole_or_tiles": compared, "sheet": sheet if picture else None})
     else:
         console.print_inspection(found)
     console.print_skipped(found.skipped)
     console.print_warnings(found.warnings)
+    if compared:
+        console.print_note(compared)
     if sheet and picture:
         console.print_note(f"{sheet} written")
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from alocc.cli import console
 from alocc.cli.cores import use_free_cores
 from alocc.config import Config, load_config, preset, with_settings
-from alocc.errors import AloccError, ConfigError
+from alocc.errors import AloccError, ConfigError, DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from alocc.data.sources import ImageSet
+    from alocc.data.resizing import ImageFormat
+    from alocc.data.sources import ImageSet, Source
     from alocc.detector import Detector
     from alocc.evaluation.monitoring import Looks
     from alocc.map_pictures import MapPictures, Which
@@ -79,6 +80,7 @@ def train_in_terminal(
     from alocc.training.folder import RunFolder
     from alocc.training.loop import Hooks
     from alocc.training.run import run
+    from alocc.training.tiles import compare
 
     if anomalous and not watch:
         raise ConfigError("--anomalous only says which images --watch looks at; give --watch too")
@@ -94,6 +96,10 @@ def train_in_terminal(
     def started(plan: Plan, again: bool) -> None:
         plans.append(plan)
         console.print_training_start(plan.images, again)
+        images, goes_on = plan.images, RunFolder(out).checkpoints.exists()  # which said it when it began
+        found = None if goes_on else compare(images.normals, plan.config, images.summary["original_size"])
+        if found:
+            console.print_note(str(found))
 
     def resumed(done: int) -> None:
         console.print_note(f"going on from iteration {done:,}, where it was stopped")
@@ -105,6 +111,23 @@ def train_in_terminal(
         health = check_trained(detector, plans[0].images, RunFolder(out))
     console.print_training_end(detector, out, health)
     return detector
+
+
+def compare_tiles(source: Source, to: ImageFormat) -> str | None:
+    """Whole images beside tiles, by the default preset, in one line; none where there is nothing to choose.
+
+    Where there are classes, nobody has said which are normal; and a video would have to be read to its end again.
+    """
+    from alocc.data.inspection import SHRUNK_FROM
+    from alocc.training.tiles import IMAGES, compare
+
+    size = source.original_size()
+    if len(source.class_names) > 1 or not len(source) or max(size) <= SHRUNK_FROM * max(to.size):
+        return None
+    found = None
+    with console.stage_progress(), suppress(DataError):  # none of these few can be read
+        found = compare(source.some(IMAGES).load(to), preset("robust"), size)
+    return str(found) if found else None
 
 
 def stream_in_terminal(

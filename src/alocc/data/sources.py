@@ -55,6 +55,7 @@ __all__ = ["Data", "ImageSet", "Paths", "Skipped", "Source", "are_paths", "check
 
 BUILT_IN = ("mnist",)
 MOST_IN_MEMORY = 2 << 30  # bytes of prepared images; more lie in a temporary file that vanishes with the process
+MOST_LOOKED_AT = 1_000  # files, for the size and kind of all
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 Data = Paths | NDArray[np.generic]
 
@@ -123,6 +124,10 @@ class Source(ABC):
         return self._only({class_of([name]) for name in classes})
 
     def _only(self, classes: Collection[str]) -> Source:
+        return self
+
+    def some(self, most: int) -> Source:
+        """At most so many of the images, evenly spread; all of them where that takes reading them."""
         return self
 
     @abstractmethod
@@ -269,6 +274,10 @@ class ArraySource(Source):
         kept = np.flatnonzero(np.isin(self.classes, list(classes)))
         return ArraySource(self.images[kept], self.classes[kept], self.name, self.where, self.numbers[kept])
 
+    def some(self, most: int) -> ArraySource:
+        kept = spread(len(self), most)
+        return ArraySource(self.images[kept], self.classes[kept], self.name, self.where, self.numbers[kept])
+
     def headers(self) -> list[Header]:
         parts = (self.images[start : start + reading.BATCH] for start in range(0, len(self), reading.BATCH))
         colour = self.images.ndim == 4 and not all(is_grey(image) for part in parts for image in part)
@@ -310,22 +319,20 @@ class EntrySource(Source):
     def __len__(self) -> int:
         return len(self.entries)
 
+    def some(self, most: int) -> EntrySource:
+        return EntrySource([self.entries[i] for i in spread(len(self), most)], (), self.where)
+
     def headers(self) -> list[Header]:
         return _headers(self.entries)
 
     def infer_format(self, wanted: ImagesConfig) -> ImageFormat:
-        headers = _headers(looked_at := self._some())
+        headers = _headers(looked_at := self.some(MOST_LOOKED_AT).entries)
         if not headers:
             raise _unreadable(looked_at, self.where)
         return _format(wanted, headers, lambda: any(map(_has_colour, looked_at)))
 
     def original_size(self) -> tuple[int, int]:
-        return _median_size(_headers(self._some()))
-
-    def _some(self) -> Sequence[Entry]:
-        """At most a thousand, evenly spread."""
-        n = len(self.entries)
-        return [self.entries[i * n // 1_000] for i in range(1_000)] if n > 1_000 else self.entries
+        return _median_size(_headers(self.some(MOST_LOOKED_AT).entries))
 
     def batches(self, to: ImageFormat) -> Iterator[ImageSet]:
         has_masks = any(entry.mask for entry in self.entries)
@@ -413,6 +420,12 @@ class _Buffer:
                 file.flush()
                 pixels = np.memmap(file, np.uint8, "r+")
         return torch.from_numpy(pixels.reshape(self.shape))
+
+
+def spread(n: int, most: int) -> NDArray[np.int64]:
+    """At most so many of n indices, evenly spread."""
+    few = min(n, most)
+    return np.arange(few) * n // max(1, few)
 
 
 def _read_entry(entries: Sequence[Entry], i: int) -> NDArray[np.uint8]:
