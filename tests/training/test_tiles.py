@@ -81,7 +81,7 @@ def test_nothing_is_measured_on_few_or_small_images():
     assert compared(brushed(20)[:, :, :660]) is None
 
 
-def test_train_and_inspect_say_it_from_files(tmp_path, save_image, capsys):
+def test_inspect_says_it_from_files(tmp_path, save_image, capsys):
     for i, image in enumerate(brushed(20)):
         save_image(image, f"good/{i}.png")
     data = str(tmp_path / "good")
@@ -94,5 +94,3 @@ def test_train_and_inspect_say_it_from_files(tmp_path, save_image, capsys):
     line = json.loads(CliRunner().invoke(app, ["inspect", data, "--json"]).stdout)["whole_or_tiles"]
     assert line.startswith("spots of ") and "in tiles of 256" in line
     assert line in said("inspect", data)
-    options = ["--out", str(tmp_path / "run"), "--iterations", "2", "--set", "networks.width=4"]
-    assert line in said("train", data, *options)

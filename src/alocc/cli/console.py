@@ -125,7 +125,7 @@ def print_training_start(images: TrainingImages, again: bool) -> None:
     height, width = facts["original_size"]
     if max(height, width) > SHRUNK_FROM * max(images.frame.image_format.size):
         shrunk = f"images of {width}×{height} pixels (width × height) are shrunk"
-        print_note(f"{shrunk}: alocc inspect says how small faults may be")
+        print_note(f"{shrunk}: alocc inspect says how small faults may be, and whether tiles find smaller ones")
     if groups := duplicates(images.normals.names, images.normals.images):
         n_duplicates, first = sum(map(len, groups)) - len(groups), ", ".join(groups[0][:2])
         print_note(f"{n_duplicates:,} duplicates among these images ({first}): a threshold from images that train is "

@@ -80,7 +80,6 @@ def train_in_terminal(
     from alocc.training.folder import RunFolder
     from alocc.training.loop import Hooks
     from alocc.training.run import run
-    from alocc.training.tiles import compare
 
     if anomalous and not watch:
         raise ConfigError("--anomalous only says which images --watch looks at; give --watch too")
@@ -96,10 +95,6 @@ def train_in_terminal(
     def started(plan: Plan, again: bool) -> None:
         plans.append(plan)
         console.print_training_start(plan.images, again)
-        images, goes_on = plan.images, RunFolder(out).checkpoints.exists()  # which said it when it began
-        found = None if goes_on else compare(images.normals, plan.config, images.summary["original_size"])
-        if found:
-            console.print_note(str(found))
 
     def resumed(done: int) -> None:
         console.print_note(f"going on from iteration {done:,}, where it was stopped")
