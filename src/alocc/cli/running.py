@@ -294,6 +294,7 @@ def some_training_images(detector: Detector, path: Path, most: int = 24) -> Tens
         run = path.parent if path.name == "model.safetensors" else path
         data = noted_data(detector.training["data"], run)
         source = open_normals(data, "train", None, detector.training["normal_classes"])
-        batch = next(source.batches(detector.image_format))
-        return thinned(batch.images, most) if len(batch) else None
+        for batch in source.batches(detector.image_format):  # the first ones may bring nothing but what was skipped
+            if len(batch):
+                return thinned(batch.images, most)
     return None
