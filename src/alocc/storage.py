@@ -15,7 +15,7 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alocc.errors import ArtefactError
+from alocc.errors import ArtefactError, DamagedError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,12 +112,17 @@ def _checksum(tensors: Mapping[str, Tensor], text: str) -> Tensor:
     total = hashlib.sha256(text.encode())
     for name, tensor in sorted(tensors.items()):
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        total.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return torch.tensor(list(total.digest()), dtype=torch.uint8)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what :func:`save_tensors` wrote, executing nothing; an ArtefactError if it is missing or damaged."""
+    """Read what :func:`save_tensors` wrote, executing nothing.
+
+    Raises:
+        DamagedError: if the file is damaged, or its checksum is another one.
+        ArtefactError: if it is missing, or cannot be read.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -139,7 +144,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ArtefactError(f"{path} cannot be read ({error.strerror})") from None
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ArtefactError(f"{path} is damaged or was not written by alocc ({reason})") from None
+        raise DamagedError(f"{path} is damaged or was not written by alocc ({reason})") from None
     return tensors, metadata
 
 

@@ -12,15 +12,15 @@ from alocc.streams import standard_streams
 
 
 def main() -> None:
-    """Run ``alocc``. Exit code 0 for success, 2 for bad input, 1 for a failure, 130 if interrupted."""
+    """Run ``alocc``. Exit code 0 for success, 2 for bad input, 1 for a failure; 130 after Ctrl-C, 143 after SIGTERM."""
     warnings.filterwarnings("ignore", module="PIL")  # an image that cannot be used is named; oddities of others are not
     warnings.filterwarnings("ignore", category=UselessDetectorWarning)  # the commands say it in a line
     try:
         with standard_streams():
             app(prog_name="alocc")
     except StoppedError as error:
-        print_note(f"{error}; the same command goes on from there")
-        sys.exit(130)
+        print_note(f"{error}; the same command goes on from the last checkpoint")
+        sys.exit(error.exit_code)
     except AloccError as error:
         print_error(str(error))
         sys.exit(2 if isinstance(error, InputError) else 1)
