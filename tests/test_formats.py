@@ -11,7 +11,7 @@ from alocc.errors import ArtefactError
 from alocc.storage import load_tensors, save_tensors
 
 FILES = Path(__file__).parent / "formats"
-"""One file of each format, by the version that first wrote it: 24 images of 16×16, ``robust`` with networks of width 2."""
+"""One file of each format, as that version wrote it: 24 images of 16×16, ``robust`` with networks of width 2."""
 RAMP = np.add.outer(np.arange(16), np.arange(16)) * 6
 SCORES = {8: (9.120010, 1.945323), 9: (9.120010, 1.945323)}
 """Format → anomaly score of a ramp with a bright diagonal, and mean of its map, as that version computed them."""

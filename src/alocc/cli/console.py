@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -204,7 +203,7 @@ def cell_progress(n_cells: int) -> Iterator[Callable[[Result, bool], None]]:
 def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
     """Ctrl-C or SIGTERM ends a training after its iteration; before the first, after the last, or given twice, at once.
 
-    What is given is whether to stop. The third one ends the process without tidying up.
+    What is given is whether to stop.
 
     Raises:
         StoppedError: if it stopped, with the exit code of the signal.
@@ -214,10 +213,7 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
 
     def stop(signum: int, frame: object) -> None:
         signals.append(signum)
-        if len(signals) > 2:
-            err.show_cursor()
-            os._exit(128 + signals[0])
-        if len(signals) == 2 or not iterating.is_set():
+        if len(signals) > 1 or not iterating.is_set():
             raise KeyboardInterrupt
         print_note("stopping after this iteration; Ctrl-C again stops at once")
 
