@@ -60,7 +60,8 @@ class TrainingState:
         except OSError as error:
             raise ArtefactError(f"{path} cannot be written ({error.strerror or error})") from None
         except ArtefactError as error:
-            raise ArtefactError(f"{error}; the same command goes on from the checkpoint before") from None
+            remedy = "; the same command goes on from the checkpoint before" * previous(path).exists()
+            raise ArtefactError(f"{error}{remedy}") from None
 
     def _content(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What a checkpoint holds: tensors, which change with the training, and metadata."""

@@ -16,7 +16,7 @@ import torch
 from alocc.config import Config
 from alocc.data.sources import Data
 from alocc.detector import Detector, image_hashes
-from alocc.errors import ConfigError
+from alocc.errors import ArtefactError, ConfigError, DamagedError
 from alocc.networks.architecture import build_networks
 from alocc.parts.places import Places
 from alocc.scorer import Scorer
@@ -113,7 +113,7 @@ def run(settings: Settings, hooks: Hooks, *, progress: bool = False) -> Detector
         if folder:
             folder.claim(plan.config, plan.identity["images"], overwrite=settings.overwrite)
             if folder.is_finished and not settings.again:
-                return Detector.load(folder.root)
+                return _finished(folder)
         if hooks.started:
             hooks.started(plan, folder is not None and folder.is_finished)
         return _train(plan, fabric, hooks, watch, folder, settings.notes)
@@ -158,6 +158,13 @@ def _train(
             hooks.written(detector)
         folder.finish()
     return detector
+
+
+def _finished(folder: RunFolder) -> Detector:
+    try:
+        return Detector.load(folder.root)
+    except DamagedError as error:
+        raise ArtefactError(f"{error}; --again trains it again") from None
 
 
 def initial_state(plan: Plan, fold: int, scorer: Scorer, n_images: int, fabric: Fabric) -> TrainingState:
