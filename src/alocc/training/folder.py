@@ -168,6 +168,8 @@ class RunFolder:
             ArtefactError: if either cannot be written: then all is as it was.
         """
         newest = max(self._numbered(), default=0)
+        for draft in filter(_is_draft, (*self.root.iterdir(), *_within(self.root / "versions"))):  # a kill left these
+            _remove(draft)
         kept = self.root / "versions" / f"{newest}.safetensors"
         if newest not in self.versions or digest(kept) != digest(self.model):  # else a kill left it as a copy
             kept = kept.with_stem(f"{newest + 1}")
@@ -247,8 +249,7 @@ class RunFolder:
         outer = list(self.root.iterdir()) if self.root.exists() else []
         linked = self.checkpoints.is_symlink()
         inner = list(self.checkpoints.iterdir()) if self.checkpoints in outer and not linked else []
-        versions = self.root / "versions"
-        earlier = list(versions.iterdir()) if versions.is_dir() and not versions.is_symlink() else []
+        earlier = _within(self.root / "versions")
         drafts = [path for path in (*outer, *inner, *earlier) if _is_draft(path)]
         saved = [self.checkpoints] if linked else [path for path in inner if CHECKPOINT.fullmatch(path.name)]
         if self.config.is_file() and not self.config.is_symlink() and MARK.search(self.config.read_bytes()):
@@ -273,6 +274,11 @@ def _is_draft(path: Path) -> bool:
     return draft is not None and (
         draft[1] in (*FILES, "config.toml") or any(kind.fullmatch(draft[1]) for kind in (CHECKPOINT, VERSION))
     )
+
+
+def _within(folder: Path) -> list[Path]:
+    """What a folder holds; of a link to one, and of what is none, nothing."""
+    return list(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []
 
 
 def _remove(path: Path) -> None:
