@@ -107,9 +107,15 @@ def train_in_terminal(
 
         with console.training_progress() as progress:
             hooks = Hooks(
-                progress, console.print_resumed, started, open_watch if watch else None, watch_every,
-                stop_requested, console.print_warning, written,
-            )  # fmt: skip
+                progress=progress,
+                resumed=console.print_resumed,
+                started=started,
+                open_watch=open_watch if watch else None,
+                watch_every=watch_every,
+                stop_requested=stop_requested,
+                warned=console.print_warning,
+                written=written,
+            )
             notes = {"watch": watch, "watch_anomalous": anomalous}
             detector = run(replace(settings, out=out, notes=notes), hooks)
     if plans:
