@@ -25,6 +25,8 @@ from alocc.stages import listening
 err = Console(stderr=True, highlight=False)
 iterating = threading.Event()  # set from a training's first iteration to its last: only then is it asked to stop
 PLAIN_LINE_EVERY = 2.0
+STARTS = 2.0
+"""Seconds before the first plain line."""
 FEW = 20
 """Items from which they are taken to cost the same, so that their number tells the time left."""
 SURE = 15.0
@@ -61,7 +63,8 @@ def about(seconds: float) -> str:
 
 class _Left(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text(task.fields["left"](), style="cyan")
+        left = task.fields.get("left")
+        return Text(left() if left else "", style="cyan")
 
 
 class _Rate(ProgressColumn):
@@ -151,6 +154,7 @@ def _bar_or_lines() -> Iterator[Callable[..., None]]:
             show(name, done, total, "")
 
         def print_lines() -> None:
+            ended.wait(STARTS)  # libraries load; what is wrong with the input shows alone
             while not ended.wait(PLAIN_LINE_EVERY):
                 print_note(shown.line(time.monotonic()))
 

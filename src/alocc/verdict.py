@@ -46,7 +46,8 @@ class Health:
         """One line for whoever uses the detector: the verdict and its first reason; none where it is good."""
         if self.verdict == "good":
             return None
-        others = f" (and {len(self.findings) - 1} more)" if len(self.findings) > 1 else ""
+        n_others = sum(finding.verdict != "good" for finding in self.findings) - 1
+        others = f" (and {n_others} more)" if n_others > 0 else ""
         return f"the health check called this detector {self.verdict}: {self.findings[0].reason}{others}"
 
 

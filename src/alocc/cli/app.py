@@ -225,7 +225,6 @@ def evaluate(
     """Compare the verdicts with labels: class by class, at the detector's own threshold, then over all thresholds."""
     import torch
 
-    from alocc.calibration import smallest_alpha
     from alocc.cli.running import load_engine
     from alocc.data.appearance import appearance
     from alocc.data.frame import thinned
@@ -253,8 +252,7 @@ def evaluate(
     console.print_skipped(labelled.images.skipped)
     console.print_seen(n_seen)
     normals = labelled.images.images[torch.from_numpy(~labelled.is_anomalous)]
-    at_floor = bool((scores.p_value[~labelled.is_anomalous] <= smallest_alpha(len(detector.held_out_scores))).all())
-    console.print_other_images(detector, [appearance(thinned(normals, 200))], at_floor)
+    console.print_other_images(detector, [appearance(thinned(normals, 200))])
 
 
 @app.command(cls=ClassListCommand)
@@ -434,13 +432,14 @@ def inspect(
         with replacing(sheet) as temporary:
             picture.save(temporary, "PNG")
     if json:
-        console.print_json(vars(found) | {"whole_or_tiles": compared, "sheet": sheet if picture else None})
+        advice = compared and {**vars(compared), "advice": str(compared)}
+        console.print_json({**vars(found), "whole_or_tiles": advice, "sheet": sheet if picture else None})
     else:
         console.print_inspection(found)
     console.print_skipped(found.skipped)
     console.print_warnings(found.warnings)
-    if compared:
-        console.print_note(compared)
+    if compared and not json:
+        console.print_note(str(compared))
     if sheet and picture:
         console.print_note(f"{sheet} written")
 

@@ -104,7 +104,7 @@ def print_seen(n_seen: int) -> None:
         )
 
 
-def print_other_images(detector: Engine, looks: Sequence[NDArray[np.float64]], at_floor: bool) -> None:
+def print_other_images(detector: Engine, looks: Sequence[NDArray[np.float64]], at_floor: bool = False) -> None:
     """One note where images are obviously of another kind than those that a detector knows."""
     import numpy as np
 
@@ -130,10 +130,11 @@ def print_training_start(images: TrainingImages, again: bool) -> None:
     height, width = facts["original_size"]
     if max(height, width) > SHRUNK_FROM * max(images.frame.image_format.size):
         shrunk = f"images of {width}×{height} pixels (width × height) are shrunk"
-        print_note(f"{shrunk}: alocc inspect says how small faults may be, and whether tiles find smaller ones")
+        print_note(f"{shrunk}: alocc inspect says how small faults may be")
     if groups := duplicates(images.normals.names, images.normals.images):
         n_duplicates, first = sum(map(len, groups)) - len(groups), ", ".join(groups[0][:2])
-        print_note(f"{n_duplicates:,} duplicates among these images ({first}): a threshold from images that train is "
+        are = "image is a duplicate" if n_duplicates == 1 else "images are duplicates"
+        print_note(f"{n_duplicates:,} {are} ({first}): a threshold from images that train is "
                    "too low; alocc inspect lists them")  # fmt: skip
     print_skipped(images.normals.skipped)
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from alocc.scoring.open import EngineName
     from alocc.scoring.stream import Engine, Rows
     from alocc.training.plan import Device, Plan, Settings
+    from alocc.training.tiles import Comparison
     from alocc.verdict import Health
 
 
@@ -125,8 +126,8 @@ def train_in_terminal(
     return detector
 
 
-def compare_tiles(source: Source, to: ImageFormat) -> str | None:
-    """Whole images beside tiles, by the default preset, in one line; none where there is nothing to choose.
+def compare_tiles(source: Source, to: ImageFormat) -> Comparison | None:
+    """Whole images beside tiles, by the default preset; none where there is nothing to choose.
 
     Where there are classes, nobody has said which are normal; and a video would have to be read to its end again.
     """
@@ -139,7 +140,7 @@ def compare_tiles(source: Source, to: ImageFormat) -> str | None:
     found = None
     with console.stage_progress(), suppress(DataError):  # none of these few can be read
         found = compare(source.some(IMAGES).load(to), preset("robust"), size)
-    return str(found) if found else None
+    return found
 
 
 def stream_in_terminal(
@@ -170,7 +171,8 @@ def stream_in_terminal(
 
     def scored(**hooks: Any) -> Generator[Rows, None, None]:
         with console.image_progress("scoring", len(source) or None) as progress:
-            batches = looks.of(source.batches(detector.image_format))
+            batches = source.batches(detector.image_format)
+            batches = batches if each else looks.of(batches)  # who looks at each batch does that too
             with_classes = bool(source.class_names)
             yield from score_batches(
                 detector, batches, strict=strict, progress=progress, with_classes=with_classes, **hooks
@@ -313,6 +315,7 @@ def some_training_images(detector: Detector, path: Path, most: int = 24) -> Tens
         data = noted_data(detector.training["data"], run)
         source = open_normals(data, "train", None, detector.training["normal_classes"])
         for batch in source.batches(detector.image_format):  # the first ones may bring nothing but what was skipped
-            if len(batch):
-                return thinned(batch.images, most)
+            seen = batch.images[detector.was_seen(batch.images)]
+            if len(seen):
+                return thinned(seen, most)
     return None

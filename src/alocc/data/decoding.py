@@ -143,8 +143,6 @@ def _readable(content: Content) -> BinaryIO:
     status = os.stat(content)  # noqa: PTH116  (a Path of each would double the time)
     if not stat.S_ISREG(status.st_mode):
         raise OSError("not an ordinary file")
-    if not status.st_size:
-        raise OSError("the file is empty")
     return open(content, "rb")  # noqa: PTH123  (nor here)
 
 
@@ -154,7 +152,8 @@ def _identify(file: BinaryIO) -> ImageFile:
         return Image.open(file, formats=FORMATS)
     except UnidentifiedImageError:
         file.seek(0)
-        prefix = file.read(16)
+        if not (prefix := file.read(16)):
+            raise OSError("the file is empty") from None
         for opener, accepts in map(Image.OPEN.__getitem__, FORMATS):
             if accepts and accepts(prefix):
                 if prefix[:2] in (b"II", b"MM"):

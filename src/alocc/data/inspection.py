@@ -32,7 +32,9 @@ THUMBNAIL, ALIKE = 16, 0.7
 SHEET_IMAGES, SHEET_WIDTH, SHEET_SIDE, SHEET_GAP = 200, 1360, 64, 4
 """The contact sheet: images at most, evenly spread; its width in pixels; side of a square image; pixels between two."""
 BLOCK = 4
-"""Side of the blocks of a thumbnail whose means are compared first: 50 times as fast, and no duplicate is lost."""
+"""Side of the blocks of a thumbnail whose means are compared first: 50 times as fast."""
+NEIGHBOURS = 8
+"""Images nearest to each that are compared with it, so that memory stays bounded where all are alike."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +150,14 @@ def _duplicates(names: Sequence[str], thumbnails: Tensor, left_out: set[str]) ->
     points = thumbnails.numpy()[kept].astype(np.float32)
     blocks = points.reshape(-1, THUMBNAIL // BLOCK, BLOCK, THUMBNAIL // BLOCK, BLOCK).sum((2, 4)).reshape(len(kept), -1)
     # of two images the blocks' means, weighted like this, never differ more than the thumbnails
-    pairs = cKDTree(blocks / BLOCK).query_pairs(ALIKE * THUMBNAIL, output_type="ndarray")
-    pairs = pairs[np.linalg.norm(points[pairs[:, 0]] - points[pairs[:, 1]], axis=1) <= ALIKE * THUMBNAIL]
+    tree, furthest = cKDTree(blocks / BLOCK), ALIKE * THUMBNAIL
+    found = []
+    for few in np.array_split(np.arange(len(kept)), -(-len(kept) // 1_000)):
+        near = tree.query(tree.data[few], k=NEIGHBOURS + 1, distance_upper_bound=np.nextafter(furthest, np.inf))[1]
+        pairs = np.stack([np.repeat(few, near.shape[1]), near.ravel()], 1)
+        pairs = pairs[(pairs[:, 1] < len(kept)) & (pairs[:, 1] != pairs[:, 0])]  # beyond: no image is as near
+        found.append(pairs[np.linalg.norm(points[pairs[:, 0]] - points[pairs[:, 1]], axis=1) <= furthest])
+    pairs = np.concatenate(found)
     graph = coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(kept), len(kept)))
     groups: dict[int, list[str]] = {}
     for i, label in zip(kept, connected_components(graph, directed=False)[1], strict=True):

@@ -329,7 +329,10 @@ def _remarks(measures: Measures, config: Config) -> Iterator[Finding]:
     """What makes a verdict weak, though no test went wrong."""
     if 20 <= measures.n_held_out < FEW:
         reason = f"only {measures.n_held_out} held-out normal images stand behind this verdict, which makes it weak"
-        yield Finding("good", reason, "train on more normal images, or check it with fresh ones")
+        fresh = "" if measures.n_fresh else ", or check it with fresh ones"
+        yield Finding("good", reason, f"train on more normal images{fresh}")
+    if "d" not in config.scoring:  # then no trained network has a say
+        return
     usual = PRESETS.get(config.preset, config).training
     for name in ("reconstruction", "adversarial"):
         own, full = getattr(config.training, name), getattr(usual, name)

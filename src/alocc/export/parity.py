@@ -68,7 +68,9 @@ class Parity(NamedTuple):
     @property
     def fault(self) -> str | None:
         """Why it may not, in words."""
-        if not (self.difference <= self.tolerance and self.same_verdicts):
+        if not self.same_verdicts and self.difference <= self.tolerance:
+            return "its p-values or verdicts differ from the detector's"
+        if not self.difference <= self.tolerance:
             return f"its scores differ from the detector's by {self.difference:.2g} ({self.tolerance:g} is allowed)"
         if self.map_difference is not None and not self.map_difference <= (allowed := OF_MAPS * self.tolerance):
             return f"its maps differ from the detector's by {self.map_difference:.2g} ({allowed:g} is allowed)"

@@ -124,11 +124,7 @@ class Runtime:
         warn_if_useless(self.health)
         if maps:
             self._maxima()
-        images = np.asarray(images)
-        if images.dtype != np.uint8:
-            raise DataError(f"an exported detector takes uint8 images, got {images.dtype}; floats need --engine torch")
-        if images.ndim == 3 and images.shape[2] == 3 and self.image_format.channels == 3:
-            raise DataError(f"{images.shape} looks like one colour image; give image[None], (1, H, W, 3)")
+        images = self._checked(images)
         n = self._batch
         if not self._session.only_batch:  # few images are shared out among the threads
             n = max(1, min(n, -(-len(images) // self._session.at_once)))
@@ -168,8 +164,11 @@ class Runtime:
         """
         from alocc.regions import regions_of_anomalies
 
+        images = self._checked(images)
         scores = scores or self.score(images, maps=True)
-        resized = (brought_to(image[None], self.image_format)[0] for image in np.asarray(images))
+        if len(scores) != len(images):
+            raise DataError(f"{len(scores):,} scores do not belong to {len(images):,} images")
+        resized = (brought_to(image[None], self.image_format)[0] for image in images)
         pixels = (image.transpose(2, 0, 1).astype(np.float32) / 255 for image in resized)
         return regions_of_anomalies(scores, pixels, self.map_threshold, self._maxima(), sizes)
 
@@ -195,10 +194,22 @@ class Runtime:
             images = images.transpose(0, 3, 1, 2)
         return [output[:n] for output in self._session.run(np.ascontiguousarray(images), names)]
 
+    def _checked(self, images: NDArray[np.generic]) -> NDArray[np.uint8]:
+        """Images as an array; a DataError if they are not uint8, or one image instead of several."""
+        array: NDArray[Any] = np.asarray(images)
+        if array.dtype != np.uint8:
+            raise DataError(f"an exported detector takes uint8 images, got {array.dtype}; floats need --engine torch")
+        if array.ndim == 3 and array.shape[2] == 3 and self.image_format.channels == 3:
+            raise DataError(f"{array.shape} looks like one colour image; give image[None], (1, H, W, 3)")
+        return array
+
     def _maxima(self) -> FloatArray:
         """``map_maxima``; a ConfigError if the file has no maps."""
         if self.map_maxima is None:
-            raise ConfigError(f"{self.path} has no maps; export it again, with: alocc export RUN --maps")
+            to = " --format openvino" if self.path.suffix == ".xml" else ""
+            raise ConfigError(
+                f"{self.path} has no maps; export it again, with: alocc export RUN --maps{to} (not with --int8)"
+            )
         return self.map_maxima
 
     def _each(

@@ -43,11 +43,17 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help=".csv, .jsonl or .parquet; default: CSV to stdout")
     parser.add_argument(
-        "--maps", type=Path, metavar="DIR", help="folder for pictures of anomalies, with where they are; needs SciPy"
+        "--maps", type=_folder, metavar="DIR", help="folder for pictures of anomalies, with where they are; needs SciPy"
     )
     parser.add_argument("--alpha", type=float, help="false-positive rate; default: the detector's own")
     parser.add_argument("--threads", type=int, default=2, help="that a batch is computed with; default: 2")
     return parser.parse_args()
+
+
+def _folder(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must be a folder, got nothing")
+    return Path(text)
 
 
 def _run(given: argparse.Namespace) -> None:
@@ -89,8 +95,8 @@ def _run(given: argparse.Namespace) -> None:
 def _pictures(runtime: Runtime, given: argparse.Namespace) -> MapPictures:
     try:
         from alocc.map_pictures import MapPictures
-    except ImportError:
-        raise ConfigError("--maps needs scipy; install it with: pip install scipy") from None
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"--maps needs {error.name}; install it with: pip install {error.name}") from None
     return MapPictures(runtime, given.maps, "anomalies", given.data)
 
 

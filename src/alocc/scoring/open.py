@@ -79,7 +79,7 @@ def open_exported(
         alpha: false-positive rate; none: the detector's own.
         threads: batches that are computed at the same time.
         note: told if an export is written.
-        maps: whether a file that is written has maps.
+        maps: whether the run folder's file must have maps; one without is written again.
 
     Raises:
         ArtefactError, ConfigError: if there is no such file, or it cannot be written or read.
@@ -101,7 +101,7 @@ def open_exported(
     opened = None
     with suppress(InputError):  # missing, damaged, or of another version
         opened = ExportedDetector(target, threads, alpha)
-    if opened is None or opened.metadata.get("made_from") != made_from:
+    if opened is None or opened.metadata.get("made_from") != made_from or (maps and opened.map_maxima is None):
         note(f"exporting the detector to {target}, once")
         export(detector, target, made_from=made_from, maps=maps)
         opened = ExportedDetector(target, threads, alpha)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alocc.config import PRESETS, Config, with_values
+from alocc.config import Config, with_values
 from alocc.data.frame import Frame
 from alocc.data.images import ImageFormat, prepare_batch, to_unit_range
 from alocc.data.inspection import SHRUNK_FROM
@@ -61,28 +61,28 @@ class Comparison:
     def __str__(self) -> str:
         """One line of advice."""
         gains = np.subtract(self.tiles, self.whole)
-        at = int(gains.argmax() if self.tiles_help else gains.argmin())
-        measured = (
-            f"spots of {self.spots[at]} pixels planted in normal images: AUROC {self.whole[at]:.2f} in whole images, "
-            f"{self.tiles[at]:.2f} in tiles of {SIDE}"
-        )
-        if not self.tiles_help:
-            return f"{measured}: tiles would not find more"
-        cost = f"{self.n_tiles} tiles an image, about {self.longer:.0f} times as long to score"
-        return f"{measured}: --set images.tile={SIDE} may find smaller faults ({cost})"
+        best, worst = int(gains.argmax()), int(gains.argmin())
+        measured = f"spots planted in normal images, whole and in tiles of {SIDE}: {self._at(best)}"
+        if self.tiles_help:
+            cost = f"{self.n_tiles} tiles an image, about {self.longer:.0f} times as long to score"
+            return f"{measured}; --set images.tile={SIDE} may find smaller faults ({cost})"
+        loss = f", but {self._at(worst)}" if gains[worst] < -LOSS else ""
+        return f"{measured}{loss}: tiles are not clearly better"
+
+    def _at(self, i: int) -> str:
+        return f"AUROC {self.whole[i]:.2f} and {self.tiles[i]:.2f} with spots of {self.spots[i]} pixels"
 
 
 def compare(images: ImageSet, config: Config, original_size: tuple[int, int]) -> Comparison | None:
     """Compare whole images with tiles on some of these normal images.
 
-    None where that cannot be chosen or measured: the config fixes a tile or a size, or excludes tiles; no part of the
-    score sees all pixels; images are hardly larger than the working size, too few, or no longer there.
+    None where images are hardly larger than the working size, too few, or no longer there. The config is a preset's
+    with a part that sees all pixels in its score.
     """
-    wanted, own = config.images, PRESETS.get(config.preset, config).images
+    wanted = config.images
     judges = {name: weight for name, weight in config.scoring.items() if PARTS[name].sees_all_pixels}
     height, width, channels = images.images.shape[2], images.images.shape[3], images.images.shape[1]
-    is_open = not (wanted.tile or wanted.size or config.training.contamination) and wanted.longest == own.longest
-    if not is_open or not judges or max(original_size) <= SHRUNK_FROM * max(height, width):
+    if max(original_size) <= SHRUNK_FROM * max(height, width):
         return None
     cut = with_values(config, {"images": {"tile": SIDE, "channels": channels}}, source="tiles")
     large = ArraySource(np.empty((1, *original_size), np.uint8), np.array([""])).infer_format(cut.images)
