@@ -21,9 +21,10 @@ from alocc.training.history import Row, history_csv
 from alocc.verdict import HEALTH_FILE
 
 EXPORTS = tuple(f"model{kind}{suffix}" for kind in ("", "-int8") for suffix in (".onnx", ".xml", ".bin"))
-FILES = ("model.safetensors", *EXPORTS, "report.html", HEALTH_FILE, "run.json", "history.csv")
+FILES = ("model.safetensors", *EXPORTS, "report.html", HEALTH_FILE, "run.json", "history.csv", "mlflow-run.txt")
 """What a run folder holds beside config.toml and checkpoints, in the order in which it is removed."""
 VERSION = re.compile(r"([1-9]\d*)\.safetensors")
+EVENTS = re.compile(r"events\.out\.tfevents\..+")
 CHECKPOINT = re.compile(r"(last|fold\d+)(-previous)?\.safetensors")
 MARK = re.compile(rb"^# images [0-9a-f]{64}\n\Z", re.MULTILINE)
 """The last line of a run's config.toml: what says that a folder is a run's."""
@@ -100,6 +101,21 @@ class RunFolder:
     def health(self) -> Path:
         """The verdict of the last health check."""
         return self.root / HEALTH_FILE
+
+    @property
+    def tensorboard(self) -> Path:
+        """The folder of TensorBoard's event files."""
+        return self.root / "tensorboard"
+
+    @property
+    def mlflow(self) -> Path:
+        """The folder of an MLflow store, whose runs of earlier trainings stay."""
+        return self.root / "mlflow"
+
+    @property
+    def mlflow_run(self) -> Path:
+        """The number of the training's MLflow run, wherever that is."""
+        return self.root / "mlflow-run.txt"
 
     @property
     def versions(self) -> dict[int, Path]:
@@ -248,7 +264,7 @@ class RunFolder:
         linked = self.checkpoints.is_symlink()
         inner = list(self.checkpoints.iterdir()) if self.checkpoints in outer and not linked else []
         versions = self.root / "versions"
-        earlier = list(versions.iterdir()) if versions.is_dir() and not versions.is_symlink() else []
+        earlier = list(versions.iterdir()) if _is_own_folder(versions) else []
         drafts = [path for path in (*outer, *inner, *earlier) if _is_draft(path)]
         saved = [self.checkpoints] if linked else [path for path in inner if CHECKPOINT.fullmatch(path.name)]
         if self.config.is_file() and not self.config.is_symlink() and MARK.search(self.config.read_bytes()):
@@ -256,7 +272,9 @@ class RunFolder:
                 return drafts  # this very training
             if overwrite:
                 numbered = [path for path in earlier if VERSION.fullmatch(path.name)]
-                return [*(self.root / name for name in FILES), *numbered, *saved, *drafts]
+                shown = list(self.tensorboard.iterdir()) if _is_own_folder(self.tensorboard) else []
+                events = [path for path in shown if EVENTS.fullmatch(path.name)]
+                return [*(self.root / name for name in FILES), *numbered, *events, *saved, *drafts]
             raise ArtefactError(
                 f"{self.root} holds a training with another config or other images; "
                 "choose another --out, or replace it with --overwrite"
@@ -265,6 +283,11 @@ class RunFolder:
         if others := {*outer, *inner} - known:
             raise ArtefactError(f"{self.root} holds other files ({min(others).name}) and no run; choose another --out")
         return [*saved, *drafts]
+
+
+def _is_own_folder(path: Path) -> bool:
+    """Whether it is a folder that lies in the run folder, not elsewhere behind a link."""
+    return path.is_dir() and not path.is_symlink()
 
 
 def _is_draft(path: Path) -> bool:
@@ -276,9 +299,9 @@ def _is_draft(path: Path) -> bool:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file, or of a link the link itself, and the folder of the versions with the last of them."""
+    """Remove a file, or of a link the link itself, and the folder of versions or events with the last of them."""
     path.unlink(missing_ok=True)
-    if path.parent.name == "versions":
+    if path.parent.name in ("versions", "tensorboard"):
         with suppress(OSError):  # something else lies in it
             path.parent.rmdir()
 
