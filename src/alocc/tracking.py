@@ -40,6 +40,13 @@ SMALLEST, LARGEST = 96, 512
 """Pixels of the longer side of each image in a picture: small ones are drawn a whole number of times larger."""
 PARAMETERS_AT_ONCE = 100
 """What an MLflow server takes in one request."""
+MLFLOW_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+"""Unless the environment has others: the training waits for a server, 20 seconds at most, and nobody else is told."""
 
 
 class Log(Protocol):
@@ -103,19 +110,17 @@ class MLflow:
     name = "MLflow"
 
     def __init__(self, folder: RunFolder) -> None:
-        quick = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}  # the training waits
-        for option, value in (quick | {"MLFLOW_DISABLE_TELEMETRY": "true"}).items():
+        for option, value in MLFLOW_SETTINGS.items():
             os.environ.setdefault(option, value)
         uri = os.environ.get("MLFLOW_TRACKING_URI")
         try:
             import mlflow
 
-            if not uri:  # of these its smaller package has none
+            if not uri:  # a store of its own needs what mlflow-skinny does not bring
                 import alembic  # noqa: F401
                 import sqlalchemy  # noqa: F401
         except ImportError:
-            install = "pip install mlflow-skinny sqlalchemy alembic"
-            raise ConfigError(f"--log mlflow: install it with: {install}") from None
+            raise ConfigError("--log mlflow: install it with: pip install mlflow-skinny sqlalchemy alembic") from None
         for library in ("mlflow", "alembic"):
             logging.getLogger(library).setLevel(logging.ERROR)
         self.folder, self.is_local = folder, not uri

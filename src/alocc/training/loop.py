@@ -89,7 +89,6 @@ def train_networks(
 
     Args:
         state: the networks, their optimisers and random streams.
-        images: what is trained with.
         measures: "watch", measured now and then, and "polarity", eight times in each phase that trains D: figures of
             the networks as they would score, for the history.
         checkpoint: where to keep the state; if the file is there, the training goes on from it.
@@ -116,7 +115,6 @@ def train_networks(
             done = done_before + state.iteration
             state.history.add(losses)
             (hooks.progress or _as_stage)(Moment(phase.name, before + done, plan.length, losses))
-
             row_due = done % row_every == 0
             finished = state.iteration == phase.iterations or (row_due and begun.may_stop())
             polarity_due = "D" in phase.trained and state.iteration % polarity_every == 0
