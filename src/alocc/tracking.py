@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -125,6 +126,10 @@ class MLflow:
             logging.getLogger(library).setLevel(logging.ERROR)
         self.folder, self.is_local = folder, not uri
         self.uri = uri or f"sqlite:///{folder.mlflow.absolute() / 'mlflow.db'}"
+        if not uri and "?" in self.uri:  # what follows it would be options
+            raise ConfigError(
+                f"--log mlflow: a store cannot be below {folder.root.absolute()}, which has a ? in its name"
+            )
         self.run_id, self.last_step = "", -1
         if uri:
             try:
@@ -290,6 +295,6 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _line(error: Exception) -> str:
-    """What an error says, in one line that is not too long."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    """What an error says, in one line that is not too long, without the password in an address."""
+    text = re.sub(r"//[^/@\s]+@", "//", " ".join(str(error).split())) or type(error).__name__
     return text if len(text) <= 200 else f"{text[:200]}…"
