@@ -334,7 +334,7 @@ def test_an_interrupt_waits_for_an_iteration_and_for_nothing_else(capsys):
             console.stop_on_interrupt() as stop_requested,
         ):
             for iteration in moments:
-                show(Moment("reconstruction", iteration, 3, {}))
+                show(Moment("reconstruction", iteration, 3, {}, 3 - iteration))
             if first:
                 interrupt()
                 assert stop_requested()

@@ -499,6 +499,8 @@ def artefact_path(path: str | Path) -> Path:
         path = path / "model.safetensors"
         if not path.exists():
             raise ArtefactError(f"{path.parent} holds no finished detector (no model.safetensors); train it first")
+    elif not path.exists():
+        raise ArtefactError(f"{path} does not exist; give a run folder, or a detector's .safetensors file")
     return path
 
 

@@ -10,7 +10,7 @@ import heapq
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -26,7 +26,7 @@ from alocc.overlays import OTHER, RIM, STRONGEST, Pixels, heat, in_colour, overl
 from alocc.regions import Region
 from alocc.scores import Scores
 from alocc.scoring.stream import Engine
-from alocc.scoring.table import SUSPECT_COLUMNS, SUSPECTS, Row, may_hold_suspects, write_suspects
+from alocc.scoring.table import CLASS, SUSPECT_COLUMNS, SUSPECTS, Row, may_hold_suspects, write_suspects
 from alocc.storage import replacing
 
 Which = Literal["all", "anomalies"] | int
@@ -52,6 +52,8 @@ class Images(Protocol):
 
     @property
     def names(self) -> Sequence[str]: ...
+    @property
+    def classes(self) -> Iterable[str]: ...
     def reader(self, i: int) -> Callable[[], Pixels]:
         """Reads the i-th image as it was before it was resized, (H, W) or (H, W, C)."""
 
@@ -104,12 +106,13 @@ class MapPictures:
     def add(self, images: Images, scores: Scores, regions: Sequence[Sequence[Region]]) -> None:
         """Write pictures of some images, whose scores have maps, or keep those that are the most anomalous so far."""
         assert scores.anomaly_map is not None
-        for i, name in enumerate(images.names):
+        for i, (name, of) in enumerate(zip(images.names, images.classes, strict=True)):
             self.n_images += 1
             score, is_anomaly = float(scores.anomaly_score[i]), bool(scores.is_anomaly[i])
             p_value = float(scores.p_value[i])
             if is_anomaly:
                 self._called[name] = dict(zip(SUSPECT_COLUMNS, (name, score, p_value, None), strict=True))
+                self._called[name] |= {CLASS: str(of) or None}
             if self.which == "anomalies" and not is_anomaly:
                 continue
             if self._is_full and score <= self._most_anomalous[0][0]:

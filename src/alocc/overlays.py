@@ -14,6 +14,8 @@ from alocc.regions import TOUCHING, marked_places, strongest_place
 
 STRONGEST, OTHER, RIM = (0, 225, 255), (255, 255, 255), (0, 0, 0)
 """Colours of outlines: of the strongest place, of others, and of the rim that shows them on any ground."""
+COLDEST, HOTTEST = (255, 220, 40), (235, 70, 20)
+"""Colours of a map where they begin, and from twice its threshold on."""
 LINE = 120
 """An outline is as wide as this part of the picture's shorter side; its rims half as wide, none in tiny pictures."""
 GAP = 64
@@ -54,7 +56,7 @@ def heat(anomaly_map: NDArray[np.float32], threshold: float) -> tuple[NDArray[np
     """
     relative = (anomaly_map / threshold)[..., None]
     how_hot = np.clip(relative - 1, 0, 1)
-    colour = np.array([255, 220, 40]) * (1 - how_hot) + np.array([235, 70, 20]) * how_hot
+    colour = np.array(COLDEST) * (1 - how_hot) + np.array(HOTTEST) * how_hot
     return colour, 0.6 * np.clip(2 * relative - 1, 0, 1)
 
 

@@ -128,9 +128,10 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     try:
         with path.open("rb") as file:  # not mapped into memory: a mapped file that another program truncates kills us
-            start = file.read(8)
+            if not (start := file.read(8)):
+                raise ValueError("the file is empty")
             if (header_size := int.from_bytes(start, "little")) > MOST_HEADER:
-                raise ValueError(f"its header would have {header_size:,} bytes")
+                raise ValueError("it is no safetensors file")
             start += (header := file.read(header_size))
             text = _parsed(header)["__metadata__"][METADATA_KEY]
             metadata = _parsed(text)

@@ -18,6 +18,7 @@ from PIL import Image
 
 import alocc
 from alocc.cli import main
+from alocc.cli.running import some_training_images
 from alocc.config import preset, with_settings
 from alocc.data.resizing import ImageFormat, brought_to
 from alocc.data.sources import open_source
@@ -585,3 +586,19 @@ def test_the_runtime_is_all_that_scoring_needs(exported, tmp_path):
     done = score(*with_maps)
     assert done.returncode == 0 and "pictures of 20 images written to maps" in done.stderr, done.stderr
     assert sorted((tmp_path / "maps").glob("*.png"))
+
+
+@pytest.mark.slow
+def test_scores_are_compared_on_images_of_the_training_though_others_of_its_folder_cannot_be_used(
+    tmp_path, save_image, monkeypatch
+):
+    for i in range(30):
+        save_image(np.random.default_rng(i).integers(0, 200, (16, 16), dtype=np.uint8), f"parts/train/good/{i:02}.png")
+    save_image(np.zeros((16, 16), np.uint8), "parts/test/bad/0.png")
+    save_image(np.zeros((16, 16), np.uint8), "parts/other/beside.png")  # in no part: skipped before any is read
+    monkeypatch.chdir(tmp_path)
+    detector = alocc.train("parts", config=with_settings(preset("article"), ["networks.width=4"]), iterations=2)
+    images = some_training_images(detector, tmp_path / "model.safetensors")
+    assert images is not None and len(images) == 24 and bool(detector.was_seen(images).all())
+    monkeypatch.chdir("/")
+    assert some_training_images(detector, tmp_path / "elsewhere" / "run" / "model.safetensors") is None

@@ -359,6 +359,23 @@ def test_calibrating_keeps_the_earlier_detectors_and_undoing_brings_them_back(al
     assert content(finished) == before
 
 
+@pytest.mark.parametrize("n", [1, 2])  # the version; the detector
+def test_a_calibration_that_is_killed_changes_nothing_and_can_be_repeated(alocc, finished, newer, n):
+    trained, words = (finished / "model.safetensors").read_bytes(), ["calibrate", finished, newer(1)]
+    killed = KILLED.replace('event == "os.rename"', f'event == "os.rename" and next(renamings) == {n}')
+    code = "import itertools\nrenamings = itertools.count(1)\n" + killed
+    assert subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True).returncode == -9
+    assert (finished / "model.safetensors").read_bytes() == trained
+    assert len(list(finished.rglob("*.tmp"))) == 1
+    alocc(*words)
+    assert names(finished / "versions") == {"1.safetensors"} and names(finished) == RUN_FILES | {"versions"}
+    assert (
+        (finished / "versions" / "1.safetensors").read_bytes()
+        == trained
+        != (finished / "model.safetensors").read_bytes()
+    )
+
+
 def test_the_history_is_a_table_and_json(finished, newer):
     def run(*words):
         words = [Path(sys.executable).with_name("alocc"), "calibrate", finished, *words]

@@ -18,9 +18,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=UselessDetectorWarning)  # the commands say it in a line
     try:
         with standard_streams():
-            from alocc.cli.app import app  # here, as Ctrl-C may come while it loads
-
-            app(prog_name="alocc")
+            sys.exit(_exit_code())
     except KeyboardInterrupt:
         sys.exit(130)
     except StoppedError as error:
@@ -33,3 +31,17 @@ def main() -> None:
 
         print_error(str(error))
         sys.exit(2 if isinstance(error, InputError) else 1)
+
+
+def _exit_code() -> int:
+    """Of the command that is asked for; wrong words on the command line are one line."""
+    from alocc.cli.app import app  # here, as Ctrl-C may come while it loads
+    from alocc.cli.console import print_error
+    from alocc.cli.options import USAGE_ERROR, usage_text
+
+    try:
+        return app(prog_name="alocc", standalone_mode=False) or 0
+    except USAGE_ERROR as error:
+        if message := usage_text(error):
+            print_error(message)
+        return 2

@@ -75,12 +75,15 @@ def train(
         list[str] | None,
         typer.Option("--ignore", metavar="WHAT…", help="What is normal too: light, focus, shift, turn, mirror."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random. Default: the config's, 0.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of everything random. Default: the config's, 0.")
+    ] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="Updates of R; other phases in proportion.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="The same as passes over the images.")] = None,
     alpha: Alpha = None,
     contamination: Annotated[
-        float | None, typer.Option(help="Share of the training images that may be anomalies, up to 0.25. Default: 0.")
+        float | None,
+        typer.Option(min=0, max=0.25, help="Share of the training images that may be anomalies. Default: 0."),
     ] = None,
     watch: Annotated[
         str | None, typer.Option(metavar="DATA", help="Labelled images to draw curves on; they never steer anything.")
@@ -224,7 +227,12 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Compare the verdicts with labels: class by class, at the detector's own threshold, then over all thresholds."""
+    import torch
+
+    from alocc.calibration import smallest_alpha
     from alocc.cli.running import load_engine
+    from alocc.data.appearance import appearance
+    from alocc.data.frame import thinned
     from alocc.evaluation.labelled import evaluate as compare
     from alocc.evaluation.labelled import load_labelled
 
@@ -248,6 +256,9 @@ def evaluate(
         console.print_table(evaluation.as_rows(), title, header=True)
     console.print_skipped(labelled.images.skipped)
     console.print_seen(n_seen)
+    normals = labelled.images.images[torch.from_numpy(~labelled.is_anomalous)]
+    at_floor = bool((scores.p_value[~labelled.is_anomalous] <= smallest_alpha(len(detector.held_out_scores))).all())
+    console.print_other_images(detector, [appearance(thinned(normals, 200))], at_floor)
 
 
 @app.command(cls=ClassListCommand)
@@ -351,6 +362,9 @@ def info(model: Model, json: Json = False) -> None:
     from alocc.detector import Detector
 
     detector = Detector.load(model)
+    if not json:
+        console.print_detector(detector)
+        return
     facts = {
         "preset": detector.config.preset,
         "images": str(detector.image_format),
@@ -361,21 +375,14 @@ def info(model: Model, json: Json = False) -> None:
         "health": detector.health.verdict if detector.health else None,
         **detector.training,
     }
-    if json:
-        console.print_json({**facts, "config": detector.config.model_dump(mode="json")})
-        return
-    rows = []
-    for name, value in facts.items():
-        listed = [f"{key} {item}" for key, item in value.items()] if isinstance(value, dict) else value
-        rows.append((name.replace("_", " "), ", ".join(map(str, listed)) if isinstance(listed, list) else str(listed)))
-    console.print_table(rows)
+    console.print_json({**facts, "config": detector.config.model_dump(mode="json")})
 
 
 @reproduce.command("article", cls=ClassListCommand)
 def reproduce_article(
     out: RunOut = Path("runs/article"),
     iterations: Annotated[int, typer.Option(min=1, help="Updates of R.")] = 100_000,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     set_: ConfigKeys = None,
     device: Device = "auto",
     json: Json = False,
@@ -415,24 +422,29 @@ def inspect(
     json: Json = False,
 ) -> None:
     """Look at images before training: counts, sizes, duplicates, broken files, and what to be wary of."""
+    from alocc.cli.running import compare_tiles
     from alocc.data.inspection import inspect as examine
     from alocc.data.sources import open_source
     from alocc.storage import replacing
 
     if sheet and sheet.suffix.lower() != ".png":
         raise ConfigError(f"--sheet {sheet}: the file must end in .png")
-    source = open_source(data, "train", stride=stride)
+    with console.stage_progress():
+        source = open_source(data, "train", stride=stride)
     with console.image_progress("reading", len(source) or None) as progress:
         found, picture = examine(source, progress, strict)
+    compared = compare_tiles(source, found.image_format)
     if sheet and picture:
         with replacing(sheet) as temporary:
             picture.save(temporary, "PNG")
     if json:
-        console.print_json(vars(found) | {"sheet": sheet if picture else None})
+        console.print_json(vars(found) | {"whole_or_tiles": compared, "sheet": sheet if picture else None})
     else:
         console.print_inspection(found)
     console.print_skipped(found.skipped)
     console.print_warnings(found.warnings)
+    if compared:
+        console.print_note(compared)
     if sheet and picture:
         console.print_note(f"{sheet} written")
 

@@ -28,11 +28,15 @@ from alocc.storage import json_text
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from alocc.benchmark.running import Result
     from alocc.data.inspection import Inspection
     from alocc.data.sources import Skipped
     from alocc.detector import Detector
     from alocc.evaluation.labelled import Labelled
+    from alocc.scoring.stream import Engine
     from alocc.training.folder import Version
     from alocc.training.plan import TrainingImages
     from alocc.verdict import Health
@@ -100,9 +104,19 @@ def print_seen(n_seen: int) -> None:
         )
 
 
+def print_other_images(detector: Engine, looks: Sequence[NDArray[np.float64]], at_floor: bool) -> None:
+    """One note where images are obviously of another kind than those that a detector knows."""
+    import numpy as np
+
+    from alocc.evaluation.monitoring import other_images
+
+    if looks and (said := other_images(detector, np.concatenate(looks), at_floor)):
+        print_note(f"note: {said}")
+
+
 def print_training_start(images: TrainingImages, again: bool) -> None:
     """What will be trained on."""
-    from alocc.data.inspection import SHRUNK_FROM
+    from alocc.data.inspection import SHRUNK_FROM, duplicates
 
     if again:
         print_note("this training was finished already; training it again")
@@ -116,7 +130,11 @@ def print_training_start(images: TrainingImages, again: bool) -> None:
     height, width = facts["original_size"]
     if max(height, width) > SHRUNK_FROM * max(images.frame.image_format.size):
         shrunk = f"images of {width}×{height} pixels (width × height) are shrunk"
-        print_note(f"{shrunk}: alocc inspect says how small faults may be")
+        print_note(f"{shrunk}: alocc inspect says how small faults may be, and whether tiles find smaller ones")
+    if groups := duplicates(images.normals.names, images.normals.images):
+        n_duplicates, first = sum(map(len, groups)) - len(groups), ", ".join(groups[0][:2])
+        print_note(f"{n_duplicates:,} duplicates among these images ({first}): a threshold from images that train is "
+                   "too low; alocc inspect lists them")  # fmt: skip
     print_skipped(images.normals.skipped)
 
 
@@ -167,6 +185,42 @@ def print_health_warning(health: Health | None) -> None:
     """One line at each use of a detector that is not good."""
     if health and health.warning:
         print_warning(health.warning)
+
+
+def print_detector(detector: Detector) -> None:
+    """What a detector is, in words; hashes and all else that programs may want is in the JSON."""
+    notes, weights = detector.training, detector.scorer.fusion.weights
+    height, width = notes.get("original_size", detector.image_format.size)
+    n, n_folds = len(detector.held_out_scores), 0 if "recalibrated_on" in notes else notes.get("n_folds")
+    left_out, skipped = notes.get("n_left_out", 0), notes.get("n_skipped", 0)
+    counts = f"{notes.get('n_fit', 0):,} images train, {n:,} set the threshold"
+    rows = [
+        ("preset", f"{detector.config.preset}, seed {detector.config.seed}"),
+        ("working size", f"{detector.image_format} (width × height); the images have {width}×{height}"),
+        ("trained on", str(notes.get("data", ""))),
+        ("normal classes", ", ".join(notes.get("normal_classes", ()))),
+        (
+            "images",
+            counts
+            + (f", cross-fitted in {n_folds} folds" if n_folds else "")
+            + (f"; {left_out:,} were left out as unusual" if left_out else "")
+            + (f"; {skipped:,} could not be used" if skipped else ""),
+        ),
+        ("calibrated anew on", str(notes.get("recalibrated_on", ""))),
+        ("threshold", f"{detector.threshold:.3f}: an image with a higher anomaly score is called an anomaly"),
+        ("alpha", f"{detector.alpha:.4g}: share of normal images that are called anomalies, at most, on average"),
+        ("health", detector.health.verdict if detector.health else "not known; see alocc check"),
+        ("parts of the score", ", ".join(f"{part} × {weight:.2g}" for part, weight in weights.items())),
+        ("D was trained against", ", ".join(notes.get("negatives", ()))),
+        ("changes that look normal", ", ".join(notes.get("looks_normal", ()))),
+        ("D's AUROC in training", "  ".join(f"{value:.2f}" for value in notes.get("polarity", ()))),
+        (
+            "normal images look",
+            ", ".join(f"{name} {mean:.3g} ± {by:.2g}" for name, (mean, by) in notes.get("appearance", {}).items()),
+        ),
+        ("written with", ", ".join(f"{name} {version}" for name, version in notes.get("versions", {}).items())),
+    ]
+    print_table([row for row in rows if row[1]])
 
 
 def print_versions(versions: Sequence[Version]) -> None:

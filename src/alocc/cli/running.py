@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 from alocc.cli import console
 from alocc.cli.cores import use_free_cores
 from alocc.config import Config, load_config, preset, with_settings
-from alocc.errors import AloccError, ConfigError
+from alocc.errors import AloccError, ConfigError, DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from alocc.data.sources import ImageSet
+    from alocc.data.resizing import ImageFormat
+    from alocc.data.sources import ImageSet, Source
     from alocc.detector import Detector
+    from alocc.evaluation.monitoring import Looks
     from alocc.map_pictures import MapPictures, Which
     from alocc.regions import Region
     from alocc.scores import Progress, Scores
@@ -108,9 +110,15 @@ def train_in_terminal(
 
         with console.training_progress() as progress, open_tracking(log, out, console.print_warning) as tracking:
             hooks = Hooks(
-                progress, console.print_resumed, started, open_watch if watch else None, watch_every,
-                stop_requested=stop_requested, warned=console.print_warning, written=written,
-            )  # fmt: skip
+                progress=progress,
+                resumed=console.print_resumed,
+                started=started,
+                open_watch=open_watch if watch else None,
+                watch_every=watch_every,
+                stop_requested=stop_requested,
+                warned=console.print_warning,
+                written=written,
+            )
             notes = {"watch": watch, "watch_anomalous": anomalous}
             detector = run(replace(settings, out=out, notes=notes), tracking.added_to(hooks))
     if plans:
@@ -118,6 +126,23 @@ def train_in_terminal(
     else:
         console.print_finished(detector, out)
     return detector
+
+
+def compare_tiles(source: Source, to: ImageFormat) -> str | None:
+    """Whole images beside tiles, by the default preset, in one line; none where there is nothing to choose.
+
+    Where there are classes, nobody has said which are normal; and a video would have to be read to its end again.
+    """
+    from alocc.data.inspection import SHRUNK_FROM
+    from alocc.training.tiles import IMAGES, compare
+
+    size = source.original_size()
+    if len(source.class_names) > 1 or not len(source) or max(size) <= SHRUNK_FROM * max(to.size):
+        return None
+    found = None
+    with console.stage_progress(), suppress(DataError):  # none of these few can be read
+        found = compare(source.some(IMAGES).load(to), preset("robust"), size)
+    return str(found) if found else None
 
 
 def stream_in_terminal(
@@ -133,20 +158,22 @@ def stream_in_terminal(
 ) -> Generator[Rows, None, None]:
     """Score a source with a progress bar, and give its rows batch after batch; with regions where something needs them.
 
-    Pictures are written meanwhile: ``maps`` is their folder, and says of which images.
+    Pictures are written meanwhile: ``maps`` is their folder, and says of which images. Where nothing looks at ``each``
+    batch, a note says in the end whether the images are obviously of another kind than the detector's.
     """
     from alocc.data.sources import open_source
+    from alocc.evaluation.monitoring import Looks
     from alocc.scoring.stream import score_batches
 
     if fdr is not None and not 0 < fdr < 1:
         raise ConfigError(f"--fdr must be above 0 and below 1, got {fdr:g}")
     if maps or regions:
         _ = detector.map_threshold  # an exported file without maps is refused before images are read
-    source = open_source(data, "test", stride=stride)
+    source, looks = open_source(data, "test", stride=stride), Looks()
 
     def scored(**hooks: Any) -> Generator[Rows, None, None]:
         with console.image_progress("scoring", len(source) or None) as progress:
-            batches = source.batches(detector.image_format)
+            batches = looks.of(source.batches(detector.image_format))
             with_classes = bool(source.class_names)
             yield from score_batches(
                 detector, batches, strict=strict, progress=progress, with_classes=with_classes, **hooks
@@ -156,8 +183,21 @@ def stream_in_terminal(
         from alocc.map_pictures import MapPictures
 
         pictures = MapPictures(detector, *maps, source.where) if maps else None
-        return _with_places(detector, scored, fdr, pictures)
-    return scored(each=each) if fdr is None else _at_discovery_rate(list(scored(each=each)), fdr)
+        rows = _with_places(detector, scored, fdr, pictures)
+    else:
+        rows = scored(each=each) if fdr is None else _at_discovery_rate(list(scored(each=each)), fdr)
+    return rows if each else _with_looks(detector, rows, looks)
+
+
+def _with_looks(detector: Engine, rows: Generator[Rows, None, None], looks: Looks) -> Generator[Rows, None, None]:
+    """The same rows, and behind the last a note where the images are obviously of another kind."""
+    from alocc.calibration import smallest_alpha
+
+    floor, at_floor = smallest_alpha(len(detector.held_out_scores)), True
+    for part in rows:
+        at_floor = at_floor and bool((part.scores.p_value <= floor).all())
+        yield part
+    console.print_other_images(detector, looks.appearance, at_floor)
 
 
 def _with_places(
@@ -275,6 +315,7 @@ def some_training_images(detector: Detector, path: Path, most: int = 24) -> Tens
         run = path.parent if path.name == "model.safetensors" else path
         data = noted_data(detector.training["data"], run)
         source = open_normals(data, "train", None, detector.training["normal_classes"])
-        batch = next(source.batches(detector.image_format))
-        return thinned(batch.images, most) if len(batch) else None
+        for batch in source.batches(detector.image_format):  # the first ones may bring nothing but what was skipped
+            if len(batch):
+                return thinned(batch.images, most)
     return None

@@ -140,8 +140,11 @@ def _readable(content: Content) -> BinaryIO:
     """A pipe or a device would be waited for without end, so only ordinary files are opened."""
     if callable(content):
         return content()
-    if not stat.S_ISREG(os.stat(content).st_mode):  # noqa: PTH116  (a Path of each would double the time)
+    status = os.stat(content)  # noqa: PTH116  (a Path of each would double the time)
+    if not stat.S_ISREG(status.st_mode):
         raise OSError("not an ordinary file")
+    if not status.st_size:
+        raise OSError("the file is empty")
     return open(content, "rb")  # noqa: PTH123  (nor here)
 
 

@@ -26,7 +26,7 @@ import itertools
 import os
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -48,13 +48,14 @@ from alocc.data.mnist import Split, load_mnist
 from alocc.data.reading import check_strict, none_usable
 from alocc.data.resizing import as_images, brought_to
 from alocc.errors import DataError
-from alocc.stages import stage
+from alocc.stages import in_stage, stage
 
 __all__ = ["Data", "ImageSet", "Paths", "Skipped", "Source", "are_paths", "check_classes", "check_strict",
            "known_classes", "open_normals", "open_source"]  # fmt: skip
 
 BUILT_IN = ("mnist",)
 MOST_IN_MEMORY = 2 << 30  # bytes of prepared images; more lie in a temporary file that vanishes with the process
+MOST_LOOKED_AT = 1_000  # files, for the size and kind of all
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 Data = Paths | NDArray[np.generic]
 
@@ -123,6 +124,10 @@ class Source(ABC):
         return self._only({class_of([name]) for name in classes})
 
     def _only(self, classes: Collection[str]) -> Source:
+        return self
+
+    def some(self, most: int) -> Source:
+        """At most so many of the images, evenly spread; all of them where that takes reading them."""
         return self
 
     @abstractmethod
@@ -269,6 +274,10 @@ class ArraySource(Source):
         kept = np.flatnonzero(np.isin(self.classes, list(classes)))
         return ArraySource(self.images[kept], self.classes[kept], self.name, self.where, self.numbers[kept])
 
+    def some(self, most: int) -> ArraySource:
+        kept = spread(len(self), most)
+        return ArraySource(self.images[kept], self.classes[kept], self.name, self.where, self.numbers[kept])
+
     def headers(self) -> list[Header]:
         parts = (self.images[start : start + reading.BATCH] for start in range(0, len(self), reading.BATCH))
         colour = self.images.ndim == 4 and not all(is_grey(image) for part in parts for image in part)
@@ -310,22 +319,20 @@ class EntrySource(Source):
     def __len__(self) -> int:
         return len(self.entries)
 
+    def some(self, most: int) -> EntrySource:
+        return EntrySource([self.entries[i] for i in spread(len(self), most)], (), self.where)
+
     def headers(self) -> list[Header]:
         return _headers(self.entries)
 
     def infer_format(self, wanted: ImagesConfig) -> ImageFormat:
-        headers = _headers(looked_at := self._some())
+        headers = _headers(looked_at := self.some(MOST_LOOKED_AT).entries)
         if not headers:
-            raise DataError(f"none of the {len(looked_at)} files of {self.where} can be read as an image")
+            raise _unreadable(looked_at, self.where)
         return _format(wanted, headers, lambda: any(map(_has_colour, looked_at)))
 
     def original_size(self) -> tuple[int, int]:
-        return _median_size(_headers(self._some()))
-
-    def _some(self) -> Sequence[Entry]:
-        """At most a thousand, evenly spread."""
-        n = len(self.entries)
-        return [self.entries[i * n // 1_000] for i in range(1_000)] if n > 1_000 else self.entries
+        return _median_size(_headers(self.some(MOST_LOOKED_AT).entries))
 
     def batches(self, to: ImageFormat) -> Iterator[ImageSet]:
         has_masks = any(entry.mask for entry in self.entries)
@@ -415,13 +422,30 @@ class _Buffer:
         return torch.from_numpy(pixels.reshape(self.shape))
 
 
+def spread(n: int, most: int) -> NDArray[np.int64]:
+    """At most so many of n indices, evenly spread."""
+    few = min(n, most)
+    return np.arange(few) * n // max(1, few)
+
+
 def _read_entry(entries: Sequence[Entry], i: int) -> NDArray[np.uint8]:
     return read_image(entries[i].content, entries[i].name, entries[i].page)
 
 
-def _headers(entries: Iterable[Entry]) -> list[Header]:
+def _unreadable(entries: Sequence[Entry], where: str) -> DataError:
+    """That not one of these files can be read, and why the first one cannot."""
+    try:
+        read_header(entries[0].content, entries[0].name, entries[0].page)
+    except DataError as error:
+        if len(entries) == 1:
+            return error
+        return DataError(f"none of the {len(entries):,} files of {where} can be read as an image; the first: {error}")
+    return DataError(f"none of the {len(entries):,} files of {where} can be read as an image")
+
+
+def _headers(entries: Sequence[Entry]) -> list[Header]:
     headers = []
-    for entry in entries:
+    for entry in in_stage("reading sizes", entries):
         with suppress(DataError):  # named when it is loaded
             headers.append(read_header(entry.content, entry.name, entry.page))
     return headers

@@ -55,8 +55,8 @@ class Parity(NamedTuple):
     """The same of the values of maps; none if the file gives none."""
 
     def __str__(self) -> str:
-        real = f", {self.n_real:,} of them from the training's images" if self.n_real else ""
-        images = f"{self.n_images:,} images of several types{real}"
+        real = f"{self.n_real:,}" if self.n_real else "none"
+        images = f"{self.n_images:,} images of several types, {real} of them from the training"
         maps = "" if self.map_difference is None else f", its maps to {self.map_difference:.1g}"
         return f"its scores are the detector's to {self.difference:.1g}{maps}, on {images}"
 

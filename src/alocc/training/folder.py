@@ -184,6 +184,8 @@ class RunFolder:
             ArtefactError: if either cannot be written: then all is as it was.
         """
         newest = max(self._numbered(), default=0)
+        for draft in filter(_is_draft, (*self.root.iterdir(), *_within(self.root / "versions"))):  # a kill left these
+            _remove(draft)
         kept = self.root / "versions" / f"{newest}.safetensors"
         if newest not in self.versions or digest(kept) != digest(self.model):  # else a kill left it as a copy
             kept = kept.with_stem(f"{newest + 1}")
@@ -263,8 +265,7 @@ class RunFolder:
         outer = list(self.root.iterdir()) if self.root.exists() else []
         linked = self.checkpoints.is_symlink()
         inner = list(self.checkpoints.iterdir()) if self.checkpoints in outer and not linked else []
-        versions = self.root / "versions"
-        earlier = list(versions.iterdir()) if _is_own_folder(versions) else []
+        earlier = _within(self.root / "versions")
         drafts = [path for path in (*outer, *inner, *earlier) if _is_draft(path)]
         saved = [self.checkpoints] if linked else [path for path in inner if CHECKPOINT.fullmatch(path.name)]
         if self.config.is_file() and not self.config.is_symlink() and MARK.search(self.config.read_bytes()):
@@ -272,8 +273,7 @@ class RunFolder:
                 return drafts  # this very training
             if overwrite:
                 numbered = [path for path in earlier if VERSION.fullmatch(path.name)]
-                shown = list(self.tensorboard.iterdir()) if _is_own_folder(self.tensorboard) else []
-                events = [path for path in shown if EVENTS.fullmatch(path.name)]
+                events = [path for path in _within(self.tensorboard) if EVENTS.fullmatch(path.name)]
                 return [*(self.root / name for name in FILES), *numbered, *events, *saved, *drafts]
             raise ArtefactError(
                 f"{self.root} holds a training with another config or other images; "
@@ -285,17 +285,17 @@ class RunFolder:
         return [*saved, *drafts]
 
 
-def _is_own_folder(path: Path) -> bool:
-    """Whether it is a folder that lies in the run folder, not elsewhere behind a link."""
-    return path.is_dir() and not path.is_symlink()
-
-
 def _is_draft(path: Path) -> bool:
     """Whether this is an unfinished file of a run, which its writer did not live to remove."""
     draft = TEMPORARY.fullmatch(path.name)
     return draft is not None and (
         draft[1] in (*FILES, "config.toml") or any(kind.fullmatch(draft[1]) for kind in (CHECKPOINT, VERSION))
     )
+
+
+def _within(folder: Path) -> list[Path]:
+    """What a folder holds; of a link to one, and of what is none, nothing."""
+    return list(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []
 
 
 def _remove(path: Path) -> None:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from alocc.detector import Detector
 
 CHECKPOINT_SECONDS = 30.0
+COST: Mapping[str, float] = {"discrimination": 2.0, "places": 0.5}
+"""How many times as long as one of the others an iteration of a phase takes, about."""
 EVALUATIONS = 8
 """How often a training is evaluated."""
 SHOWN = 8
@@ -41,6 +43,10 @@ class Moment(NamedTuple):
     planned: int
     """Iterations planned, over all phases of all folds."""
     losses: Mapping[str, float]
+    left: float
+    """Iterations that are left; those of other phases count as many times as they take longer than the present ones."""
+    later: float = 0.0
+    """About how many seconds everything after the iterations takes."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,8 @@ class Hooks:
     """
     stop_requested: Callable[[], bool] | None = None
     """Asked after each iteration; true stops the training, with a checkpoint."""
+    later: float = 0.0
+    """Seconds that come after the iterations, as far as they are known; for ``progress``."""
     warned: Callable[[str], None] = warnings.warn
     """Told of checkpoints that are damaged, and where the training goes on instead."""
     written: Callable[[Detector], None] | None = None
@@ -114,7 +122,7 @@ def train_networks(
             state.seconds = time.perf_counter() - started
             done = done_before + state.iteration
             state.history.add(losses)
-            (hooks.progress or _as_stage)(Moment(phase.name, before + done, plan.length, losses))
+            (hooks.progress or _as_stage)(_moment(plan, fold, state, before + done, losses, hooks))
             row_due = done % row_every == 0
             finished = state.iteration == phase.iterations or (row_due and begun.may_stop())
             polarity_due = "D" in phase.trained and state.iteration % polarity_every == 0
@@ -135,6 +143,15 @@ def train_networks(
                 saved = state.seconds
             if stopping:
                 raise _stopped(plan, fold, before + done)
+
+
+def _moment(
+    plan: Plan, fold: int, state: TrainingState, done: int, losses: Mapping[str, float], hooks: Hooks
+) -> Moment:
+    now, *rest = [*plan.phases[fold][state.phase :], *(phase for phases in plan.phases[fold + 1 :] for phase in phases)]
+    others = sum(phase.iterations * COST.get(phase.name, 1.0) for phase in rest) / COST.get(now.name, 1.0)
+    left = now.iterations - state.iteration + others
+    return Moment(now.name, done, plan.length, losses, left, hooks.later)
 
 
 def _as_stage(moment: Moment) -> None:
