@@ -90,6 +90,10 @@ def train(
     ] = None,
     anomalous: Anomalous = None,
     watch_every: Annotated[int | None, typer.Option(min=1, help="Iterations between two looks.")] = None,
+    log: Annotated[
+        list[str] | None,
+        typer.Option("--log", metavar="WHERE…", help="Show the training in tensorboard, mlflow, or both."),
+    ] = None,
     device: Device = "auto",
     overwrite: Annotated[bool, typer.Option(help="Replace another training in the run folder.")] = False,
     again: Annotated[
@@ -113,7 +117,7 @@ def train(
         alpha, contamination, device, overwrite=overwrite, strict=strict, again=again,
     )  # fmt: skip
     names = class_names(anomalous, watch)
-    train_in_terminal(settings, out, watch=watch, anomalous=names, watch_every=watch_every)
+    train_in_terminal(settings, out, watch=watch, anomalous=names, watch_every=watch_every, log=class_names(log) or ())
 
 
 @app.command(cls=ClassListCommand)

@@ -75,16 +75,18 @@ def train_in_terminal(
     anomalous: list[str] | None = None,
     watch_every: int | None = None,
     watch_limit: int | None = 250,
+    log: Sequence[str] = (),
 ) -> Detector:
     """Train with a progress bar; Ctrl-C and SIGTERM stop in good order. What is finished is not trained again.
 
-    A watch looks at ``watch_limit`` images of each side.
+    A watch looks at ``watch_limit`` images of each side. What is in ``log`` watches too: see :mod:`alocc.tracking`.
     """
     if anomalous and not watch:
         raise ConfigError("--anomalous only says which images --watch looks at; give --watch too")
     with console.stop_on_interrupt() as stop_requested:
         from alocc.evaluation.health import check_trained
         from alocc.evaluation.labelled import load_labelled, watch_on
+        from alocc.tracking import open_tracking
         from alocc.training.folder import RunFolder
         from alocc.training.loop import Hooks
         from alocc.training.run import run
@@ -105,8 +107,9 @@ def train_in_terminal(
 
         def written(detector: Detector) -> None:
             verdicts.append(check_trained(detector, plans[0].images, RunFolder(out)))
+            tracking.end(detector, verdicts[0])
 
-        with console.training_progress() as progress:
+        with console.training_progress() as progress, open_tracking(log, out, console.print_warning) as tracking:
             hooks = Hooks(
                 progress=progress,
                 resumed=console.print_resumed,
@@ -118,7 +121,7 @@ def train_in_terminal(
                 written=written,
             )
             notes = {"watch": watch, "watch_anomalous": anomalous}
-            detector = run(replace(settings, out=out, notes=notes), hooks)
+            detector = run(replace(settings, out=out, notes=notes), tracking.added_to(hooks))
     if plans:
         console.print_training_end(detector, out, verdicts[0])
     else:
