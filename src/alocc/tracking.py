@@ -47,7 +47,7 @@ MLFLOW_SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-"""Unless the environment has others: the training waits for a server, 20 seconds at most, and nobody else is told."""
+"""Unless the environment has others: the training waits about 25 s for a server, and nobody else is told."""
 
 
 class Log(Protocol):

@@ -253,6 +253,7 @@ def evaluate(
         console.print_table(evaluation.as_class_rows(), title, header=True)
         title = f"{evaluation.n_normal:,} normal and {evaluation.n_anomalous:,} anomalous images"
         console.print_table(evaluation.as_rows(), title, header=True)
+        console.print_larger_alpha(scores, labelled.is_anomalous)
     console.print_skipped(labelled.images.skipped)
     console.print_seen(n_seen)
     normals = labelled.images.images[torch.from_numpy(~labelled.is_anomalous)]

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from alocc.verdict import Health
 
 
+UNLIKELY = 0.001
+"""Chance of as many false alarms among normal images, below which a person is asked whether they are normal."""
+
+
 def load_settings(preset_name: str | None, config_file: Path | None, settings: Sequence[str]) -> Config:
     """A preset, or a config file on top of the preset that it names, with single keys on top."""
     if preset_name and config_file:
@@ -266,6 +270,8 @@ def calibrate_again(
     model: Path, data: str, normal: list[str] | None, alpha: float | None, out: Path | None, strict: bool
 ) -> None:
     """Set a detector's threshold anew, and say what became of it; a run folder keeps the earlier detector."""
+    from scipy.stats import binom
+
     from alocc.data.appearance import appearance, changes
     from alocc.data.splits import MIN_IMAGES
     from alocc.detector import Detector, artefact_path, is_artefact
@@ -298,6 +304,12 @@ def calibrate_again(
         f"(before: {detector.threshold:.3f} at alpha {detector.alpha:.4g}); {written} written"
         + (f"; alocc calibrate {model} --undo brings the earlier one back" if not out else "")
     )
+    n_called = int((again.held_out_scores > detector.threshold).sum())
+    if binom.sf(n_called - 1, len(images), detector.alpha) < UNLIKELY:
+        console.print_note(
+            f"warning: {n_called:,} of these {len(images):,} images are anomalies by the threshold before; "
+            "are they normal?"
+        )
     if again.alpha > detector.alpha:
         raised = f"alpha {again.alpha:.4g} is above the {detector.alpha:.4g} of before"
         console.print_note(f"note: {raised}; more images support a smaller one")
