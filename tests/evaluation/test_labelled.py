@@ -138,7 +138,7 @@ def test_unknown_class_is_refused_with_the_known_ones(folder, normal, anomalous)
 
 @pytest.mark.parametrize("anomalous", [None, ["dent"]])
 def test_images_without_classes_are_refused(folder, anomalous):
-    with pytest.raises(DataError, match=r"no class .*sub-folder"):
+    with pytest.raises(DataError, match=r"no class.*sub-folder"):
         load_labelled(folder / "good", FORMAT, ["good"], anomalous)
 
 

@@ -69,7 +69,7 @@ class Parity(NamedTuple):
     def fault(self) -> str | None:
         """Why it may not, in words."""
         if not self.same_verdicts and self.difference <= self.tolerance:
-            return "its p-values or verdicts differ from the detector's"
+            return "its verdicts or p-values differ from the detector's"
         if not self.difference <= self.tolerance:
             return f"its scores differ from the detector's by {self.difference:.2g} ({self.tolerance:g} is allowed)"
         if self.map_difference is not None and not self.map_difference <= (allowed := OF_MAPS * self.tolerance):
