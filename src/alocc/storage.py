@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import math
@@ -53,6 +54,15 @@ def replacing(path: Path) -> Iterator[Path]:
         if temporary:
             with suppress(OSError):
                 temporary.unlink()
+
+
+def remove_drafts(path: Path) -> None:
+    """Remove temporary files of :func:`replacing` that processes left which were killed while they wrote ``path``."""
+    target = Path(os.path.realpath(path))
+    for draft in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+        if TEMPORARY.fullmatch(draft.name):
+            with suppress(OSError):
+                draft.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -146,7 +146,9 @@ def score(
     """
     from functools import partial
 
-    from alocc.cli.running import load_engine, stream_in_terminal
+    from alocc.cli.running import job_of, load_engine, stops_kept, stream_in_terminal
+    from alocc.data.sources import open_source
+    from alocc.scoring.journal import Journal
     from alocc.scoring.table import SUSPECTS, RegionTable, Totals, check_table_path, most_anomalous, write_table
 
     if out:
@@ -160,25 +162,32 @@ def score(
             raise ConfigError(f"{option} {path}: that is the list of suspects of --maps; give another file")
     if alpha is not None and fdr is not None:
         raise ConfigError("give --alpha or --fdr, not both: each decides what is called an anomaly")
+    if fdr is not None and not 0 < fdr < 1:
+        raise ConfigError(f"--fdr must be above 0 and below 1, got {fdr:g}")
     which = images_of_maps(maps_of, maps)
     detector = load_engine(model, engine, alpha, device)
-    rows = stream_in_terminal(
-        detector,
-        data,
-        fdr=fdr,
-        maps=(maps, which) if maps else None,
-        regions=bool(regions),
-        stride=stride,
-        strict=strict,
-    )
+    source = open_source(data, "test", stride=stride)
+    options = {"fdr": fdr, "strict": strict, "maps": str(maps.resolve()) if maps else None, "regions": bool(regions)}
+    job = job_of(model, engine, detector, source, device=device, maps_of=which, **options) if out else {}
+    journal = Journal(out, job, [regions] if regions else [], console.print_note)
     choose = partial(most_anomalous, top=top, only_anomalies=bool(only)) if top or only else iter
     table = RegionTable(regions) if regions else None
     with_boxes = bool(maps or regions)
     totals = Totals(with_boxes=with_boxes, with_regions=bool(regions))
-    with closing(table.beside(rows) if table else rows) as rows:  # else a draft would stay of a table that failed
-        images = list(choose(totals.rows(rows))) if json and not out else []
-        if out or not json:
-            totals = write_table(rows, out, choose, with_boxes=with_boxes)
+    with stops_kept(journal, out):
+        rows = stream_in_terminal(
+            detector,
+            source,
+            fdr=fdr,
+            maps=(maps, which) if maps else None,
+            regions=bool(regions),
+            strict=strict,
+            journal=journal,
+        )
+        with closing(table.beside(rows) if table else rows) as rows:  # else a draft would stay of a table that failed
+            images = list(choose(totals.rows(rows))) if json and not out else []
+            if out or not json:
+                totals = write_table(rows, out, choose, with_boxes=with_boxes)
     console.print_skipped(totals.skipped)
     console.print_seen(totals.n_seen)
     if json:
@@ -549,6 +558,7 @@ def monitor(
     Images are taken in the order of their names, a hundred at a time; their scores are compared with the held-out ones.
     """
     from alocc.cli.running import load_engine, stream_in_terminal
+    from alocc.data.sources import open_source
     from alocc.evaluation.monitoring import Looks
     from alocc.evaluation.monitoring import monitor as compare
     from alocc.scoring.stream import Rows
@@ -558,7 +568,8 @@ def monitor(
         raise ConfigError(f"--chart {chart}: the file must end in .svg")
     detector = load_engine(model, engine, alpha, device)
     looks = Looks()
-    rows = Rows.joined(list(stream_in_terminal(detector, data, stride=stride, strict=strict, each=looks.note)))
+    source = open_source(data, "test", stride=stride)
+    rows = Rows.joined(list(stream_in_terminal(detector, source, strict=strict, each=looks.note)))
     drift = compare(detector, rows.names, rows.scores, window, looks)
     if chart:
         from alocc.report.figures import drift_figure

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +15,19 @@ from alocc.config import Config, load_config, preset, with_settings
 from alocc.errors import AloccError, ConfigError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
-    from alocc.data.sources import ImageSet
+    from alocc.calibration import Calibration
+    from alocc.data.sources import ImageSet, Source
     from alocc.detector import Detector
     from alocc.regions import Region
-    from alocc.report.map_pictures import MapPictures, Which
+    from alocc.report.map_pictures import Batch, MapPictures, Which
     from alocc.scores import Progress, Scores
+    from alocc.scoring.journal import Journal
     from alocc.scoring.open import EngineName
-    from alocc.scoring.stream import Engine, Rows
+    from alocc.scoring.stream import Engine, Rows, Scorer
     from alocc.training.plan import Device, Plan, Settings
 
 
@@ -104,50 +109,107 @@ def train_in_terminal(
     return detector
 
 
+def job_of(model: Path, engine: EngineName | None, detector: Engine, source: Source, **options: Any) -> dict[str, Any]:
+    """All that the rows of scoring depend on: the identity of a job that can go on."""
+    from alocc import __version__
+    from alocc.detector import artefact_path
+    from alocc.scoring.open import is_exported
+    from alocc.storage import digest
+
+    files = [model, model.with_suffix(".bin")] if is_exported(model) else [artefact_path(model)]
+    return {
+        "version": __version__,
+        "detector": [digest(path) for path in files if path.exists()],
+        "images": source.identity(),
+        "options": {"engine": engine, "alpha": detector.alpha, **options},
+    }
+
+
+@contextmanager
+def stops_kept(journal: Journal, out: Path | None) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end scoring with a line that says how to go on; the exit codes are 130 and 143."""
+    try:
+        with journal:
+            yield
+    except (KeyboardInterrupt, SystemExit) as stop:
+        code = 130 if isinstance(stop, KeyboardInterrupt) else stop.code
+        if code not in (130, 143):
+            raise
+        if journal.path and journal.n_kept:
+            scored = f"the scores of {journal.n_kept:,} images are kept beside {out}"
+            console.print_note(f"stopped; {scored}; the same command goes on from there")
+        else:
+            why = "with --out FILE, the scores so far would be kept" if out is None else "no image was scored"
+            console.print_note(f"stopped; {why}; the same command begins anew")
+        raise SystemExit(code) from None
+
+
 def stream_in_terminal(
     detector: Engine,
-    data: str,
+    source: Source,
     *,
     fdr: float | None = None,
     maps: tuple[Path, Which] | None = None,
     regions: bool = False,
-    stride: int,
     strict: bool,
     each: Callable[[ImageSet, Scores, Sequence[Sequence[Region]]], None] | None = None,
+    journal: Journal | None = None,
 ) -> Generator[Rows, None, None]:
     """Score a source with a progress bar, and give its rows batch after batch; with regions where something needs them.
 
-    Pictures are written meanwhile: ``maps`` is their folder, and says of which images.
+    Pictures are written meanwhile: ``maps`` is their folder, and says of which images. Rows that the journal holds are
+    not scored again.
     """
-    from alocc.data.sources import open_source
     from alocc.detector import Detector
+    from alocc.scoring.journal import Journal
     from alocc.scoring.stream import score_batches
 
-    if fdr is not None and not 0 < fdr < 1:
-        raise ConfigError(f"--fdr must be above 0 and below 1, got {fdr:g}")
     if (maps or regions) and not isinstance(detector, Detector):
         option = "--maps" if maps else "--regions"
         raise ConfigError(f"{option} needs the torch engine: an exported detector makes no maps")
-    source = open_source(data, "test", stride=stride)
+    kept = journal or Journal(None, {})
 
-    def scored(**hooks: Any) -> Generator[Rows, None, None]:
-        with console.image_progress("scoring", len(source) or None) as progress:
-            batches = source.batches(detector.image_format)
-            with_classes = bool(source.class_names)
-            yield from score_batches(
-                detector, batches, strict=strict, progress=progress, with_classes=with_classes, **hooks
-            )
+    def scored(
+        scorer: Scorer = detector, scored_before: Callable[[Rows, int], None] = lambda *_: None, **hooks: Any
+    ) -> Generator[Rows, None, None]:
+        def score_from(first: int) -> Iterator[Rows]:
+            batches = source.after(first).batches(detector.image_format)
+            hooks.update(strict=strict, with_classes=bool(source.class_names), going_on=first > 0)
+            with console.image_progress("scoring", len(source) or None, first) as progress:
+                yield from score_batches(scorer, batches, progress=progress, **hooks)
+
+        return kept.keep(score_from, scored_before)
 
     if isinstance(detector, Detector) and (maps or regions):
         from alocc.report.map_pictures import MapPictures
 
         pictures = MapPictures(detector, *maps, source.where) if maps else None
-        return _with_places(detector, scored, fdr, pictures)
+        return _with_places(detector, source, scored, fdr, pictures)
     return scored(each=each) if fdr is None else _at_discovery_rate(list(scored(each=each)), fdr)
+
+
+@dataclass
+class _WithMaps:
+    """A detector that computes maps too, and calls anomalies what a calibration does."""
+
+    detector: Detector
+    calibration: Calibration
+
+    @property
+    def alpha(self) -> float:
+        return self.detector.alpha
+
+    def score(self, images: Any, progress: Progress | None = None) -> Scores:
+        found = self.detector.score(images, progress, maps=True)
+        return replace(found, is_anomaly=found.p_value <= self.calibration.alpha)
+
+    def was_seen(self, images: Any) -> NDArray[np.bool_]:
+        return self.detector.was_seen(images)
 
 
 def _with_places(
     detector: Detector,
+    source: Source,
     scored: Callable[..., Generator[Rows, None, None]],
     fdr: float | None,
     pictures: MapPictures | None,
@@ -156,6 +218,8 @@ def _with_places(
 
     A false-discovery rate takes a pass without maps before that, as its verdicts depend on all images.
     """
+    from alocc.scoring.stream import score_batches
+
     calibration = detector.calibration
     if fdr is not None:
         import numpy as np
@@ -165,18 +229,25 @@ def _with_places(
         p_values = np.concatenate([rows.scores.p_value for rows in scored()])
         calibration = replace(calibration, alpha=p_values[discoveries(p_values, fdr)].max(initial=0))
 
-    def score(images: Any, progress: Progress | None) -> Scores:
-        found = detector.score(images, progress, maps=True)
-        return replace(found, is_anomaly=found.p_value <= calibration.alpha)
-
     def find(images: ImageSet, scores: Scores) -> list[list[Region]]:
         return detector.regions(images.images, scores, sizes=images.sizes)
 
+    scorer = _WithMaps(detector, calibration)
     if not pictures:
-        yield from scored(score=score, regions=find)
+        yield from scored(scorer, regions=find)
         return
     pictures.threshold = calibration.threshold
-    yield from scored(score=score, regions=find, each=pictures.add)
+
+    def score_again(first: int) -> Batch:
+        found: list[Batch] = []
+        batches = source.after(first).batches(detector.image_format)
+        next(score_batches(scorer, batches, regions=find, each=lambda *batch: found.append(batch)))
+        return found[0]
+
+    def scored_before(rows: Rows, first: int) -> None:
+        pictures.add_earlier(rows, partial(score_again, first))
+
+    yield from scored(scorer, scored_before, regions=find, each=pictures.add)
     pictures.finish()
     older = f"; {pictures.n_older:,} that were there before are left" if pictures.n_older > 0 else ""
     written = f"{pictures.n_written:,} pictures of {pictures.n_images:,} images written to {pictures.folder}"

@@ -30,13 +30,20 @@ class Batch(Protocol):
     def skipped(self) -> Sequence[Skipped]: ...
 
 
-class Engine(Protocol):
+class Scorer(Protocol):
+    """What gives scores to images."""
+
+    @property
+    def alpha(self) -> float: ...
+    def score(self, images: Any, progress: Progress | None = None) -> Scores: ...
+    def was_seen(self, images: Any) -> NDArray[np.bool_]: ...
+
+
+class Engine(Scorer, Protocol):
     """What scores: a :class:`~alocc.detector.Detector`, which says what each of these is, or an exported file."""
 
     @property
     def image_format(self) -> ImageFormat: ...
-    @property
-    def alpha(self) -> float: ...
     @property
     def threshold(self) -> float: ...
     @property
@@ -45,8 +52,6 @@ class Engine(Protocol):
     def held_out_scores(self) -> FloatArray: ...
     @property
     def health(self) -> Health | None: ...
-    def score(self, images: Any, progress: Progress | None = None) -> Scores: ...
-    def was_seen(self, images: Any) -> NDArray[np.bool_]: ...
 
 
 BatchT = TypeVar("BatchT", bound=Batch)
@@ -80,20 +85,21 @@ class Rows(NamedTuple):
 
 
 def score_batches(
-    scorer: Engine,
+    scorer: Scorer,
     batches: Iterable[BatchT],
     *,
     strict: bool = False,
     progress: Progress | None = None,
     with_classes: bool = False,
-    score: Callable[[Any, Progress | None], Scores] | None = None,
+    going_on: bool = False,
     regions: Callable[[BatchT, Scores], Sequence[Sequence[Any]]] | None = None,
     each: Callable[[BatchT, Scores, Sequence[Sequence[Any]]], None] | None = None,
 ) -> Iterator[Rows]:
     """Score batch after batch of images in the engine's format. At least one image is scored before the first rows.
 
+    But for batches with which a job goes on: images before them were scored.
+
     ``progress`` is told of every few images that are done. ``with_classes`` says that the source has classes.
-    ``score`` scores, if not as the engine does by itself.
     ``regions`` finds those of each image. ``each`` is given every batch, its scores and regions, before the images are
     let go.
 
@@ -101,12 +107,12 @@ def score_batches(
         DataError: if not one image can be used, or, if strict, if one cannot.
     """
     waiting: list[Skipped] = []
-    alpha = None
+    some = going_on
     for batch in batches:
         check_strict(strict, batch.skipped)
         waiting += batch.skipped
         if batch.names:
-            scores = (score or scorer.score)(batch.images, progress)
+            scores = scorer.score(batch.images, progress)
             found = regions(batch, scores) if regions else ()
             if each:
                 each(batch, scores, found)
@@ -114,9 +120,9 @@ def score_batches(
             lean = replace(scores, parts={}, p_real=None, anomaly_map=None)
             classes = list(map(str, batch.classes)) if with_classes else ()
             yield Rows(batch.names, lean, waiting, n_seen, found, classes)
-            waiting, alpha = [], scores.alpha
-    if alpha is None:
+            waiting, some = [], True
+    if not some:
         raise none_usable(waiting)
     if waiting:
         none = np.empty(0)
-        yield Rows((), Scores(none, none, none > 0, {}, None, alpha), waiting, 0)
+        yield Rows((), Scores(none, none, none > 0, {}, None, scorer.alpha), waiting, 0)
