@@ -9,6 +9,7 @@ import math
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -54,6 +55,27 @@ def replacing(path: Path) -> Iterator[Path]:
         if temporary:
             with suppress(OSError):
                 temporary.unlink()
+
+
+@contextmanager
+def making_folder(path: Path) -> Iterator[Path]:
+    """Give the path of a folder to make and fill; it becomes ``path``, new or empty, if the block ends well.
+
+    Raises:
+        ArtefactError: if there is something in the way, or the place cannot be written to.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ArtefactError(f"{path} is there already, and is no empty folder; give another one")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.mkdir()
+        yield draft
+        draft.rename(path)
+    except OSError as error:
+        raise ArtefactError(f"{path} cannot be written ({error.strerror or error})") from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def remove_drafts(path: Path) -> None:

@@ -186,13 +186,15 @@ def test_a_source_of_which_no_more_can_be_used_is_finished(root, run, tmp_path):
 def test_two_processes_do_not_write_one_table(root, run, tmp_path):
     out = tmp_path / "scores.csv"
     with journal.Journal(out, {"job": "another"}) as other:
-        next(iter(other.keep(lambda first: [journal._rows(NOTHING)] * 2)))
+        next(iter(other.keep(lambda first: [journal.from_line(NOTHING)] * 2)))
         err, _ = run("score", root / "run0", root / "parts", "--out", out, code=2)
         assert err == f"error: another process writes the same table, and holds {other.path}; give another --out\n"
 
 
-NOTHING = {"names": [], "anomaly_score": [], "p_value": [], "is_anomaly": [], "alpha": 0.1, "skipped": [],
-           "n_seen": 0, "regions": [], "classes": []}  # fmt: skip
+NOTHING = (
+    b'{"names":[],"anomaly_score":[],"p_value":[],"is_anomaly":[],"alpha":0.1,"skipped":[],"n_seen":0,"regions":[],'
+    b'"classes":[]}'
+)
 
 
 def test_a_full_disk_is_one_line(root, run, tmp_path):

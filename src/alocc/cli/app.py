@@ -11,6 +11,7 @@ import typer
 from alocc.cli import console
 from alocc.cli.benchmark import benchmark
 from alocc.cli.options import (
+    Address,
     Alpha,
     Anomalous,
     ClassListCommand,
@@ -26,8 +27,10 @@ from alocc.cli.options import (
     OwnAlpha,
     RunOut,
     Scoring,
+    ScoringEngine,
     Strict,
     Stride,
+    Workers,
     class_names,
     images_of_maps,
 )
@@ -133,7 +136,9 @@ def score(
         typer.Option(help="List only images that are called anomalies, the most anomalous first."),
     ] = None,
     strict: Strict = False,
-    engine: Engine = None,
+    engine: ScoringEngine = None,
+    address: Address = None,
+    workers: Workers = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -146,48 +151,46 @@ def score(
     """
     from functools import partial
 
-    from alocc.cli.running import job_of, load_engine, stops_kept, stream_in_terminal
+    from alocc.cli.scoring import (
+        check_files,
+        check_rule,
+        engine_of,
+        is_in_parts,
+        job_of,
+        open_scorer,
+        score_source,
+        stops_kept,
+        write_parts,
+    )  # fmt: skip
     from alocc.data.sources import open_source
     from alocc.scoring.journal import Journal
-    from alocc.scoring.table import SUSPECTS, RegionTable, Totals, check_table_path, most_anomalous, write_table
+    from alocc.scoring.table import RegionTable, Row, Totals, most_anomalous, write_table
 
-    if out:
-        check_table_path(out)
-    if regions:
-        check_table_path(regions, "--regions")
-        if out and out.resolve() == regions.resolve():
-            raise ConfigError(f"--regions {regions}: that is the file of --out too; give another one")
-    for path, option in ((out, "--out"), (regions, "--regions")):
-        if maps and path and path.resolve() == (maps / SUSPECTS).resolve():
-            raise ConfigError(f"{option} {path}: that is the list of suspects of --maps; give another file")
-    if alpha is not None and fdr is not None:
-        raise ConfigError("give --alpha or --fdr, not both: each decides what is called an anomaly")
-    if fdr is not None and not 0 < fdr < 1:
-        raise ConfigError(f"--fdr must be above 0 and below 1, got {fdr:g}")
+    check_files(out, maps, regions, engine, some=bool(top or only or fdr))
+    check_rule(alpha, fdr)
     which = images_of_maps(maps_of, maps)
-    detector = load_engine(model, engine, alpha, device)
+    scorer = open_scorer(model, engine, alpha, device, address, workers)
+    detector, in_parts = engine_of(scorer), is_in_parts(out, engine)
     source = open_source(data, "test", stride=stride)
     options = {"fdr": fdr, "strict": strict, "maps": str(maps.resolve()) if maps else None, "regions": bool(regions)}
     job = job_of(model, engine, detector, source, device=device, maps_of=which, **options) if out else {}
-    journal = Journal(out, job, [regions] if regions else [], console.print_note)
+    journal = Journal(None if in_parts else out, job, [regions] if regions else [], console.print_note)
     choose = partial(most_anomalous, top=top, only_anomalies=bool(only)) if top or only else iter
     table = RegionTable(regions) if regions else None
     with_boxes = bool(maps or regions)
     totals = Totals(with_boxes=with_boxes, with_regions=bool(regions))
     with stops_kept(journal, out):
-        rows = stream_in_terminal(
-            detector,
-            source,
-            fdr=fdr,
-            maps=(maps, which) if maps else None,
-            regions=bool(regions),
-            strict=strict,
-            journal=journal,
-        )
-        with closing(table.beside(rows) if table else rows) as rows:  # else a draft would stay of a table that failed
-            images = list(choose(totals.rows(rows))) if json and not out else []
-            if out or not json:
-                totals = write_table(rows, out, choose, with_boxes=with_boxes)
+        images: list[Row] = []
+        if in_parts:
+            totals = write_parts(scorer, source, out, strict=strict)
+        else:
+            drawn = (maps, which) if maps else None
+            rows = score_source(scorer, source, journal, fdr=fdr, maps=drawn, regions=bool(regions), strict=strict)
+            with closing(table.beside(rows) if table else rows) as rows:  # else a draft of a table that failed stays
+                if out or not json:
+                    totals = write_table(rows, out, choose, with_boxes=with_boxes)
+                else:
+                    images += choose(totals.rows(rows))
     console.print_skipped(totals.skipped)
     console.print_seen(totals.n_seen)
     if json:

@@ -27,6 +27,15 @@ def _seconds_if_known() -> tuple[float, float] | None:
 _started = _seconds_if_known()  # heavy libraries load meanwhile
 
 
+def count_free_cores() -> int:
+    """How many cores other programs have left since this program started; all, if that is not known."""
+    cores = os.cpu_count() or 1
+    if _started is None:
+        return cores
+    (since, before), (now, busy) = _started, _seconds()
+    return free_cores(cores, (busy - before) / max(now - since, 0.01), cores)
+
+
 def use_free_cores() -> None:
     """Give torch fewer threads where others have kept cores busy since this program started.
 
@@ -39,8 +48,8 @@ def use_free_cores() -> None:
 
     from alocc.cli.console import print_note
 
-    (since, before), (now, busy), wanted = _started, _seconds(), torch.get_num_threads()
-    threads = free_cores(os.cpu_count() or 1, (busy - before) / max(now - since, 0.01), wanted)
+    wanted = torch.get_num_threads()
+    threads = min(count_free_cores(), wanted)
     if threads < wanted:
         torch.set_num_threads(threads)
         print_note(f"other programs are busy: computing with {threads} of {wanted} threads; OMP_NUM_THREADS sets them")

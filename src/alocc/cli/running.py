@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -109,41 +109,6 @@ def train_in_terminal(
     return detector
 
 
-def job_of(model: Path, engine: EngineName | None, detector: Engine, source: Source, **options: Any) -> dict[str, Any]:
-    """All that the rows of scoring depend on: the identity of a job that can go on."""
-    from alocc import __version__
-    from alocc.detector import artefact_path
-    from alocc.scoring.open import is_exported
-    from alocc.storage import digest
-
-    files = [model, model.with_suffix(".bin")] if is_exported(model) else [artefact_path(model)]
-    return {
-        "version": __version__,
-        "detector": [digest(path) for path in files if path.exists()],
-        "images": source.identity(),
-        "options": {"engine": engine, "alpha": detector.alpha, **options},
-    }
-
-
-@contextmanager
-def stops_kept(journal: Journal, out: Path | None) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end scoring with a line that says how to go on; the exit codes are 130 and 143."""
-    try:
-        with journal:
-            yield
-    except (KeyboardInterrupt, SystemExit) as stop:
-        code = 130 if isinstance(stop, KeyboardInterrupt) else stop.code
-        if code not in (130, 143):
-            raise
-        if journal.path and journal.n_kept:
-            scored = f"the scores of {journal.n_kept:,} images are kept beside {out}"
-            console.print_note(f"stopped; {scored}; the same command goes on from there")
-        else:
-            why = "with --out FILE, the scores so far would be kept" if out is None else "no image was scored"
-            console.print_note(f"stopped; {why}; the same command begins anew")
-        raise SystemExit(code) from None
-
-
 def stream_in_terminal(
     detector: Engine,
     source: Source,
@@ -185,7 +150,7 @@ def stream_in_terminal(
 
         pictures = MapPictures(detector, *maps, source.where) if maps else None
         return _with_places(detector, source, scored, fdr, pictures)
-    return scored(each=each) if fdr is None else _at_discovery_rate(list(scored(each=each)), fdr)
+    return scored(each=each) if fdr is None else at_discovery_rate(list(scored(each=each)), fdr)
 
 
 @dataclass
@@ -254,7 +219,7 @@ def _with_places(
     console.print_note(written + older)
 
 
-def _at_discovery_rate(parts: Sequence[Rows], rate: float) -> Generator[Rows, None, None]:
+def at_discovery_rate(parts: Sequence[Rows], rate: float) -> Generator[Rows, None, None]:
     """The same rows, with as many images called anomalies as the rate allows among all of them."""
     import numpy as np
 

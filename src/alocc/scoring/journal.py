@@ -83,14 +83,14 @@ class Journal:
         while (line := self._next_line()) is not None:
             if line == END:
                 return
-            rows = _rows(json.loads(line))
+            rows = from_line(line)
             scored_before(rows, self.n_kept)
             self._count(rows)
             yield rows
         if self.n_kept:
             self.note(f"going on from image {self.n_kept + 1:,}: those before it were scored when the job was stopped")
         for rows in score_from(self.n_kept):
-            self._add(_line(_plain(rows)))
+            self._add(to_line(rows))
             self._count(rows)
             yield rows
         self._add(END)
@@ -203,9 +203,10 @@ def _parsed(line: bytes) -> Any:
         return None
 
 
-def _plain(rows: Rows) -> dict[str, Any]:
+def to_line(rows: Rows) -> bytes:
+    """Rows as a line of JSON, in which no bit is lost."""
     scores = rows.scores
-    return {
+    plain = {
         "names": list(rows.names),
         "anomaly_score": scores.anomaly_score.tolist(),
         "p_value": scores.p_value.tolist(),
@@ -216,9 +217,12 @@ def _plain(rows: Rows) -> dict[str, Any]:
         "regions": [list(map(asdict, regions)) for regions in rows.regions],
         "classes": list(rows.classes),
     }
+    return _line(plain)
 
 
-def _rows(plain: Mapping[str, Any]) -> Rows:
+def from_line(line: bytes) -> Rows:
+    """The rows of :func:`to_line`."""
+    plain = json.loads(line)
     anomaly_score, p_value = np.array(plain["anomaly_score"]), np.array(plain["p_value"])
     is_anomaly = np.array(plain["is_anomaly"], np.bool_)
     regions = plain["regions"]

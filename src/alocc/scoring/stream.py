@@ -106,23 +106,42 @@ def score_batches(
     Raises:
         DataError: if not one image can be used, or, if strict, if one cannot.
     """
+
+    def rows_of(batch: BatchT) -> Rows:
+        check_strict(strict, batch.skipped)
+        if not batch.names:
+            return _unusable(batch.skipped, scorer.alpha)
+        scores = scorer.score(batch.images, progress)
+        found = regions(batch, scores) if regions else ()
+        if each:
+            each(batch, scores, found)
+        n_seen = int(scorer.was_seen(batch.images).sum())
+        lean = replace(scores, parts={}, p_real=None, anomaly_map=None)
+        classes = list(map(str, batch.classes)) if with_classes else ()
+        return Rows(batch.names, lean, batch.skipped, n_seen, found, classes)
+
+    return with_usable(map(rows_of, batches), scorer.alpha, going_on=going_on)
+
+
+def with_usable(parts: Iterable[Rows], alpha: float, *, going_on: bool = False) -> Iterator[Rows]:
+    """The same rows, but that those of images that cannot be used come together with the next ones that can.
+
+    Raises:
+        DataError: if there are none that can, unless there were some before, with which the job is ``going_on``.
+    """
     waiting: list[Skipped] = []
     some = going_on
-    for batch in batches:
-        check_strict(strict, batch.skipped)
-        waiting += batch.skipped
-        if batch.names:
-            scores = scorer.score(batch.images, progress)
-            found = regions(batch, scores) if regions else ()
-            if each:
-                each(batch, scores, found)
-            n_seen = int(scorer.was_seen(batch.images).sum())
-            lean = replace(scores, parts={}, p_real=None, anomaly_map=None)
-            classes = list(map(str, batch.classes)) if with_classes else ()
-            yield Rows(batch.names, lean, waiting, n_seen, found, classes)
+    for rows in parts:
+        waiting += rows.skipped
+        if rows.names:
+            yield rows._replace(skipped=waiting)
             waiting, some = [], True
     if not some:
         raise none_usable(waiting)
     if waiting:
-        none = np.empty(0)
-        yield Rows((), Scores(none, none, none > 0, {}, None, scorer.alpha), waiting, 0)
+        yield _unusable(waiting, alpha)
+
+
+def _unusable(skipped: Sequence[Skipped], alpha: float) -> Rows:
+    none = np.empty(0)
+    return Rows((), Scores(none, none, none > 0, {}, None, alpha), skipped, 0)
