@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import signal
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from alocc.errors import ConfigError
+from alocc.errors import AloccError, ConfigError
 
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anybody
@@ -42,6 +44,7 @@ def cluster(address: str | None, workers: int | None) -> Iterator[int]:
 
     Raises:
         ConfigError: if there is no cluster at the address.
+        AloccError: if the block fails because a worker does, and not by being killed, which another one makes good.
     """
     check_ray()
     import ray
@@ -51,6 +54,8 @@ def cluster(address: str | None, workers: int | None) -> Iterator[int]:
     terminate = signal.getsignal(signal.SIGTERM)
     try:
         try:
+            if address:
+                _check_listening(address)
             with _standard_error_closed():
                 options = {"log_to_driver": False, "logging_level": logging.CRITICAL}
                 ray.init(address or "local", **options, **({} if address else here))
@@ -61,9 +66,19 @@ def cluster(address: str | None, workers: int | None) -> Iterator[int]:
         signal.signal(signal.SIGTERM, terminate)  # Ray has set its own
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         yield workers or max(1, int(ray.cluster_resources().get("CPU", 1)) - 1)  # one is for what moves rows
+    except ray.exceptions.RayError as error:
+        reasons = re.findall(r"^(?:\w+\.)*(\w+Error: .+)", str(error), re.MULTILINE)  # of a traceback
+        raise AloccError(f"a worker failed ({reasons[0] if reasons else type(error).__name__})") from None
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_listening(address: str) -> None:
+    """Whether anything is there, host:port, for which Ray would wait for minutes; an OSError if not."""
+    host, _, port = address.partition("://")[2].rpartition(":") if "://" in address else address.rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 @contextmanager
