@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import re
@@ -9,9 +10,9 @@ import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from alocc.errors import AloccError, ConfigError
 
@@ -20,6 +21,8 @@ SETTINGS = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # its log files have the rest
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what it will do anyway, and else warns of
 }
+
+Result = TypeVar("Result")
 
 
 def check_ray() -> None:
@@ -72,6 +75,27 @@ def cluster(address: str | None, workers: int | None) -> Iterator[int]:
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def call_each(
+    function: Callable[..., Result], arguments: Iterable[tuple[Any, ...]], address: str | None, workers: int | None
+) -> Iterator[Result]:
+    """Results of calls, as they end; so many at a time, one a CPU. What a worker that dies was doing is done again.
+
+    Raises:
+        ConfigError, AloccError: as :func:`cluster`.
+    """
+    with cluster(address, workers) as most:
+        import ray
+
+        remote = ray.remote(num_cpus=1, max_retries=-1)(function)
+        left, running = iter(arguments), list[Any]()
+        while True:
+            running += [remote.remote(*each) for each in itertools.islice(left, most - len(running))]
+            if not running:
+                return
+            done, running = ray.wait(running)
+            yield from ray.get(done)
 
 
 def _check_listening(address: str) -> None:
