@@ -19,7 +19,7 @@ def benchmark(*words, code=0):
 
 @pytest.mark.slow
 def test_cells_in_ray_give_the_same_table_and_are_not_run_twice(tmp_path):
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'alocc[ray]'")
+    pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
     rng = np.random.default_rng(0)
     for name, brightness in (("dark", 60), ("bright", 120)):
         (tmp_path / "parts" / name).mkdir(parents=True)

@@ -41,7 +41,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture
 def needs_ray():
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'alocc[ray]'")
+    pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
 
 
 def start(root, *words):
