@@ -114,13 +114,13 @@ def timed(*commands: list[str], kills_a_worker: bool = False) -> Run:
     cpu: dict[int, tuple[str, float]] = {}
     peak: dict[str, float] = {}
     while any(process.poll() is None for process in processes):
-        for pid, role in roles_of([process.pid for process in processes]).items():
+        for pid, at_present in roles_of([process.pid for process in processes]).items():
             try:
                 fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
                 resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
             except OSError:  # it has ended
                 continue
-            role = "workers" if cpu.get(pid, ("", 0))[0] == "workers" else role  # it is called idle at its end
+            role = "workers" if cpu.get(pid, ("", 0))[0] == "workers" else at_present  # it is called idle at its end
             cpu[pid] = role, (int(fields[11]) + int(fields[12])) / TICKS
             peak[role] = max(peak.get(role, 0), resident)
         workers = [pid for pid, (role, seconds) in cpu.items() if role == "workers" and seconds > LOADED]
