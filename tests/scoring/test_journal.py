@@ -127,7 +127,7 @@ def test_each_line_says_where_it_goes_on(root, run, tmp_path):
     err, _ = run("score", root / "run0", root / "parts", "--out", out)
     assert "going on from image 25: those before it were scored when the job was stopped\n" in err
     err, _ = run("score", root / "run0", root / "parts", stop_at=4, code=130)
-    assert err.endswith("stopped; with --out FILE, the scores so far would be kept; the same command begins anew\n")
+    assert err.endswith("stopped; with --out, an ordinary file, scores would be kept; the same command begins anew\n")
     assert [path.name for path in tmp_path.iterdir()] == ["scores.csv"]
 
 

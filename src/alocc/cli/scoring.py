@@ -51,7 +51,7 @@ def stops_kept(journal: Journal, out: Path | None) -> Iterator[None]:
             scored = f"the scores of {journal.n_kept:,} images are kept beside {out}"
             console.print_note(f"stopped; {scored}; the same command goes on from there")
         else:
-            why = "with --out FILE, the scores so far would be kept" if out is None else "no image was scored"
+            why = "no image was scored" if journal.path else "with --out, an ordinary file, scores would be kept"
             console.print_note(f"stopped; {why}; the same command begins anew")
         raise SystemExit(code) from None
 

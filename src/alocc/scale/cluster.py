@@ -80,7 +80,7 @@ def cluster(address: str | None, workers: int | None) -> Iterator[int]:
 def call_each(
     function: Callable[..., Result], arguments: Iterable[tuple[Any, ...]], address: str | None, workers: int | None
 ) -> Iterator[Result]:
-    """Results of calls, as they end; so many at a time, one a CPU. What a worker that dies was doing is done again.
+    """Results of calls, as they end; so many at a time, one a CPU. What a worker that dies was doing is done again, three times.
 
     Raises:
         ConfigError, AloccError: as :func:`cluster`.
@@ -88,7 +88,7 @@ def call_each(
     with cluster(address, workers) as most:
         import ray
 
-        remote = ray.remote(num_cpus=1, max_retries=-1)(function)
+        remote = ray.remote(num_cpus=1)(function)
         left, running = iter(arguments), list[Any]()
         while True:
             running += [remote.remote(*each) for each in itertools.islice(left, most - len(running))]
