@@ -80,7 +80,7 @@ def cluster(address: str | None, workers: int | None) -> Iterator[int]:
 def call_each(
     function: Callable[..., Result], arguments: Iterable[tuple[Any, ...]], address: str | None, workers: int | None
 ) -> Iterator[Result]:
-    """Results of calls, as they end; so many at a time, one a CPU. What a worker that dies was doing is done again, three times.
+    """Results of calls, as they end; so many at a time, one a CPU. A call whose worker dies is made again, three times.
 
     Raises:
         ConfigError, AloccError: as :func:`cluster`.
