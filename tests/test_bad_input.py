@@ -91,7 +91,7 @@ def animation(kind):
 FLAT = np.full((20, 20), 90, np.uint8)
 SKIPPED = {
     "truncated.png": (encoded(np.random.default_rng(0).integers(0, 256, (40, 40), np.uint8))[:900], "cannot be read"),
-    "empty.png": (b"", "is not a PNG, JPEG, BMP, TIFF, WEBP image"),
+    "empty.png": (b"", "the file is empty"),
     "words.jpg": (b"these are words", "is not a PNG, JPEG"),
     "gif.png": (encoded(FLAT, "GIF"), "is not a PNG, JPEG"),
     "large.png": (png_claiming(8_001, 10_000), "8001×10000 pixels; 80,000,000 are allowed"),
@@ -236,7 +236,7 @@ def test_strict_stops_every_command_at_an_image_that_cannot_be_used(alocc, run_f
     for name, place in places.items():
         spelled = spelled.replace(name, str(place))
     _, err = alocc(*spelled.split(), "--strict", *(TINY if "train" in words else ()), code=2)
-    assert err.count("\n") == 1 and "broken.png is not a PNG" in err and "--strict" in err
+    assert err.count("\n") == 1 and "broken.png cannot be read (the file is empty)" in err and "--strict" in err
     assert list(tmp_path.iterdir()) == []
     assert before == {path: path.read_bytes() for path in run_folder.iterdir() if path.is_file()}
 
@@ -379,6 +379,68 @@ def test_an_empty_word_is_no_working_directory(alocc, run_folder, good, tmp_path
     assert err == f"error: {empty} is empty; is a variable not set?\n" and list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ("score RUN DATA --only x", "--only: must be 'anomalies', got 'x'; see alocc score --help"),
+        ("score RUN DATA --alpha abc", "--alpha: must be a number, got 'abc'; see alocc score --help"),
+        ("score RUN DATA --top 0", "--top: must be at least 1, got '0'; see alocc score --help"),
+        ("score RUN DATA more", "Got unexpected extra argument(s) (more); see alocc score --help"),
+        ("score RUN", "Missing argument 'DATA'; see alocc score --help"),
+        ("train DATA --out OUT --contamination 2", "--contamination: must be at most 0.25, got '2'; see alocc train "
+         "--help"),
+        ("train DATA --out OUT --seed 1.5", "--seed: must be a whole number, got '1.5'; see alocc train --help"),
+        ("train DATA --out OUT --alpha 2", "alpha: must be less than 1, got 2.0"),
+        ("train DATA --out OUT --config EMPTY.toml", 'EMPTY.toml holds no key; a config has at least '
+         'one, as preset = "robust"'),
+        ("train EMPTY.png --out OUT", "EMPTY.png cannot be read (the file is empty)"),
+        ("train *.none --out OUT", "*.none matches no image files (.bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp)"),
+        ("score EMPTY.safetensors DATA", "EMPTY.safetensors is damaged or was not written by alocc (the file is "
+         "empty)"),
+        ("info nowhere", "nowhere does not exist; give a run folder, or a detector's .safetensors file"),
+        ("compare RUN RUN", "RUN and RUN are the same detector, which says the same of all images; leave one"),
+        ("nothing", "No such command 'nothing'; see alocc --help"),
+    ],
+)  # fmt: skip
+def test_wrong_words_are_one_line_that_says_what_to_give(alocc, run_folder, good, tmp_path, monkeypatch, words, error):
+    monkeypatch.chdir(tmp_path)
+    for suffix in ("toml", "png", "safetensors"):
+        (tmp_path / f"EMPTY.{suffix}").touch()
+    for name, path in (("RUN", run_folder), ("DATA", good)):
+        (tmp_path / name).symlink_to(path)
+    assert alocc(*words.split(), code=2) == ("", f"error: {error}\n")
+    assert not (tmp_path / "OUT").exists()
+
+
+def test_info_is_in_words(alocc, run_folder):
+    out, _ = alocc("info", run_folder)
+    assert "40 images train, 40 set the threshold, cross-fitted in 2 folds" in out
+    assert "20×20 grey (width × height); the images have 20×20" in out
+    assert "sha256" not in out and "n held out" not in out
+
+
+def test_images_that_look_different_are_noted_once(alocc, run_folder, good, tmp_path):
+    (tmp_path / "dark").mkdir()
+    for i in range(12):
+        Image.fromarray(disc(np.random.default_rng(i)) // 4).save(tmp_path / "dark" / f"{i}.png")
+    for maps in ([], ["--maps", tmp_path / "m"]):
+        [line] = [
+            line
+            for line in alocc("score", run_folder, tmp_path / "dark", *maps)[1].splitlines()
+            if "look different" in line
+        ]
+        assert line.startswith("note: these images look different from those trained on: brightness")
+    assert "note:" not in alocc("score", run_folder, good)[1]
+
+
+def test_duplicates_are_mentioned_when_a_training_starts(alocc, good, tmp_path):
+    for path in good.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    assert "duplicate" not in alocc("train", tmp_path, "--out", tmp_path / "a", *TINY)[1]
+    (tmp_path / "again.png").symlink_to(good / "07.png")
+    assert "1 image is a duplicate (" in alocc("train", tmp_path, "--out", tmp_path / "b", *TINY)[1]
+
+
 def test_a_list_of_nothing_names_no_class(alocc, run_folder, three_classes):
     assert "' , ' names no class" in alocc("evaluate", run_folder, three_classes, "--normal", " , ", code=2)[1]
 
@@ -474,7 +536,7 @@ ERRORS = {
     "only.png": (lambda path: path.symlink_to(path), "does not exist"),
     "x" * 300 + ".mp4": (None, "File name too long"),
     "pipe.csv": (os.mkfifo if os.name != "nt" else None, "neither an ordinary file nor a folder"),
-    "empty.csv": (Path.touch, "holds no image files"),
+    "empty.csv": (Path.touch, "names no images"),
     "latin.csv": (lambda path: path.write_bytes(b"path\nGr\xf6\xdfe.png\n"), "cannot be read as a table"),
     "bad.zip": (bad_zip, "cannot be read as an archive"),
     "bad.tgz": (bad_tar, "cannot be read as an archive"),

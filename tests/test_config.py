@@ -185,7 +185,7 @@ def test_all_problems_are_told_at_once(write):
     [
         ("networks.width=0", ["networks.width", "greater than 0", "0"]),
         ("calibration.alpha=1.0", ["calibration.alpha", "less than 1", "1.0"]),
-        ("training.batch_size=many", ["training.batch_size", "integer", "'many'"]),
+        ("training.batch_size=many", ["training.batch_size", "whole number", "'many'"]),
         ("images.channels=2", ["images.channels", "1 or 3", "2"]),
         ("corruption.sigma=nan", ["corruption.sigma", "nan"]),
         ("networks.discriminator_input=single", ["networks.discriminator_input", "'image' or 'pair'", "'single'"]),
@@ -193,7 +193,7 @@ def test_all_problems_are_told_at_once(write):
         ("scoring.mse=0.0", ["scoring.mse", "greater than 0"]),
         ("maps={}", ["maps", "at least 1"]),
         ("maps.cells=-1.0", ["maps.cells", "greater than 0"]),
-        ("seed.x=1", ["seed", "integer"]),
+        ("seed.x=1", ["seed", "whole number"]),
         ("training=none", ["training"]),
     ],
 )

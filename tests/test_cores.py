@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from alocc.cli import cores
 from alocc.cli.cores import OF_MACHINE, free_cores
 
 
@@ -22,6 +23,17 @@ from alocc.cli.cores import OF_MACHINE, free_cores
 )
 def test_as_many_threads_as_there_are_free_cores(cores, others, wanted, threads):
     assert free_cores(cores, others, wanted) == threads
+
+
+@pytest.mark.parametrize("text", ["", "cpu 1 2 3\n", "cpu a b c d e f g h\n", "\0" * 40, None])
+def test_a_machine_that_says_something_odd_is_not_asked(tmp_path, monkeypatch, text):
+    if text is not None:
+        (tmp_path / "stat").write_text(text)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(cores, "OF_MACHINE", tmp_path / "stat")
+    monkeypatch.setattr(cores, "_started", (0.0, 0.0))
+    assert cores._seconds() is None
+    cores.use_free_cores()
 
 
 COUNTED = """

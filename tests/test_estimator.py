@@ -84,7 +84,7 @@ def test_a_random_state_gives_the_seeds_of_several_fits():
 def test_what_is_no_seed_is_a_value_error(seed):
     with pytest.raises(
         ValueError,
-        match=r"cannot be used to seed|seed.* greater than or equal to 0|seed must be a whole number, got True",
+        match=r"cannot be used to seed|seed.* at least 0|seed must be a whole number, got True",
     ):
         smallest(random_state=seed).fit(IMAGES)
 

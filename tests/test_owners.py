@@ -10,8 +10,8 @@ SOURCES = Path(__file__).parents[1] / "src" / "alocc"
 FILES = {path.relative_to(SOURCES).as_posix(): path.read_text(encoding="utf-8") for path in SOURCES.rglob("*.py")}
 TREES = {name: ast.parse(text) for name, text in FILES.items()}
 
-OWNERS_OF_TILES = ("data/frame.py", "config.py")
-"""How images are cut, and the option that asks for it; beside these, the command line may speak of it."""
+OWNERS_OF_TILES = ("data/frame.py", "config.py", "training/tiles.py")
+"""How images are cut, the option that asks for it, and the advice to give it; the command line may speak of it too."""
 NAMED_ALL_THE_SAME = {
     "data/sources.py": ("wanted.tile", "reads the option to choose a working size, before there is a frame"),
     "training/plan.py": ('generator(config.seed, "tiles")', "name of a random stream; by another, other crops train"),

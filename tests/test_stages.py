@@ -31,14 +31,14 @@ def test_who_listens_is_told_of_each_step_and_only_within():
 def test_without_a_terminal_lines_come_also_while_nothing_is_told(monkeypatch, capsys):
     monkeypatch.setattr(progress, "PLAIN_LINE_EVERY", 0.05)
     with stage_progress():
-        stage("fitting", 0, 4)
+        stage("reading", 0, 40)
         time.sleep(0.18)
-        stage("fitting", 2, 4)
+        stage("reading", 20, 40)
         time.sleep(0.12)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) >= 4
-    assert lines[0].startswith("fitting 0/4")
-    assert lines[-1].startswith("fitting 2/4") and "s left" in lines[-1]
+    assert lines[0].startswith("reading 0/40")
+    assert lines[-1].startswith("reading 20/40") and lines[-1].endswith("a few seconds left")
     before = len(lines)
     time.sleep(0.12)
     assert len(capsys.readouterr().err.splitlines()) == 0 and before == len(lines)

@@ -277,7 +277,7 @@ def test_a_huge_header_is_refused_before_memory_is_spent(tmp_path, header_size):
         file.write(header_size.to_bytes(8, "little"))
         file.truncate(2**31)  # nothing on the disk
     tracemalloc.start()
-    with pytest.raises(ArtefactError, match=rf"its header would have {header_size:,} bytes"):
+    with pytest.raises(ArtefactError, match="it is no safetensors file"):
         load_tensors(tmp_path / "x.safetensors")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -88,6 +88,18 @@ class Calibration:
         return replace(self, alpha=alpha)
 
 
+def map_threshold(map_maxima: FloatArray, alpha: float) -> float:
+    """The value that a normal image's map exceeds anywhere with probability alpha, about.
+
+    Where the maps of fewer than 1 / alpha − 1 images calibrated it, the probability is that of the highest of them.
+
+    Args:
+        map_maxima: highest values of the maps of n held-out normal images, (n,).
+        alpha: see above.
+    """
+    return Calibration.of(map_maxima, default_alpha(len(map_maxima), alpha)).threshold
+
+
 def default_alpha(n: int, wanted: float | None = None) -> float:
     """The alpha that is wanted, or .01; or the smallest that n held-out images support, if that is larger."""
     return max(DEFAULT_ALPHA if wanted is None else wanted, smallest_alpha(n))

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -26,6 +27,11 @@ NegativeKind: TypeAlias = Literal[
 NONE = "none"
 LARGEST = 1024
 """Longest side of images that are worked with."""
+WORDS = {
+    "a valid integer": "a whole number", "a valid number": "a number", "a valid string": "text",
+    "a valid tuple": "a list", "less than or equal to": "at most", "greater than or equal to": "at least",
+}  # fmt: skip
+"""Pydantic's terms → what people say."""
 PHASES = ("reconstruction", "adversarial", "old_is_gold", "discrimination", "places")
 """Phases of a training, in order."""
 
@@ -411,8 +417,8 @@ PRESETS["features"] = ROBUST.model_copy(
                 "places": None,
             }
         ),
-        "scoring": {"features": 4.0, "scene": 2.0, "cells": 1.0},
-        "maps": {"features": 4.0, "cells": 1.0},
+        "scoring": {"features": 1.0, "scene": 1.0},
+        "maps": {"features": 1.0},
     }
 )
 """Places described by a network trained on ImageNet; R is trained for the picture of what it restores, D is not."""
@@ -442,6 +448,8 @@ def load_config(path: Path) -> Config:
         raise ConfigError(f"{path} cannot be read ({error.strerror})") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    if not values:
+        raise ConfigError(f'{path} holds no key; a config has at least one, as preset = "robust"')
     return with_values(preset(str(values.get("preset", "robust"))), values, source=str(path))
 
 
@@ -474,13 +482,14 @@ def with_settings(config: Config, settings: Iterable[str]) -> Config:
 
 
 def with_values(config: Config, values: Mapping[str, Any], source: str) -> Config:
-    """Put nested ``values`` on top of a config; ``source`` is named in errors."""
+    """Put nested ``values`` on top of a config; ``source`` is named in errors: "" for arguments, without sections."""
     try:
         merged = _merge(config.model_dump(), values)
         return Config.model_validate(merged)
     except pydantic.ValidationError as error:
-        problems = "; ".join(_explain(problem) for problem in error.errors())
-        raise ConfigError(f"{source}: {problems}") from None
+        explained = (_explain(problem) for problem in error.errors())
+        problems = "; ".join(text if source else re.sub(r"^(\w+\.)+", "", text) for text in explained)
+        raise ConfigError(f"{source}: {problems}" if source else problems) from None
 
 
 def with_ignored(config: Config, nuisances: Iterable[str]) -> Config:
@@ -556,9 +565,23 @@ def _explain(problem: Any) -> str:
         )
     if problem["type"] == "missing":
         return f"{key} is missing"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = in_words(problem)
     given = "" if isinstance(problem["input"], Mapping) else f", got {problem['input']!r}"
     return f"{key}: {message}{given}" if key else f"{message}{given}"
+
+
+def in_words(problem: Any) -> str:
+    """What Pydantic says is wrong with a value, without its own terms."""
+    if problem["type"] in ("too_long", "too_short"):
+        limits = problem["ctx"]
+        most = limits.get("max_length")
+        return f"must have at most {most} values" if most else f"must have at least {limits['min_length']}"
+    if choices := re.search("is not one of (.*)", problem["msg"]):
+        return f"must be one of {choices[1].rstrip('.')}"
+    text = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    for theirs, ours in WORDS.items():
+        text = text.replace(theirs, ours)
+    return str(text.partition(", unable to parse")[0].partition(", got a number")[0])
 
 
 def _meant(name: str, known: Iterable[str]) -> str:

@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alocc.calibration import Calibration, FloatArray, default_alpha
+from alocc.calibration import Calibration, FloatArray, default_alpha, map_threshold
 from alocc.config import Config
 from alocc.data.appearance import usual_appearance
 from alocc.data.entries import Skipped, visible
@@ -35,7 +34,7 @@ from alocc.notebook import html_table
 from alocc.parts import check_parts
 from alocc.parts.discriminator import p_real
 from alocc.parts.part import View, enlarged
-from alocc.regions import Region, find_regions
+from alocc.regions import Region, regions_of_anomalies
 from alocc.scorer import Scorer
 from alocc.scores import Progress, Scores
 from alocc.seeding import generator
@@ -113,11 +112,8 @@ class Detector:
 
     @property
     def map_threshold(self) -> float:
-        """The value that a normal image's map exceeds anywhere with probability alpha, about.
-
-        Where the maps of fewer than 1 / alpha − 1 images calibrated it, the probability is that of the highest of them.
-        """
-        return Calibration.of(self.map_maxima, default_alpha(len(self.map_maxima), self.alpha)).threshold
+        """The value that a normal image's map hardly ever exceeds: see :func:`~alocc.calibration.map_threshold`."""
+        return map_threshold(self.map_maxima, self.alpha)
 
     def with_alpha(self, alpha: float) -> Detector:
         """The same detector at another false-positive rate.
@@ -323,16 +319,8 @@ class Detector:
         """
         x = self._accepted(images)
         scores = scores or self.score(x, maps=True)
-        if scores.anomaly_map is None:
-            raise DataError("regions need the maps of these scores; get them with score(images, maps=True)")
-        find = partial(find_regions, threshold=self.map_threshold, map_maxima=self.map_maxima)
-        known = sizes or [self.image_format.size] * len(x)
-        return [
-            find(anomaly_map, to_unit_range(image).numpy(), size=size) if is_anomaly else []
-            for anomaly_map, image, is_anomaly, size in zip(
-                scores.anomaly_map, x, scores.is_anomaly, known, strict=True
-            )
-        ]
+        pixels = (to_unit_range(image).numpy() for image in x)
+        return regions_of_anomalies(scores, pixels, self.map_threshold, self.map_maxima, sizes)
 
     def reconstruct(self, images: NDArray[np.generic] | Tensor) -> tuple[Tensor, Tensor]:
         """What R is given when it scores, and what it makes of it (the mean, of several): (n, C, H, W), in [0, 1].
@@ -432,8 +420,8 @@ class Detector:
         version = metadata.get("format_version")
         if version not in READABLE:
             newer = isinstance(version, int) and version > FORMAT_VERSION
-            remedy = "a newer alocc; upgrade alocc to read it" if newer else "an older alocc; train it again"
-            raise ArtefactError(f"{path} was written by {remedy}")
+            remedy, formats = "upgrade alocc" if newer else "train it again", " and ".join(map(str, READABLE))
+            raise ArtefactError(f"{path} is of format {version}; this alocc reads formats {formats}: {remedy}")
         try:
             return replace(cls._restored(tensors, metadata), health=read_health(path))
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
@@ -511,6 +499,8 @@ def artefact_path(path: str | Path) -> Path:
         path = path / "model.safetensors"
         if not path.exists():
             raise ArtefactError(f"{path.parent} holds no finished detector (no model.safetensors); train it first")
+    elif not path.exists():
+        raise ArtefactError(f"{path} does not exist; give a run folder, or a detector's .safetensors file")
     return path
 
 

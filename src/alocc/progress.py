@@ -17,7 +17,6 @@ from rich.progress import (
     Task,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.text import Text
 
@@ -25,11 +24,17 @@ from alocc.stages import listening
 
 err = Console(stderr=True, highlight=False)
 iterating = threading.Event()  # set from a training's first iteration to its last: only then is it asked to stop
-PLAIN_LINE_EVERY = 4.0
+PLAIN_LINE_EVERY = 2.0
+STARTS = 2.0
+"""Seconds before the first plain line."""
+FEW = 20
+"""Items from which they are taken to cost the same, so that their number tells the time left."""
+SURE = 15.0
+"""Seconds left from which an estimate is shown that nothing measures any more."""
 
-
-Moment = tuple[str, int, int, Mapping[str, float]]
-"""Phase, iterations done and planned, and losses of a training: :class:`alocc.training.loop.Moment`."""
+Moment = tuple[str, int, int, Mapping[str, float], float, float]
+"""Phase, iterations done, planned, losses, iterations left at the cost of the present ones, and seconds that come after
+them: :class:`alocc.training.loop.Moment`."""
 
 
 def plain(message: str, style: str = "") -> Text:
@@ -47,6 +52,21 @@ def per_second(speed: float) -> str:
     return f"{speed:.1f}/s" if speed < 10 else f"{speed:,.0f}/s"
 
 
+def about(seconds: float) -> str:
+    """A time that is left as text, no more exact than it can be known."""
+    if seconds < 10:
+        return "a few seconds"
+    if seconds < 55:
+        return f"about {5 * round(seconds / 5)} s"
+    return f"about {round(seconds / 60) or 1} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
+
+
+class _Left(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        left = task.fields.get("left")
+        return Text(left() if left else "", style="cyan")
+
+
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -56,7 +76,7 @@ class _Rate(ProgressColumn):
 def open_bar() -> Progress:
     """A bar on standard error, if that is a terminal."""
     losses = TextColumn("{task.fields[note]}", markup=False)
-    columns = (BarColumn(), MofNCompleteColumn(), _Rate(), TimeElapsedColumn(), "left", TimeRemainingColumn(), losses)
+    columns = (BarColumn(), MofNCompleteColumn(), _Rate(), TimeElapsedColumn(), _Left(), losses)
     return Progress("{task.description:<14}", *columns, console=err, transient=True, disable=not err.is_terminal)
 
 
@@ -70,34 +90,63 @@ class _Shown(NamedTuple):
     first: int
     """What was done already when it began."""
     began: float
+    left: float | None = None
+    """What is left to do, at the cost of what is done now; none: the rest of the total."""
+    later: float = 0.0
+    """Seconds that come after that."""
+    ends: float = 0.0
+    """When all ends, as was estimated before this began."""
+
+    def time_left(self, now: float) -> str:
+        """What is left, as text; nothing where that is not known."""
+        n, seconds = self.done - self.first, max(now - self.began, 1e-3)
+        if self.left is None and self.ends - now > SURE:
+            return f"{about(self.ends - now)} left"
+        if (
+            not self.total
+            or not n
+            or (self.left is None and self.done >= self.total)
+            or (self.left is None and self.total < FEW)
+        ):
+            return ""
+        left = self.total - self.done if self.left is None else self.left
+        return f"{about(left * seconds / n + self.later)} left"
 
     def line(self, now: float) -> str:
         """One plain line."""
         n, seconds = self.done - self.first, max(now - self.began, 1e-3)
+        left = f"  {text}" if (text := self.time_left(now)) else ""
+        if self.total and self.total < FEW and self.left is None:
+            return f"{self.description} {self.done} of {self.total}  {seconds:.0f} s{left}"
         if self.total and self.done >= self.total:  # what comes next has not said so
-            return f"{self.description} {self.done:,}/{self.total:,}, finishing  {seconds:.0f} s"
+            return f"{self.description} {self.done:,}/{self.total:,}, finishing  {seconds:.0f} s{left}"
         rate = per_second(n / seconds) if n else f"{seconds:.0f} s"
         of_all = f" {self.done:,}/{self.total:,}" if self.total else f" {self.done:,}" if self.done else ""
-        left = f"  {(self.total - self.done) * seconds / n:.0f} s left" if self.total and n else ""
         return f"{self.description}{of_all}  {rate}{left}{self.note and '  ' + self.note}"
 
 
 @contextmanager
-def _bar_or_lines() -> Iterator[Callable[[str, int, int | None, str], None]]:
+def _bar_or_lines() -> Iterator[Callable[..., None]]:
     """A bar; without a terminal, a plain line now and then, also while nothing new is told.
 
-    Rate and time left count from when a description is first shown. Stages that are not told of here are shown as well.
+    It is given a name, what is done, the total, a note, and :class:`_Shown`'s ``left`` and ``later``. Rate and
+    time left count from when a description is first shown. Stages that are not told of here are shown as well.
     """
     with open_bar() as bar:
-        task = bar.add_task("", total=None, note="")
-        shown: _Shown | None = None
+        shown = _Shown("starting", 0, None, "", 0, time.monotonic())
+        task = bar.add_task("starting", total=None, note="", left=lambda: shown.time_left(time.monotonic()))
 
-        def show(description: str, done: int, total: int | None, note: str) -> None:
+        def show(
+            description: str, done: int, total: int | None, note: str, left: float | None = None, later: float = 0.0
+        ) -> None:
             nonlocal shown
-            if not shown or shown.description != description:
+            now = time.monotonic()
+            if shown.description != description:
                 bar.reset(task)
-                shown = _Shown(description, done, total, note, done, time.monotonic())
-            shown = shown._replace(done=done, total=total, note=note)
+                shown = _Shown(description, done, total, note, done, now, ends=shown.ends)
+            shown = shown._replace(done=done, total=total, note=note, left=left, later=later)
+            if left is not None and (n := done - shown.first):
+                shown = shown._replace(ends=now + left * (now - shown.began) / n + later)
             bar.update(task, description=description, total=total, completed=done, note=note)
 
         def show_stage(name: str, done: int, total: int | None) -> None:
@@ -105,9 +154,9 @@ def _bar_or_lines() -> Iterator[Callable[[str, int, int | None, str], None]]:
             show(name, done, total, "")
 
         def print_lines() -> None:
+            ended.wait(STARTS)  # libraries load; what is wrong with the input shows alone
             while not ended.wait(PLAIN_LINE_EVERY):
-                if (now := shown) is not None:
-                    print_note(now.line(time.monotonic()))
+                print_note(shown.line(time.monotonic()))
 
         ended = threading.Event()
         lines = threading.Thread(target=print_lines, daemon=True)
@@ -128,9 +177,9 @@ def training_progress() -> Iterator[Callable[[Moment], None]]:
     with _bar_or_lines() as show:
 
         def show_moment(moment: Moment) -> None:
-            phase, done, planned, losses = moment
+            phase, done, planned, losses, left, later = moment
             (iterating.set if done < planned else iterating.clear)()
-            show(phase, done, planned, "  ".join(f"{name} {value:.3f}" for name, value in losses.items()))
+            show(phase, done, planned, "  ".join(f"{name} {value:.3f}" for name, value in losses.items()), left, later)
 
         yield show_moment
 

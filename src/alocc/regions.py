@@ -6,6 +6,7 @@ the detector's parts found; the verdict is of the whole image, by its anomaly sc
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from alocc.calibration import Calibration, FloatArray
+from alocc.errors import DataError
+from alocc.scores import Scores
 
 MOST = 20
 """Regions of an image that are described, at most: those with the highest peaks."""
@@ -91,6 +94,33 @@ def find_regions(
         p_value = float(calibration.p_values(peaks[i : i + 1])[0])
         found.append(Region(x, y, width, height, area, float(peaks[i]), p_value, reason, n))
     return found
+
+
+def regions_of_anomalies(
+    scores: Scores,
+    images: Iterable[Pixels],
+    threshold: float,
+    map_maxima: FloatArray,
+    sizes: Sequence[tuple[int, int]] = (),
+) -> list[list[Region]]:
+    """Regions of each image that is called an anomaly; none of the others.
+
+    Args:
+        scores: of n images, with maps.
+        images, threshold, map_maxima: see :func:`find_regions`; the images one after the other.
+        sizes: height and width of each image before it was resized; empty: they are as large as their maps.
+
+    Raises:
+        DataError: if the scores have no maps.
+    """
+    if scores.anomaly_map is None:
+        raise DataError("regions need the maps of these scores; get them with score(images, maps=True)")
+    known = sizes or [scores.anomaly_map.shape[1:]] * len(scores)
+    of_each = zip(scores.anomaly_map, images, scores.is_anomaly, known, strict=True)
+    return [
+        find_regions(anomaly_map, image, threshold, map_maxima, size=size) if is_anomaly else []
+        for anomaly_map, image, is_anomaly, size in of_each
+    ]
 
 
 def marked_places(anomaly_map: Pixels, threshold: float) -> Mask:

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ class Finding:
     """One reason for a verdict, and what to do about it."""
 
     verdict: Verdict
+    """What it makes of the detector; good where it only says how much the verdict of a good one is worth."""
     reason: str
     advice: str
 
@@ -43,14 +46,24 @@ class Health:
         """One line for whoever uses the detector: the verdict and its first reason; none where it is good."""
         if self.verdict == "good":
             return None
-        others = f" (and {len(self.findings) - 1} more)" if len(self.findings) > 1 else ""
+        n_others = sum(finding.verdict != "good" for finding in self.findings) - 1
+        others = f" (and {n_others} more)" if n_others > 0 else ""
         return f"the health check called this detector {self.verdict}: {self.findings[0].reason}{others}"
 
 
 def warn_if_useless(health: Health | None) -> None:
-    """Warn whoever called what calls this; Python shows it once for each place in a program."""
+    """Warn whoever called alocc, however deep in it this is; Python shows it once for each place in a program."""
     if health and health.verdict == "useless":
-        warnings.warn(str(health.warning), UselessDetectorWarning, stacklevel=3)
+        inside = (f"{Path(__file__).parent}{os.sep}",)
+        warnings.warn(str(health.warning), UselessDetectorWarning, stacklevel=2 + _frames_inside(inside))
+
+
+def _frames_inside(folders: tuple[str, ...]) -> int:
+    """How many callers of the function that asks have their code in these folders, one after the other."""
+    n, frame = 0, sys._getframe(2)
+    while frame.f_code.co_filename.startswith(folders) and frame.f_back:
+        n, frame = n + 1, frame.f_back
+    return n
 
 
 def parse_health(notes: Mapping[str, Any]) -> Health:

@@ -1,5 +1,6 @@
 """Files and arrays → tensors of one format, checked against values worked out by hand."""
 
+import io
 import struct
 import zlib
 
@@ -155,13 +156,19 @@ def test_truncated_file_is_refused_by_name(save_image, suffix, kept):
         read_image(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"these are words, not pixels"], ids=["empty", "text"])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", r"cannot be read \(the file is empty\)"), (b"these are words, not pixels", "is not a PNG, JPEG")],
+    ids=["empty", "text"],
+)
 @pytest.mark.parametrize("read", [read_header, read_image])
-def test_what_is_no_image_is_refused_by_name(tmp_path, content, read):
+def test_what_is_no_image_is_refused_by_name(tmp_path, content, reason, read):
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"a\.jpg is not a PNG, JPEG"):
+    with pytest.raises(DataError, match=rf"a\.jpg {reason}"):
         read(path)
+    with pytest.raises(DataError, match=f"in an archive {reason}"):
+        read(lambda: io.BytesIO(content), "in an archive")
 
 
 @pytest.mark.parametrize("read", [read_header, read_image])

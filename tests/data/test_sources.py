@@ -156,7 +156,10 @@ def test_empty_data_is_not_the_working_directory(monkeypatch, folder):
 def test_unknown_data_gets_the_nearest_name(tmp_path):
     with pytest.raises(DataError, match=r'minst does not exist; did you mean "mnist"\?'):
         open_source("minst", "train")
-    with pytest.raises(DataError, match=r"does not exist; give a folder, an image file or one of: mnist"):
+    with pytest.raises(
+        DataError,
+        match=r"give a folder, an image, a pattern .*, an archive .*, an address .* or mnist$",
+    ):
         open_source(tmp_path / "pictures", "train")
 
 

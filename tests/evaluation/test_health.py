@@ -10,7 +10,7 @@ import torch
 
 import alocc
 from alocc.calibration import Calibration
-from alocc.config import preset, with_settings
+from alocc.config import preset, with_iterations, with_settings
 from alocc.data.images import prepare_batch
 from alocc.errors import DataError
 from alocc.evaluation.health import (
@@ -142,11 +142,21 @@ def test_a_larger_alpha_is_advised_where_none_was_asked_for():
 def test_the_meaning_of_a_verdict_counts_pixels_of_the_original_images():
     spots = {"2": 0.5, "4": 0.95, "8": 0.99}
     said = judge(replace(GOOD, spots=spots, shrunk=2.5), ROBUST).meaning
-    assert said.startswith("Good means") and "Faults of less than 10 pixels across in the original images" in said
-    assert "less than 4 pixels" in judge(replace(GOOD, spots=spots, shrunk=0.5), ROBUST).meaning  # enlarged
+    assert said.startswith("Good means") and "those of 10 pixels across or more were found" in said
+    assert "4 standard deviations" in said and "fainter ones were not tried" in said
+    assert "those of 4 pixels" in judge(replace(GOOD, spots=spots, shrunk=0.5), ROBUST).meaning  # enlarged
     none = judge(replace(GOOD, spots={"2": 0.5, "8": 0.6}), ROBUST).meaning
-    assert "Even faults of 8 pixels" in none
+    assert "even those of 8 pixels across were missed" in none
     assert "pixels" not in judge(GOOD, ROBUST).meaning  # too small for any
+
+
+def test_what_makes_a_good_verdict_weak_is_said_and_warns_of_nothing():
+    short = with_iterations(ROBUST, 20)
+    health = judge(replace(GOOD, n_held_out=30), short)
+    few, length = health.findings
+    assert health.verdict == "good" and health.warning is None
+    assert "only 30 held-out" in few.reason and "20 iterations, where the preset takes 500" in length.reason
+    assert judge(replace(GOOD, n_held_out=50), with_iterations(ROBUST, 100)).findings == []
 
 
 def test_the_worst_finding_decides_and_stands_first():

@@ -18,6 +18,7 @@ from PIL import Image
 
 import alocc
 from alocc.cli import main
+from alocc.cli.running import some_training_images
 from alocc.config import preset, with_settings
 from alocc.data.resizing import ImageFormat, brought_to
 from alocc.data.sources import open_source
@@ -533,7 +534,10 @@ def test_bad_commands_end_with_one_line(exported, tmp_path, monkeypatch, capsys)
     model, parts = exported / "run/model.onnx", exported / "parts"
     (tmp_path / "text.onnx").write_text("no")
     for words, message in [
-        (["score", model, parts, "--maps", tmp_path / "maps"], "--maps needs the torch engine"),
+        (
+            ["score", model, parts, "--maps", tmp_path / "maps"],
+            "model.onnx has no maps; export it again, with: alocc export RUN --maps",
+        ),
         (["score", model, parts, "--engine", "torch"], "--engine torch needs a run folder"),
         (["score", model, parts, "--engine", "openvino"], "not for --engine openvino"),
         (["score", tmp_path / "text.onnx", parts], "damaged"),
@@ -564,10 +568,37 @@ def test_the_runtime_is_all_that_scoring_needs(exported, tmp_path):
     environment = {
         key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "COVERAGE", "COV_"))
     }
-    done = subprocess.run(
-        [tmp_path / "venv/bin/alocc-score", exported / "run/model.onnx", exported / "parts"],
-        capture_output=True, text=True, env=environment, cwd=tmp_path,
-    )  # fmt: skip
+
+    def score(*words):
+        command = [tmp_path / "venv/bin/alocc-score", *words]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+
+    done = score(exported / "run/model.onnx", exported / "parts")
     assert done.returncode == 0, done.stderr
     assert done.stdout == (exported / "onnx.csv").read_text()
     assert METADATA_KEY == "alocc" and "skipped" in done.stderr
+
+    export(alocc.Detector.load(exported / "run"), tmp_path / "mapped.onnx", size="fixed", maps=True)
+    with_maps = ("mapped.onnx", exported / "parts", "--alpha", "0.9", "--maps", "maps", "--out", "mapped.csv")
+    done = score(*with_maps)
+    assert done.returncode == 2 and done.stderr == "error: --maps needs scipy; install it with: pip install scipy\n"
+    run(python, "-m", "pip", "install", *quiet, "--constraint", ROOT / "constraints.txt", f"{ROOT / 'runtime'}[maps]")
+    done = score(*with_maps)
+    assert done.returncode == 0 and "pictures of 20 images written to maps" in done.stderr, done.stderr
+    assert sorted((tmp_path / "maps").glob("*.png"))
+
+
+@pytest.mark.slow
+def test_scores_are_compared_on_images_of_the_training_though_others_of_its_folder_cannot_be_used(
+    tmp_path, save_image, monkeypatch
+):
+    for i in range(30):
+        save_image(np.random.default_rng(i).integers(0, 200, (16, 16), dtype=np.uint8), f"parts/train/good/{i:02}.png")
+    save_image(np.zeros((16, 16), np.uint8), "parts/test/bad/0.png")
+    save_image(np.zeros((16, 16), np.uint8), "parts/other/beside.png")  # in no part: skipped before any is read
+    monkeypatch.chdir(tmp_path)
+    detector = alocc.train("parts", config=with_settings(preset("article"), ["networks.width=4"]), iterations=2)
+    images = some_training_images(detector, tmp_path / "model.safetensors")
+    assert images is not None and len(images) == 24 and bool(detector.was_seen(images).all())
+    monkeypatch.chdir("/")
+    assert some_training_images(detector, tmp_path / "elsewhere" / "run" / "model.safetensors") is None

@@ -8,7 +8,7 @@ import alocc
 from alocc.config import preset, with_settings
 from alocc.data.resizing import ImageFormat
 from alocc.export import export
-from alocc.export.parity import TURNED_TOLERANCE, difference
+from alocc.export.parity import OF_MAPS, TURNED_TOLERANCE, difference
 from alocc.parts.cells import Cells
 from alocc.parts.part import Normals, View
 from alocc.parts.pose import Pose, otsu
@@ -179,10 +179,11 @@ def test_an_exported_file_turns_parts_too(tmp_path, suffix):
     detector = alocc.train(wedges(60, 0)[:, 0].numpy(), config=config, iterations=6)
     assert detector.scorer.parts["cells"].pose.is_fitted
     images = torch.cat([wedges(6, 4), wedges(6, 5, depth=60)])[:, 0].numpy()
-    expected = detector.score(images)
-    found = Runtime(export(detector, tmp_path / f"model.{suffix}").path).score(images)
+    expected = detector.score(images, maps=True)
+    found = Runtime(export(detector, tmp_path / f"model.{suffix}", maps=True).path).score(images, maps=True)
     assert difference(expected.anomaly_score, found.anomaly_score).max() <= TURNED_TOLERANCE
     assert (found.is_anomaly == expected.is_anomaly).all()
+    assert difference(expected.anomaly_map, found.anomaly_map).max() <= OF_MAPS * TURNED_TOLERANCE
 
 
 def bars(n, seed, size=(104, 136)):

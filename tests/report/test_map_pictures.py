@@ -14,8 +14,8 @@ from scipy import ndimage
 import alocc
 from alocc.cli import main
 from alocc.config import preset, with_settings
-from alocc.report.map_pictures import LONGEST, PictureNames
-from alocc.report.overlays import STRONGEST
+from alocc.map_pictures import LONGEST, PictureNames
+from alocc.overlays import STRONGEST
 
 PLANTED = slice(30, 42), slice(8, 20)
 """Rows and columns of the fault, in images of 60×50 pixels."""
@@ -250,7 +250,7 @@ def test_a_file_is_no_folder_for_pictures(score, folder, tmp_path):
 
 def test_an_image_that_vanishes_meanwhile_is_drawn_at_the_detectors_size(folder, tmp_path):
     from alocc.data.sources import open_source
-    from alocc.report.map_pictures import MapPictures
+    from alocc.map_pictures import MapPictures
 
     path = Path(tmp_path / "data" / "a.png")
     path.parent.mkdir()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from alocc.report.overlays import OTHER, RIM, STRONGEST, heat, overlay
+from alocc.overlays import OTHER, RIM, STRONGEST, heat, overlay
 
 GREY = np.full((192, 256, 3), 128, np.uint8)
 

@@ -63,7 +63,7 @@ def test_small_images_are_judged_without_cells_and_large_ones_mapped_by_them_alo
     assert "cells" not in small.config.scoring and small.config.maps == preset("robust").maps
     assert detector.config.scoring == preset("robust").scoring and set(detector.config.maps) == {"cells"}
     by_scene = alocc.train(images, config="features", iterations=2)
-    assert set(by_scene.config.scoring) == {"scene"} and set(by_scene.config.maps) == {"features", "cells"}
+    assert set(by_scene.config.scoring) == {"scene"} and set(by_scene.config.maps) == {"features"}
 
 
 @pytest.mark.slow

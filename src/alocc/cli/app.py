@@ -78,12 +78,15 @@ def train(
         list[str] | None,
         typer.Option("--ignore", metavar="WHAT…", help="What is normal too: light, focus, shift, turn, mirror."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random. Default: the config's, 0.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of everything random. Default: the config's, 0.")
+    ] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="Updates of R; other phases in proportion.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="The same as passes over the images.")] = None,
     alpha: Alpha = None,
     contamination: Annotated[
-        float | None, typer.Option(help="Share of the training images that may be anomalies, up to 0.25. Default: 0.")
+        float | None,
+        typer.Option(min=0, max=0.25, help="Share of the training images that may be anomalies. Default: 0."),
     ] = None,
     watch: Annotated[
         str | None, typer.Option(metavar="DATA", help="Labelled images to draw curves on; they never steer anything.")
@@ -92,12 +95,16 @@ def train(
     watch_every: Annotated[int | None, typer.Option(min=1, help="Iterations between two looks.")] = None,
     device: Device = "auto",
     overwrite: Annotated[bool, typer.Option(help="Replace another training in the run folder.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Train again what is finished; the earlier detector stays as a version.")
+    ] = False,
     strict: Strict = False,
 ) -> None:
     """Learn normal images and write a run folder with the detector in it.
 
     The folder holds the detector (model.safetensors), config.toml, history.csv and run.json. A training that was
-    stopped with Ctrl-C goes on where it was when the same command is given again.
+    stopped, with Ctrl-C or by whatever else, goes on where it was when the same command is given again; of one that is
+    finished, the command says so.
     """
     from alocc.cli.running import load_settings, train_in_terminal
     from alocc.config import with_ignored, with_settings
@@ -106,7 +113,7 @@ def train(
     chosen = with_settings(with_ignored(load_settings(preset, config, []), class_names(ignore) or ()), set_ or [])
     settings = Settings(
         data, class_names(normal, data, "train"), chosen, seed, iterations, epochs,
-        alpha, contamination, device, overwrite=overwrite, strict=strict,
+        alpha, contamination, device, overwrite=overwrite, strict=strict, again=again,
     )  # fmt: skip
     names = class_names(anomalous, watch)
     train_in_terminal(settings, out, watch=watch, anomalous=names, watch_every=watch_every)
@@ -168,8 +175,8 @@ def score(
 
     check_files(out, maps, regions, engine, some=bool(top or only or fdr))
     check_rule(alpha, fdr)
-    which = images_of_maps(maps_of, maps)
-    scorer = open_scorer(model, engine, alpha, device, address, workers)
+    which, with_boxes = images_of_maps(maps_of, maps), bool(maps or regions)
+    scorer = open_scorer(model, engine, alpha, device, address, workers, maps=with_boxes)
     detector, in_parts = engine_of(scorer), is_in_parts(out, engine)
     source = open_source(data, "test", stride=stride)
     options = {"fdr": fdr, "strict": strict, "maps": str(maps.resolve()) if maps else None, "regions": bool(regions)}
@@ -177,7 +184,6 @@ def score(
     journal = Journal(None if in_parts else out, job, [regions] if regions else [], console.print_note)
     choose = partial(most_anomalous, top=top, only_anomalies=bool(only)) if top or only else iter
     table = RegionTable(regions) if regions else None
-    with_boxes = bool(maps or regions)
     totals = Totals(with_boxes=with_boxes, with_regions=bool(regions))
     with stops_kept(journal, out):
         images: list[Row] = []
@@ -231,7 +237,11 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Compare the verdicts with labels: class by class, at the detector's own threshold, then over all thresholds."""
+    import torch
+
     from alocc.cli.running import load_engine
+    from alocc.data.appearance import appearance
+    from alocc.data.frame import thinned
     from alocc.evaluation.labelled import evaluate as compare
     from alocc.evaluation.labelled import load_labelled
 
@@ -255,6 +265,8 @@ def evaluate(
         console.print_table(evaluation.as_rows(), title, header=True)
     console.print_skipped(labelled.images.skipped)
     console.print_seen(n_seen)
+    normals = labelled.images.images[torch.from_numpy(~labelled.is_anomalous)]
+    console.print_other_images(detector, [appearance(thinned(normals, 200))])
 
 
 @app.command(cls=ClassListCommand)
@@ -358,6 +370,9 @@ def info(model: Model, json: Json = False) -> None:
     from alocc.detector import Detector
 
     detector = Detector.load(model)
+    if not json:
+        console.print_detector(detector)
+        return
     facts = {
         "preset": detector.config.preset,
         "images": str(detector.image_format),
@@ -368,21 +383,14 @@ def info(model: Model, json: Json = False) -> None:
         "health": detector.health.verdict if detector.health else None,
         **detector.training,
     }
-    if json:
-        console.print_json({**facts, "config": detector.config.model_dump(mode="json")})
-        return
-    rows = []
-    for name, value in facts.items():
-        listed = [f"{key} {item}" for key, item in value.items()] if isinstance(value, dict) else value
-        rows.append((name.replace("_", " "), ", ".join(map(str, listed)) if isinstance(listed, list) else str(listed)))
-    console.print_table(rows)
+    console.print_json({**facts, "config": detector.config.model_dump(mode="json")})
 
 
 @reproduce.command("article", cls=ClassListCommand)
 def reproduce_article(
     out: RunOut = Path("runs/article"),
     iterations: Annotated[int, typer.Option(min=1, help="Updates of R.")] = 100_000,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     set_: ConfigKeys = None,
     device: Device = "auto",
     json: Json = False,
@@ -422,24 +430,30 @@ def inspect(
     json: Json = False,
 ) -> None:
     """Look at images before training: counts, sizes, duplicates, broken files, and what to be wary of."""
+    from alocc.cli.running import compare_tiles
     from alocc.data.inspection import inspect as examine
     from alocc.data.sources import open_source
     from alocc.storage import replacing
 
     if sheet and sheet.suffix.lower() != ".png":
         raise ConfigError(f"--sheet {sheet}: the file must end in .png")
-    source = open_source(data, "train", stride=stride)
+    with console.stage_progress():
+        source = open_source(data, "train", stride=stride)
     with console.image_progress("reading", len(source) or None) as progress:
         found, picture = examine(source, progress, strict)
+    compared = compare_tiles(source, found.image_format)
     if sheet and picture:
         with replacing(sheet) as temporary:
             picture.save(temporary, "PNG")
     if json:
-        console.print_json(vars(found) | {"sheet": sheet if picture else None})
+        advice = compared and {**vars(compared), "advice": str(compared)}
+        console.print_json({**vars(found), "whole_or_tiles": advice, "sheet": sheet if picture else None})
     else:
         console.print_inspection(found)
     console.print_skipped(found.skipped)
     console.print_warnings(found.warnings)
+    if compared and not json:
+        console.print_note(str(compared))
     if sheet and picture:
         console.print_note(f"{sheet} written")
 
@@ -480,7 +494,8 @@ def calibrate(
     if (folder := RunFolder.of(model)) is None:
         raise ConfigError(f"{model} is not in a run folder, which alone keeps earlier detectors")
     if undo:
-        back = folder.undo()
+        with folder.locked():
+            back = folder.undo()
         console.print_note(
             f"threshold {back.threshold:.3f} at alpha {back.alpha:.4g} of {back.date} is back; {folder.model} written"
         )
@@ -504,13 +519,15 @@ def export(
         str | None, typer.Option(metavar="DATA", help="Normal images for --int8, never trained on.")
     ] = None,
     normal: Normal = None,
+    maps: Annotated[bool, typer.Option("--maps", help="Give anomaly_map too, so that scoring can show where.")] = False,
     strict: Strict = False,
     json: Json = False,
 ) -> None:
     """Write the detector as one ONNX or OpenVINO file that scores without torch, with the same numbers.
 
-    Images go in as whole numbers (uint8) of any size; anomaly_score, p_value and is_anomaly come out. No file is left
-    unless its scores are the detector's. --int8 makes another detector, with a threshold of its own.
+    Images go in as whole numbers (uint8) of any size; anomaly_score, p_value and is_anomaly come out, and
+    anomaly_map with --maps. No file is left unless these are the detector's. --int8 makes another detector, with a
+    threshold of its own.
     """
     from alocc.cli.running import load_normals, some_training_images
     from alocc.detector import Detector, artefact_path
@@ -528,14 +545,16 @@ def export(
         raise ConfigError(f"--out {out}: a file for --format {format_} must end in {suffix}")
     source = artefact_path(model)
     path = out or source.with_name(("model-int8" if int8 else "model") + suffix)
-    check_target(path)
+    check_target(path, maps=maps, int8=int8)
     made_from, detector = digest(source), Detector.load(source)
     console.print_health_warning(detector.health)
     with console.stage_progress():
         fresh = load_normals(detector, data, class_names(normal, data, "train"), strict) if data else None
         images = fresh.images if fresh else None
         real = None if fresh else some_training_images(detector, source)
-        written = write(detector, path, layout=layout, size=size, fresh=images, made_from=made_from, real=real)
+        written = write(
+            detector, path, layout=layout, size=size, fresh=images, made_from=made_from, real=real, maps=maps
+        )
     console.print_skipped(fresh.skipped if fresh else ())
     if json:
         console.print_json({"out": path, "n_bytes": written.n_bytes, "parity": written.parity, "shift": written.shift})

@@ -28,11 +28,15 @@ from alocc.storage import json_text
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from alocc.benchmark.running import Result
     from alocc.data.inspection import Inspection
     from alocc.data.sources import Skipped
     from alocc.detector import Detector
     from alocc.evaluation.labelled import Labelled
+    from alocc.scoring.stream import Engine
     from alocc.training.folder import Version
     from alocc.training.plan import TrainingImages
     from alocc.verdict import Health
@@ -46,6 +50,11 @@ SKIPPED_SHOWN = 10
 def print_error(message: str) -> None:
     """One line of what is wrong."""
     err.print(Text("error: ", style="bold red") + plain(message), soft_wrap=True)
+
+
+def print_warning(message: str) -> None:
+    """One line of what to be wary of."""
+    err.print(Text("warning: ", style="bold yellow") + plain(message), soft_wrap=True)
 
 
 def print_table(rows: Sequence[Sequence[str]], title: str = "", header: bool = False) -> None:
@@ -95,12 +104,22 @@ def print_seen(n_seen: int) -> None:
         )
 
 
+def print_other_images(detector: Engine, looks: Sequence[NDArray[np.float64]], at_floor: bool = False) -> None:
+    """One note where images are obviously of another kind than those that a detector knows."""
+    import numpy as np
+
+    from alocc.evaluation.monitoring import other_images
+
+    if looks and (said := other_images(detector, np.concatenate(looks), at_floor)):
+        print_note(f"note: {said}")
+
+
 def print_training_start(images: TrainingImages, again: bool) -> None:
     """What will be trained on."""
-    from alocc.data.inspection import SHRUNK_FROM
+    from alocc.data.inspection import SHRUNK_FROM, duplicates
 
     if again:
-        print_note("this training is finished already; training it again")
+        print_note("this training was finished already; training it again")
     facts = images.summary
     how = f"set the threshold, cross-fitted in {facts['n_folds']} folds"
     print_note(
@@ -112,7 +131,26 @@ def print_training_start(images: TrainingImages, again: bool) -> None:
     if max(height, width) > SHRUNK_FROM * max(images.frame.image_format.size):
         shrunk = f"images of {width}×{height} pixels (width × height) are shrunk"
         print_note(f"{shrunk}: alocc inspect says how small faults may be")
+    if groups := duplicates(images.normals.names, images.normals.images):
+        n_duplicates, first = sum(map(len, groups)) - len(groups), ", ".join(groups[0][:2])
+        are = "image is a duplicate" if n_duplicates == 1 else "images are duplicates"
+        print_note(f"{n_duplicates:,} {are} ({first}): a threshold from images that train is "
+                   "too low; alocc inspect lists them")  # fmt: skip
     print_skipped(images.normals.skipped)
+
+
+def print_resumed(done: int) -> None:
+    """Where a training goes on."""
+    print_note(f"going on from iteration {done:,}, where it was stopped")
+
+
+def print_finished(detector: Detector, run: Path) -> None:
+    """That a training has nothing left to do, and what came of it."""
+    verdict = f"health {detector.health.verdict}" if detector.health else "health not known: alocc check tells"
+    print_note(
+        f"this training is finished: {verdict}, threshold {detector.threshold:.3f}; its detector is "
+        f"{run / 'model.safetensors'}; --again trains it again"
+    )
 
 
 def print_training_end(detector: Detector, run: Path, health: Health) -> None:
@@ -147,7 +185,43 @@ def print_health(health: Health) -> None:
 def print_health_warning(health: Health | None) -> None:
     """One line at each use of a detector that is not good."""
     if health and health.warning:
-        err.print(Text("warning: ", style="bold yellow") + plain(health.warning), soft_wrap=True)
+        print_warning(health.warning)
+
+
+def print_detector(detector: Detector) -> None:
+    """What a detector is, in words; hashes and all else that programs may want is in the JSON."""
+    notes, weights = detector.training, detector.scorer.fusion.weights
+    height, width = notes.get("original_size", detector.image_format.size)
+    n, n_folds = len(detector.held_out_scores), 0 if "recalibrated_on" in notes else notes.get("n_folds")
+    left_out, skipped = notes.get("n_left_out", 0), notes.get("n_skipped", 0)
+    counts = f"{notes.get('n_fit', 0):,} images train, {n:,} set the threshold"
+    rows = [
+        ("preset", f"{detector.config.preset}, seed {detector.config.seed}"),
+        ("working size", f"{detector.image_format} (width × height); the images have {width}×{height}"),
+        ("trained on", str(notes.get("data", ""))),
+        ("normal classes", ", ".join(notes.get("normal_classes", ()))),
+        (
+            "images",
+            counts
+            + (f", cross-fitted in {n_folds} folds" if n_folds else "")
+            + (f"; {left_out:,} were left out as unusual" if left_out else "")
+            + (f"; {skipped:,} could not be used" if skipped else ""),
+        ),
+        ("calibrated anew on", str(notes.get("recalibrated_on", ""))),
+        ("threshold", f"{detector.threshold:.3f}: an image with a higher anomaly score is called an anomaly"),
+        ("alpha", f"{detector.alpha:.4g}: share of normal images that are called anomalies, at most, on average"),
+        ("health", detector.health.verdict if detector.health else "not known; see alocc check"),
+        ("parts of the score", ", ".join(f"{part} × {weight:.2g}" for part, weight in weights.items())),
+        ("D was trained against", ", ".join(notes.get("negatives", ()))),
+        ("changes that look normal", ", ".join(notes.get("looks_normal", ()))),
+        ("D's AUROC in training", "  ".join(f"{value:.2f}" for value in notes.get("polarity", ()))),
+        (
+            "normal images look",
+            ", ".join(f"{name} {mean:.3g} ± {by:.2g}" for name, (mean, by) in notes.get("appearance", {}).items()),
+        ),
+        ("written with", ", ".join(f"{name} {version}" for name, version in notes.get("versions", {}).items())),
+    ]
+    print_table([row for row in rows if row[1]])
 
 
 def print_versions(versions: Sequence[Version]) -> None:
@@ -184,24 +258,27 @@ def cell_progress(n_cells: int) -> Iterator[Callable[[Result, bool], None]]:
 def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
     """Ctrl-C or SIGTERM ends a training after its iteration; before the first, after the last, or given twice, at once.
 
+    What is given is whether to stop.
+
     Raises:
-        StoppedError: if it stopped at once.
+        StoppedError: if it stopped, with the exit code of the signal.
     """
-    asked = False
+    signals: list[int] = []
     iterating.clear()
 
-    def ask(signum: int, frame: object) -> None:
-        nonlocal asked
-        if asked or not iterating.is_set():
+    def stop(signum: int, frame: object) -> None:
+        signals.append(signum)
+        if len(signals) > 1 or not iterating.is_set():
             raise KeyboardInterrupt
-        asked = True
         print_note("stopping after this iteration; Ctrl-C again stops at once")
 
-    previous = {which: signal.signal(which, ask) for which in (signal.SIGINT, signal.SIGTERM)}
+    previous = {which: signal.signal(which, stop) for which in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: asked
-    except KeyboardInterrupt:
-        raise StoppedError("stopped; what the checkpoints hold is kept") from None
+        yield lambda: bool(signals)
+    except (KeyboardInterrupt, StoppedError) as error:
+        stopped = error if isinstance(error, StoppedError) else StoppedError("stopped")
+        stopped.exit_code = 128 + (signals or [signal.SIGINT])[0]
+        raise stopped from None
     finally:
         for which, handler in previous.items():
             signal.signal(which, handler)
@@ -227,6 +304,6 @@ def print_inspection(found: Inspection) -> None:
 def print_warnings(warnings: Sequence[str]) -> None:
     """What to be wary of, or that there is nothing."""
     for warning in warnings:
-        err.print(Text("warning: ", style="bold yellow") + plain(warning), soft_wrap=True)
+        print_warning(warning)
     if not warnings:
         print_note("nothing to be wary of")

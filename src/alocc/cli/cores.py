@@ -10,29 +10,25 @@ OF_MACHINE = Path("/proc/stat")
 """Its first line: seconds of all cores in user, nice, system, idle, iowait, irq, softirq … code, in ticks."""
 
 
-def _seconds() -> tuple[float, float]:
-    """Since some time, and how long cores computed for other processes."""
-    user, nice, system, _, _, irq, softirq = map(int, OF_MACHINE.read_text().split(maxsplit=8)[1:8])
-    busy = (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+def _seconds() -> tuple[float, float] | None:
+    """Since some time, and how long cores computed for other processes; none where the machine does not say."""
+    try:
+        user, nice, system, _, _, irq, softirq = map(int, OF_MACHINE.read_text().split(maxsplit=8)[1:8])
+        busy = (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError):  # only Linux says, and not in every container
+        return None
     return time.monotonic(), busy - time.process_time()
 
 
-def _seconds_if_known() -> tuple[float, float] | None:
-    try:
-        return _seconds()
-    except (OSError, ValueError):  # only Linux says
-        return None
-
-
-_started = _seconds_if_known()  # heavy libraries load meanwhile
+_started = _seconds()  # heavy libraries load meanwhile
 
 
 def count_free_cores() -> int:
     """How many cores other programs have left since this program started; all, if that is not known."""
     cores = os.cpu_count() or 1
-    if _started is None:
+    if _started is None or (measured := _seconds()) is None:
         return cores
-    (since, before), (now, busy) = _started, _seconds()
+    (since, before), (now, busy) = _started, measured
     return free_cores(cores, (busy - before) / max(now - since, 0.01), cores)
 
 
@@ -42,7 +38,7 @@ def use_free_cores() -> None:
     Threads that wait for one that has no core make the work take many times as long. ``OMP_NUM_THREADS`` decides
     instead where it is set.
     """
-    if _started is None or "OMP_NUM_THREADS" in os.environ:
+    if "OMP_NUM_THREADS" in os.environ:
         return
     import torch
 

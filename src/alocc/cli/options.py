@@ -12,7 +12,7 @@ from typer.core import TyperCommand
 from alocc.errors import ConfigError
 
 if TYPE_CHECKING:
-    from alocc.report.map_pictures import Which
+    from alocc.map_pictures import Which
 
 MOST_DRAWN = 1_000
 """Most anomalous images of which pictures can be asked for."""
@@ -86,6 +86,18 @@ Alpha = Annotated[
     typer.Option(help="False-positive rate to keep. Default: 0.01, or the smallest that the normal images support."),
 ]
 OwnAlpha = Annotated[float | None, typer.Option("--alpha", help="False-positive rate. Default: the detector's own.")]
+
+
+def usage_text(error: Any) -> str:
+    """What is wrong with a command line, in one line; nothing where the parser showed its help instead."""
+    from alocc.config import in_words
+
+    reason, context = error.format_message().strip().rstrip("."), error.ctx
+    if error.__cause__ and error.param:  # a value of the wrong kind, of which the parser's own text does not tell
+        problem = error.__cause__.errors()[0]
+        option = error.param.get_error_hint().replace("'", "")
+        reason = f"{option}: {in_words(problem)}, got {str(problem['input'])!r}"
+    return f"{reason}; see {context.command_path} --help" if reason and context else reason
 
 
 class ClassListCommand(TyperCommand):

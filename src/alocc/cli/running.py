@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,23 +12,24 @@ from typing import TYPE_CHECKING, Any
 from alocc.cli import console
 from alocc.cli.cores import use_free_cores
 from alocc.config import Config, load_config, preset, with_settings
-from alocc.errors import AloccError, ConfigError
+from alocc.errors import AloccError, ConfigError, DataError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
-    from alocc.calibration import Calibration
+    from alocc.data.resizing import ImageFormat
     from alocc.data.sources import ImageSet, Source
     from alocc.detector import Detector
+    from alocc.evaluation.monitoring import Looks
+    from alocc.map_pictures import Batch, MapPictures, Which
     from alocc.regions import Region
-    from alocc.report.map_pictures import Batch, MapPictures, Which
-    from alocc.scores import Progress, Scores
+    from alocc.scores import Scores
     from alocc.scoring.journal import Journal
     from alocc.scoring.open import EngineName
     from alocc.scoring.stream import Engine, Rows, Scorer
     from alocc.training.plan import Device, Plan, Settings
+    from alocc.training.tiles import Comparison
+    from alocc.verdict import Health
 
 
 def load_settings(preset_name: str | None, config_file: Path | None, settings: Sequence[str]) -> Config:
@@ -39,8 +40,10 @@ def load_settings(preset_name: str | None, config_file: Path | None, settings: S
     return with_settings(config, settings)
 
 
-def load_engine(path: Path, engine: EngineName | None, alpha: float | None, device: Device) -> Engine:
-    """What scores: a detector, or an exported file, by its name or as the engine says."""
+def load_engine(
+    path: Path, engine: EngineName | None, alpha: float | None, device: Device, *, maps: bool = False
+) -> Engine:
+    """What scores: a detector, or an exported file, by its name or as the engine says; with maps if it is made anew."""
     import torch
 
     from alocc.detector import Detector
@@ -51,7 +54,7 @@ def load_engine(path: Path, engine: EngineName | None, alpha: float | None, devi
     if engine in ("onnx", "openvino") or is_exported(path):
         if device in ("cuda", "mps"):
             raise ConfigError(f"exported detectors compute on the CPU; omit --device {device}, or use --engine torch")
-        exported = open_exported(path, engine, alpha, note=console.print_note)
+        exported = open_exported(path, engine, alpha, note=console.print_note, maps=maps)
         console.print_health_warning(exported.health)
         return exported
     use_free_cores()
@@ -75,38 +78,71 @@ def train_in_terminal(
     watch_every: int | None = None,
     watch_limit: int | None = 250,
 ) -> Detector:
-    """Train with a progress bar; Ctrl-C stops in good order. A watch looks at ``watch_limit`` images of each side."""
-    from alocc.evaluation.health import check_trained
-    from alocc.evaluation.labelled import load_labelled, watch_on
-    from alocc.training.folder import RunFolder
-    from alocc.training.loop import Hooks
-    from alocc.training.run import run
+    """Train with a progress bar; Ctrl-C and SIGTERM stop in good order. What is finished is not trained again.
 
+    A watch looks at ``watch_limit`` images of each side.
+    """
     if anomalous and not watch:
         raise ConfigError("--anomalous only says which images --watch looks at; give --watch too")
-    use_free_cores()
-    plans: list[Plan] = []
+    with console.stop_on_interrupt() as stop_requested:
+        from alocc.evaluation.health import check_trained
+        from alocc.evaluation.labelled import load_labelled, watch_on
+        from alocc.training.folder import RunFolder
+        from alocc.training.loop import Hooks
+        from alocc.training.run import run
 
-    def open_watch(plan: Plan) -> Callable[[Detector], Mapping[str, float]]:
-        classes, to = plan.images.summary["normal_classes"], plan.frame.image_format
-        assert watch is not None
-        labelled = load_labelled(watch, to, classes, anomalous, limit=watch_limit, strict=settings.strict)
-        return watch_on(labelled)
+        use_free_cores()
+        plans: list[Plan] = []
+        verdicts: list[Health] = []
 
-    def started(plan: Plan, again: bool) -> None:
-        plans.append(plan)
-        console.print_training_start(plan.images, again)
+        def open_watch(plan: Plan) -> Callable[[Detector], Mapping[str, float]]:
+            classes, to = plan.images.summary["normal_classes"], plan.frame.image_format
+            assert watch is not None
+            labelled = load_labelled(watch, to, classes, anomalous, limit=watch_limit, strict=settings.strict)
+            return watch_on(labelled)
 
-    def resumed(done: int) -> None:
-        console.print_note(f"going on from iteration {done:,}, where it was stopped")
+        def started(plan: Plan, again: bool) -> None:
+            plans.append(plan)
+            console.print_training_start(plan.images, again)
 
-    with console.training_progress() as progress:
-        with console.stop_on_interrupt() as stop_requested:
-            hooks = Hooks(progress, resumed, started, open_watch if watch else None, watch_every, stop_requested)
-            detector = run(replace(settings, out=out, notes={"watch": watch, "watch_anomalous": anomalous}), hooks)
-        health = check_trained(detector, plans[0].images, RunFolder(out))
-    console.print_training_end(detector, out, health)
+        def written(detector: Detector) -> None:
+            verdicts.append(check_trained(detector, plans[0].images, RunFolder(out)))
+
+        with console.training_progress() as progress:
+            hooks = Hooks(
+                progress=progress,
+                resumed=console.print_resumed,
+                started=started,
+                open_watch=open_watch if watch else None,
+                watch_every=watch_every,
+                stop_requested=stop_requested,
+                warned=console.print_warning,
+                written=written,
+            )
+            notes = {"watch": watch, "watch_anomalous": anomalous}
+            detector = run(replace(settings, out=out, notes=notes), hooks)
+    if plans:
+        console.print_training_end(detector, out, verdicts[0])
+    else:
+        console.print_finished(detector, out)
     return detector
+
+
+def compare_tiles(source: Source, to: ImageFormat) -> Comparison | None:
+    """Whole images beside tiles, by the default preset; none where there is nothing to choose.
+
+    Where there are classes, nobody has said which are normal; and a video would have to be read to its end again.
+    """
+    from alocc.data.inspection import SHRUNK_FROM
+    from alocc.training.tiles import IMAGES, compare
+
+    size = source.original_size()
+    if len(source.class_names) > 1 or not len(source) or max(size) <= SHRUNK_FROM * max(to.size):
+        return None
+    found = None
+    with console.stage_progress(), suppress(DataError):  # none of these few can be read
+        found = compare(source.some(IMAGES).load(to), preset("robust"), size)
+    return found
 
 
 def stream_in_terminal(
@@ -123,57 +159,50 @@ def stream_in_terminal(
     """Score a source with a progress bar, and give its rows batch after batch; with regions where something needs them.
 
     Pictures are written meanwhile: ``maps`` is their folder, and says of which images. Rows that the journal holds are
-    not scored again.
+    not scored again. Where nothing looks at ``each`` batch, a note says in the end whether the images, of those that
+    were scored now, are obviously of another kind than the detector's.
     """
-    from alocc.detector import Detector
+    from alocc.evaluation.monitoring import Looks
     from alocc.scoring.journal import Journal
     from alocc.scoring.stream import score_batches
 
-    if (maps or regions) and not isinstance(detector, Detector):
-        option = "--maps" if maps else "--regions"
-        raise ConfigError(f"{option} needs the torch engine: an exported detector makes no maps")
-    kept = journal or Journal(None, {})
+    kept, looks = journal or Journal(None, {}), Looks()
 
     def scored(
         scorer: Scorer = detector, scored_before: Callable[[Rows, int], None] = lambda *_: None, **hooks: Any
     ) -> Generator[Rows, None, None]:
         def score_from(first: int) -> Iterator[Rows]:
             batches = source.after(first).batches(detector.image_format)
+            batches = batches if each else looks.of(batches)  # who looks at each batch does that too
             hooks.update(strict=strict, with_classes=bool(source.class_names), going_on=first > 0)
             with console.image_progress("scoring", len(source) or None, first) as progress:
                 yield from score_batches(scorer, batches, progress=progress, **hooks)
 
         return kept.keep(score_from, scored_before)
 
-    if isinstance(detector, Detector) and (maps or regions):
-        from alocc.report.map_pictures import MapPictures
+    if maps or regions:
+        from alocc.map_pictures import MapPictures
 
         pictures = MapPictures(detector, *maps, source.where) if maps else None
-        return _with_places(detector, source, scored, fdr, pictures)
-    return scored(each=each) if fdr is None else at_discovery_rate(list(scored(each=each)), fdr)
+        rows = _with_places(detector, source, scored, fdr, pictures)
+    else:
+        rows = scored(each=each) if fdr is None else at_discovery_rate(list(scored(each=each)), fdr)
+    return rows if each else _with_looks(detector, rows, looks)
 
 
-@dataclass
-class _WithMaps:
-    """A detector that computes maps too, and calls anomalies what a calibration does."""
+def _with_looks(detector: Engine, rows: Generator[Rows, None, None], looks: Looks) -> Generator[Rows, None, None]:
+    """The same rows, and behind the last a note where the images are obviously of another kind."""
+    from alocc.calibration import smallest_alpha
 
-    detector: Detector
-    calibration: Calibration
-
-    @property
-    def alpha(self) -> float:
-        return self.detector.alpha
-
-    def score(self, images: Any, progress: Progress | None = None) -> Scores:
-        found = self.detector.score(images, progress, maps=True)
-        return replace(found, is_anomaly=found.p_value <= self.calibration.alpha)
-
-    def was_seen(self, images: Any) -> NDArray[np.bool_]:
-        return self.detector.was_seen(images)
+    floor, at_floor = smallest_alpha(len(detector.held_out_scores)), True
+    for part in rows:
+        at_floor = at_floor and bool((part.scores.p_value <= floor).all())
+        yield part
+    console.print_other_images(detector, looks.appearance, at_floor)
 
 
 def _with_places(
-    detector: Detector,
+    detector: Engine,
     source: Source,
     scored: Callable[..., Generator[Rows, None, None]],
     fdr: float | None,
@@ -183,7 +212,7 @@ def _with_places(
 
     A false-discovery rate takes a pass without maps before that, as its verdicts depend on all images.
     """
-    from alocc.scoring.stream import score_batches
+    from alocc.scoring.stream import WithMaps, score_batches
 
     calibration = detector.calibration
     if fdr is not None:
@@ -197,7 +226,7 @@ def _with_places(
     def find(images: ImageSet, scores: Scores) -> list[list[Region]]:
         return detector.regions(images.images, scores, sizes=images.sizes)
 
-    scorer = _WithMaps(detector, calibration)
+    scorer = WithMaps(detector, calibration)
     if not pictures:
         yield from scored(scorer, regions=find)
         return
@@ -214,9 +243,7 @@ def _with_places(
 
     yield from scored(scorer, scored_before, regions=find, each=pictures.add)
     pictures.finish()
-    older = f"; {pictures.n_older:,} that were there before are left" if pictures.n_older > 0 else ""
-    written = f"{pictures.n_written:,} pictures of {pictures.n_images:,} images written to {pictures.folder}"
-    console.print_note(written + older)
+    console.print_note(pictures.summary)
 
 
 def at_discovery_rate(parts: Sequence[Rows], rate: float) -> Generator[Rows, None, None]:
@@ -270,7 +297,8 @@ def calibrate_again(
             raise DataError(f"{len(images)} new normal images are too few for a threshold; give at least {MIN_IMAGES}")
         again = detector.recalibrated(images.images, alpha, str(data))
     if folder and own:
-        folder.replace(again)
+        with folder.locked():
+            folder.replace(again)
     else:
         again.save(written)
     console.print_skipped(images.skipped)
@@ -298,6 +326,8 @@ def some_training_images(detector: Detector, path: Path, most: int = 24) -> Tens
         run = path.parent if path.name == "model.safetensors" else path
         data = noted_data(detector.training["data"], run)
         source = open_normals(data, "train", None, detector.training["normal_classes"])
-        batch = next(source.batches(detector.image_format))
-        return thinned(batch.images, most) if len(batch) else None
+        for batch in source.batches(detector.image_format):  # the first ones may bring nothing but what was skipped
+            seen = batch.images[detector.was_seen(batch.images)]
+            if len(seen):
+                return thinned(seen, most)
     return None

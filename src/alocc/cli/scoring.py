@@ -58,17 +58,14 @@ def stops_kept(journal: Journal, out: Path | None) -> Iterator[None]:
 
 def check_files(out: Path | None, maps: Path | None, regions: Path | None, engine: str | None, *, some: bool) -> None:
     """Refuse files that cannot be written, or overwrite each other; ``some``: whether not all images are listed."""
-    from alocc.scoring.table import SUSPECTS, check_table_path
+    from alocc.scoring.table import check_table_path
 
     if out and not is_in_parts(out, engine):
-        check_table_path(out)
+        check_table_path(out, maps=maps)
     if regions:
-        check_table_path(regions, "--regions")
+        check_table_path(regions, "--regions", maps=maps)
         if out and out.resolve() == regions.resolve():
             raise ConfigError(f"--regions {regions}: that is the file of --out too; give another one")
-    for path, option in ((out, "--out"), (regions, "--regions")):
-        if maps and path and path.resolve() == (maps / SUSPECTS).resolve():
-            raise ConfigError(f"{option} {path}: that is the list of suspects of --maps; give another file")
     if engine == "ray" and (maps or regions):
         raise ConfigError(f"--engine ray makes no maps; leave out {'--maps' if maps else '--regions'}, or --engine ray")
     if is_in_parts(out, engine) and some:
@@ -90,16 +87,19 @@ def check_rule(alpha: float | None, fdr: float | None) -> None:
 
 def open_scorer(
     path: Path, engine: EngineName | Literal["ray"] | None, alpha: float | None, device: Device, address: str | None,
-    n_workers: int | None,
+    n_workers: int | None, *, maps: bool,
 ) -> Engine | Workers:  # fmt: skip
-    """What scores, here or in other processes: those of a cluster, or one here for each free core."""
+    """What scores, here or in other processes: those of a cluster, or one here for each free core; here, with maps."""
     from alocc.cli.cores import count_free_cores
     from alocc.cli.running import load_engine
 
     if engine != "ray":
         if address or n_workers:
             raise ConfigError(f"{'--address' if address else '--workers'} is for --engine ray; give that too")
-        return load_engine(path, engine, alpha, device)
+        detector = load_engine(path, engine, alpha, device, maps=maps)
+        if maps:
+            _ = detector.map_threshold  # an exported file without maps is refused before images are read
+        return detector
     from alocc.scale.cluster import check_ray
     from alocc.scale.scoring import Workers
 

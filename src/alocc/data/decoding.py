@@ -140,7 +140,8 @@ def _readable(content: Content) -> BinaryIO:
     """A pipe or a device would be waited for without end, so only ordinary files are opened."""
     if callable(content):
         return content()
-    if not stat.S_ISREG(os.stat(content).st_mode):  # noqa: PTH116  (a Path of each would double the time)
+    status = os.stat(content)  # noqa: PTH116  (a Path of each would double the time)
+    if not stat.S_ISREG(status.st_mode):
         raise OSError("not an ordinary file")
     return open(content, "rb")  # noqa: PTH123  (nor here)
 
@@ -151,7 +152,8 @@ def _identify(file: BinaryIO) -> ImageFile:
         return Image.open(file, formats=FORMATS)
     except UnidentifiedImageError:
         file.seek(0)
-        prefix = file.read(16)
+        if not (prefix := file.read(16)):
+            raise OSError("the file is empty") from None
         for opener, accepts in map(Image.OPEN.__getitem__, FORMATS):
             if accepts and accepts(prefix):
                 if prefix[:2] in (b"II", b"MM"):

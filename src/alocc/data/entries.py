@@ -37,6 +37,11 @@ ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 COMPRESSED: Mapping[bytes, Callable[[Path, str], Any]] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
 """How a tar file that begins like this is unpacked, whatever its name."""
 MANIFESTS = (".csv", ".tsv", ".parquet")
+KINDS = (
+    f"a folder, an image, a pattern ('parts/**/*.png'), a table ({', '.join(MANIFESTS)}), an archive (.zip, .tar), "
+    "a video, an array file (.npy, .npz, IDX), an address (https://…)"
+)
+"""What DATA may be, for whoever gave something else: the table in :mod:`alocc.data.sources`, in short."""
 COLUMNS = {
     "path": ("file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img"),
     "label": ("class", "class_name", "category", "target"),
@@ -200,6 +205,8 @@ def manifest_entries(manifest: Path, split: str) -> Images:
     if others and not entries:
         listed = ", ".join(f"{part} ({n:,})" for part, n in others.items())
         raise DataError(f"{manifest} names no {split} images that can be used; its splits: {listed}")
+    if not entries and not skipped:
+        raise DataError(f"{manifest} names no images; a table has a column path, and a line for each image")
     return entries, skipped
 
 
@@ -235,10 +242,12 @@ def find_entries(path: Path, where: str, split: str, built_in: Sequence[str] = (
         raise DataError("DATA is empty; is a variable not set? Give . for the working directory")
     if not path.exists():
         if glob.has_magic(str(path)):
-            return glob_entries(str(path)), []
+            if not (entries := glob_entries(str(path))):
+                raise DataError(f"{where} matches no image files ({', '.join(sorted(SUFFIXES))})")
+            return entries, []
         near = difflib.get_close_matches(where, built_in, n=1)
-        others = f", an image file or one of: {', '.join(built_in)}" if built_in else " or a file"
-        hint = f'did you mean "{near[0]}"?' if near else f"give a folder{others}"
+        kinds = f"{KINDS} or {', '.join(built_in)}" if built_in else "a folder or a file"
+        hint = f'did you mean "{near[0]}"?' if near else f"give {kinds}"
         raise DataError(f"{where} does not exist; {hint}")
     if path.is_dir():
         return folder_entries(path, split)

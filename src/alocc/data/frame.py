@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from alocc.config import ImagesConfig
@@ -122,16 +123,23 @@ class Frame:
         """(n · crops, C, h, w) → (n, C, H, W): where crops overlap, their mean, borders counting less."""
         if self.n_crops == 1:
             return crops
-        corners, side = self.corners, crops.shape[-1]
+        side = crops.shape[-1]
         ramp = 1 - (torch.arange(side).to(crops) - (side - 1) / 2).abs() / (side / 2 + 1)
         weight = torch.outer(ramp, ramp)
-        total = crops.new_zeros((len(crops) // len(corners), crops.shape[1], *self.image_format.size))
-        weights = crops.new_zeros(self.image_format.size)
-        for i, (y, x) in enumerate(corners):
-            total[:, :, y : y + side, x : x + side] += crops[i :: len(corners)] * weight
-            weights[y : y + side, x : x + side] += weight
-        joined: Tensor = total / weights
-        return joined
+        weighted = self._laid_out(crops.reshape(-1, self.n_crops, *crops.shape[1:]) * weight)
+        return weighted / self._laid_out(weight.expand(1, self.n_crops, 1, -1, -1))
+
+    def _laid_out(self, crops: Tensor) -> Tensor:
+        """(n, crops, C, h, w), each crop at its place: sums, (n, C, H, W); written so that it can be exported."""
+        (height, width), side = self.image_format.size, crops.shape[-1]
+        rows: dict[int, Tensor] = {}
+        for i, (y, x) in enumerate(self.corners):
+            placed = F.pad(crops[:, i], (x, width - x - side))
+            rows[y] = rows[y] + placed if y in rows else placed
+        total = crops.new_zeros(())
+        for y, row in rows.items():
+            total = total + F.pad(row, (0, 0, y, height - y - side))
+        return total
 
     def worst(self, crop_scores: Tensor) -> Tensor:
         """Score of each image's most anomalous crop, (n · crops,) → (n,)."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alocc.data.decoding import read_brought_to
+from alocc.data.decoding import read_brought_to, read_image
 from alocc.data.entries import Entry, Skipped
 from alocc.data.resizing import ImageFormat
 from alocc.errors import DataError
@@ -34,6 +34,19 @@ class Batch(NamedTuple):
     def classes(self) -> list[str]:
         """Of the same; "" where there is none."""
         return [entry.class_name for entry in self.entries]
+
+    def reader(self, i: int) -> Callable[[], NDArray[np.uint8]]:
+        """Reads the i-th image as it was before it was resized; if it is no longer there, it comes as it is here."""
+        entry = self.entries[i]
+        resized: NDArray[np.uint8] = self.images[i].copy()  # no other image stays in memory for it
+
+        def read() -> NDArray[np.uint8]:
+            try:
+                return read_image(entry.content, entry.name, entry.page)
+            except DataError:
+                return resized
+
+        return read
 
 
 def read_batches(entries: Sequence[Entry], to: ImageFormat, unusable: Sequence[Skipped] = ()) -> Iterator[Batch]:

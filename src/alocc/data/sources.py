@@ -29,7 +29,7 @@ import stat
 import tempfile
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, replace
@@ -46,19 +46,20 @@ from alocc.config import LARGEST, ImagesConfig
 from alocc.data import arrays, reading, remote, video
 from alocc.data.decoding import SUFFIXES, Header, read_header, read_image
 from alocc.data.entries import Entry, Skipped, check_classes, class_of, file_entries, find_entries, has_suffix
-from alocc.data.images import ImageFormat, is_grey, prepare_batch
+from alocc.data.images import ImageFormat, is_grey, prepare_batch, to_unit_range
 from alocc.data.mnist import CLASSES as MNIST_CLASSES
 from alocc.data.mnist import Split, load_mnist
 from alocc.data.reading import check_strict, none_usable
 from alocc.data.resizing import as_images, brought_to
 from alocc.errors import DataError
-from alocc.stages import stage
+from alocc.stages import in_stage, stage
 
 __all__ = ["Data", "ImageSet", "Paths", "Skipped", "Source", "are_paths", "check_classes", "check_strict",
            "known_classes", "open_normals", "open_source"]  # fmt: skip
 
 BUILT_IN = ("mnist",)
 MOST_IN_MEMORY = 2 << 30  # bytes of prepared images; more lie in a temporary file that vanishes with the process
+MOST_LOOKED_AT = 1_000  # files, for the size and kind of all
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 Data = Paths | NDArray[np.generic]
 
@@ -98,6 +99,19 @@ class ImageSet:
             (lambda i: original(int(indices[i]))) if original else None,
         )
 
+    def reader(self, i: int) -> Callable[[], NDArray[np.uint8]]:
+        """Reads the i-th image as ``original`` does; if it is no longer there, it comes in this format, (H, W, C)."""
+        one = self[np.array([i])]  # no other image stays in memory for it
+
+        def read() -> NDArray[np.uint8]:
+            with suppress(DataError):
+                if one.original:
+                    return one.original(0)
+            pixels: NDArray[np.uint8] = (255 * to_unit_range(one.images[0]).permute(1, 2, 0)).round().byte().numpy()
+            return pixels
+
+        return read
+
 
 class Source(ABC):
     """Images that are not loaded yet."""
@@ -115,6 +129,10 @@ class Source(ABC):
         return self._only({class_of([name]) for name in classes})
 
     def _only(self, classes: Collection[str]) -> Source:
+        return self
+
+    def some(self, most: int) -> Source:
+        """At most so many of the images, evenly spread; all of them where that takes reading them."""
         return self
 
     @abstractmethod
@@ -295,6 +313,10 @@ class ArraySource(Source):
         if self.class_names:
             yield from zip(self.numbers.tolist(), self.classes.tolist(), strict=True)
 
+    def some(self, most: int) -> ArraySource:
+        kept = spread(len(self), most)
+        return ArraySource(self.images[kept], self.classes[kept], self.name, self.where, self.numbers[kept], self.path)
+
     def headers(self) -> list[Header]:
         parts = (self.images[start : start + reading.BATCH] for start in range(0, len(self), reading.BATCH))
         colour = self.images.ndim == 4 and not all(is_grey(image) for part in parts for image in part)
@@ -349,22 +371,20 @@ class EntrySource(Source):
     def __len__(self) -> int:
         return len(self.entries)
 
+    def some(self, most: int) -> EntrySource:
+        return EntrySource([self.entries[i] for i in spread(len(self), most)], (), self.where)
+
     def headers(self) -> list[Header]:
         return _headers(self.entries)
 
     def infer_format(self, wanted: ImagesConfig) -> ImageFormat:
-        headers = _headers(looked_at := self._some())
+        headers = _headers(looked_at := self.some(MOST_LOOKED_AT).entries)
         if not headers:
-            raise DataError(f"none of the {len(looked_at)} files of {self.where} can be read as an image")
+            raise _unreadable(looked_at, self.where)
         return _format(wanted, headers, lambda: any(map(_has_colour, looked_at)))
 
     def original_size(self) -> tuple[int, int]:
-        return _median_size(_headers(self._some()))
-
-    def _some(self) -> Sequence[Entry]:
-        """At most a thousand, evenly spread."""
-        n = len(self.entries)
-        return [self.entries[i * n // 1_000] for i in range(1_000)] if n > 1_000 else self.entries
+        return _median_size(_headers(self.some(MOST_LOOKED_AT).entries))
 
     def batches(self, to: ImageFormat) -> Iterator[ImageSet]:
         has_masks = any(entry.mask for entry in self.entries)
@@ -467,6 +487,12 @@ class _Buffer:
         return torch.from_numpy(pixels.reshape(self.shape))
 
 
+def spread(n: int, most: int) -> NDArray[np.int64]:
+    """At most so many of n indices, evenly spread."""
+    few = min(n, most)
+    return np.arange(few) * n // max(1, few)
+
+
 def _size_and_time(path: str | Path) -> tuple[int, ...]:
     """Bytes and nanoseconds of a file's last change; nothing of what is no file."""
     with suppress(OSError):
@@ -479,9 +505,20 @@ def _read_entry(entries: Sequence[Entry], i: int) -> NDArray[np.uint8]:
     return read_image(entries[i].content, entries[i].name, entries[i].page)
 
 
-def _headers(entries: Iterable[Entry]) -> list[Header]:
+def _unreadable(entries: Sequence[Entry], where: str) -> DataError:
+    """That not one of these files can be read, and why the first one cannot."""
+    try:
+        read_header(entries[0].content, entries[0].name, entries[0].page)
+    except DataError as error:
+        if len(entries) == 1:
+            return error
+        return DataError(f"none of the {len(entries):,} files of {where} can be read as an image; the first: {error}")
+    return DataError(f"none of the {len(entries):,} files of {where} can be read as an image")
+
+
+def _headers(entries: Sequence[Entry]) -> list[Header]:
     headers = []
-    for entry in entries:
+    for entry in in_stage("reading sizes", entries):
         with suppress(DataError):  # named when it is loaded
             headers.append(read_header(entry.content, entry.name, entry.page))
     return headers

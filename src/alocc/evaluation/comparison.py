@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from alocc.data.entries import class_of
 from alocc.data.sources import Skipped, open_source
-from alocc.detector import Detector
+from alocc.detector import Detector, artefact_path
+from alocc.errors import ConfigError
 from alocc.evaluation.labelled import Labelled, evaluate, load_labelled
 from alocc.evaluation.metrics import auroc_interval, share_interval
 from alocc.scores import Progress, Scores
+from alocc.storage import digest
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,12 @@ def compare_detectors(
 
     Raises:
         DataError, ArtefactError: if the images or a detector cannot be used.
+        ConfigError: if a detector is given twice.
     """
+    of_digest: dict[str, Path] = {}
+    for path in paths:
+        if (other := of_digest.setdefault(digest(artefact_path(path)), path)) is not path:
+            raise ConfigError(f"{other} and {path} are the same detector, which says the same of all images; leave one")
     detectors = [Detector.load(path) for path in paths]
     if alpha is not None:
         detectors = [detector.with_alpha(alpha) for detector in detectors]

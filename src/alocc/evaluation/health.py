@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from alocc.calibration import FloatArray
-from alocc.config import LARGEST, Config
+from alocc.config import LARGEST, PRESETS, Config
 from alocc.data.images import to_unit_range
 from alocc.data.sources import Data, Skipped, open_normals
 from alocc.detector import Detector, artefact_path
@@ -48,6 +48,8 @@ SPOT_CONTRAST, SPOT_FOUND = 4.0, 0.9
 """Change of brightness in spots, in standard deviations of an image's pixels; AUROC from which they are found."""
 ANOTHER_PRESET = {"article": "robust", "paper": "robust", "ognet": "robust", "robust": "features"}
 """Preset → one that sees more."""
+SHORT, FEW = 0.2, 50
+"""Share of its preset's iterations below which a training is short; held-out images below which a verdict is weak."""
 FLIPPED = 0.45
 """AUROC of D on pseudo-anomalies below which it means the opposite of what it should."""
 
@@ -225,12 +227,13 @@ def unseen_kinds(detector: Detector) -> list[str]:
 
 
 def judge(measures: Measures, config: Config) -> Examination:
-    """Turn measures into a verdict: the worst of all findings, good if there are none.
+    """Turn measures into a verdict: the worst of all findings, good if there are none, or none but remarks.
 
     The config is the detector's: advice is never what it follows already.
     """
-    order: Sequence[Verdict] = ("useless", "doubtful")
-    findings = sorted(_findings(measures, config), key=lambda finding: order.index(finding.verdict))
+    order: Sequence[Verdict] = ("useless", "doubtful", "good")
+    found = [*_findings(measures, config), *_remarks(measures, config)]
+    findings = sorted(found, key=lambda finding: order.index(finding.verdict))
     verdict = findings[0].verdict if findings else "good"
     return Examination(verdict, findings, _meaning(verdict, measures), measures)
 
@@ -242,13 +245,22 @@ def _meaning(verdict: Verdict, measures: Measures) -> str:
         "doubtful": "Doubtful means that a test went wrong: see whether its reason applies to you",
         "useless": "Useless means that its scores say nothing: do not rely on them",
     }[verdict]
-    missed = ""
+    tested = ""
     if measures.spots:
         smallest, largest = measures.smallest_spot, max(map(int, measures.spots))
-        across = smallest or largest
-        size = f"{round(across * max(1.0, measures.shrunk))} pixels across in the original images"
-        missed = f" Faults of less than {size} may be missed." if smallest else f" Even faults of {size} are missed."
-    return f"{says}. The tests use normal images and faults planted in them; none of your defects was there.{missed}"
+        size = f"{round((smallest or largest) * max(1.0, measures.shrunk))} pixels across"
+        found = (
+            f"those of {size} or more were found, smaller ones may be missed"
+            if smallest
+            else f"even those of {size} were missed"
+        )
+        tested = (
+            f" Of spots planted in normal images, with a contrast of {SPOT_CONTRAST:g} standard "
+            f"deviations of the pixels, {found} (in the original images); fainter ones were not tried."
+        )
+    return (
+        f"{says}.{tested} None of your defects was there: only labelled images (alocc evaluate) tell how many it finds."
+    )
 
 
 def _findings(measures: Measures, config: Config) -> Iterator[Finding]:
@@ -311,6 +323,24 @@ def _findings(measures: Measures, config: Config) -> Iterator[Finding]:
             f"a second training with another seed ranks images differently (correlation {measures.stability:.2f})",
             more,
         )
+
+
+def _remarks(measures: Measures, config: Config) -> Iterator[Finding]:
+    """What makes a verdict weak, though no test went wrong."""
+    if 20 <= measures.n_held_out < FEW:
+        reason = f"only {measures.n_held_out} held-out normal images stand behind this verdict, which makes it weak"
+        fresh = "" if measures.n_fresh else ", or check it with fresh ones"
+        yield Finding("good", reason, f"train on more normal images{fresh}")
+    if "d" not in config.scoring:  # then no trained network has a say
+        return
+    usual = PRESETS.get(config.preset, config).training
+    for name in ("reconstruction", "adversarial"):
+        own, full = getattr(config.training, name), getattr(usual, name)
+        if own and full and own.iterations < SHORT * full.iterations:
+            reason = (
+                f"its training was short: {own.iterations:,} iterations, where the preset takes {full.iterations:,}"
+            )
+            yield Finding("good", reason, "its networks may not know the images yet; train it in full")
 
 
 def _unseen_spots(measures: Measures, larger: str | None) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from alocc.data.images import ImageFormat
 from alocc.data.sources import Data, ImageSet, Skipped, check_classes, check_strict, open_source
@@ -93,13 +94,13 @@ def evaluate(
         classes=labelled.images.classes,
         resamples=resamples,
     )
-    if not (any(labelled.images.masks) and isinstance(detector, Detector)):  # an exported one makes no maps
+    if not any(labelled.images.masks) or detector.map_maxima is None:  # an exported file may have no maps
         return evaluation
     has_mask = np.array([mask is not None for mask in labelled.images.masks])
     is_known = has_mask | ~labelled.is_anomalous  # an anomaly without a mask may be anywhere
     known, is_normal = labelled.images[is_known], ~labelled.is_anomalous[is_known]
     masks = load_masks(known.masks, detector.image_format)
-    maps = detector.anomaly_map(known.images, counted("computing maps", len(known)))
+    maps = _maps(detector, known.images)
     stage("comparing maps with masks")
     pixels = pixel_figures(maps, masks, detector.map_threshold)
 
@@ -113,6 +114,15 @@ def evaluate(
 
     classes = [replace(one, pixels=of_class(one.name)) if one.is_anomalous else one for one in evaluation.classes]
     return replace(evaluation, pixels=pixels, classes=classes)
+
+
+def _maps(detector: Engine, images: Tensor) -> NDArray[np.float32]:
+    progress = counted("computing maps", len(images))
+    if isinstance(detector, Detector):
+        return detector.anomaly_map(images, progress)
+    maps = detector.score(images, progress, maps=True).anomaly_map
+    assert maps is not None
+    return maps
 
 
 def watch_on(labelled: Labelled) -> Callable[[Detector], Mapping[str, float]]:

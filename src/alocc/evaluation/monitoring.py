@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,8 @@ from alocc.scoring.stream import Engine
 
 OBVIOUS = 3.0
 """Standard deviations of normal images by which a change of their look is one, whatever the scores say."""
+FEWEST = 10
+"""Images of which something is said, at least."""
 OTHER_SIZE = 0.05
 """Share of a side from which the median size of images is another one."""
 TOLERATED = 0.06
@@ -31,10 +33,33 @@ class Looks:
         self.appearance: list[NDArray[np.float64]] = []
         self.sizes: list[tuple[int, int]] = []
 
+    def of(self, batches: Iterable[ImageSet], most: int = 50) -> Iterator[ImageSet]:
+        """The same batches, while the look of the first few images of each is noted."""
+        for batch in batches:
+            if len(batch):  # else not one of its images can be used
+                self.appearance.append(appearance(batch.images[:most]))
+            yield batch
+
     def note(self, images: ImageSet, scores: Scores, regions: Sequence[Sequence[Region]] = ()) -> None:
         """Note the look of a batch before it is let go."""
         self.appearance.append(appearance(images.images))
         self.sizes += images.sizes
+
+
+def other_images(detector: Engine, looks: NDArray[np.float64], at_floor: bool) -> str | None:
+    """One line where images are obviously of another kind than those that a detector knows, else none.
+
+    Args:
+        detector: that scored them.
+        looks: their appearance, (n, 4).
+        at_floor: whether every image has the smallest p-value that there is.
+    """
+    usual = "those that set the threshold" if "recalibrated_on" in detector.training else "those trained on"
+    if differs := changes(looks, detector.training.get("appearance", {}), OBVIOUS):
+        return f"these images look different from {usual}: {'; '.join(differs)}"
+    if at_floor and len(looks) >= FEWEST:
+        return f"every image is as anomalous as can be told: if normal ones are among them, they differ from {usual}"
+    return None
 
 
 @dataclass(frozen=True)
@@ -116,8 +141,8 @@ def monitor(
         DataError: if there are fewer than 10 images.
     """
     n = len(scores)
-    if n < 10:
-        raise DataError(f"{n} images are too few to tell whether anything has changed; give at least 10")
+    if n < FEWEST:
+        raise DataError(f"{n} images are too few to tell whether anything has changed; give at least {FEWEST}")
     starts = list(range(0, max(1, n - window // 2), window))
     usual = detector.training.get("appearance")
     known = np.concatenate(looks.appearance) if looks else None

@@ -54,8 +54,9 @@ def export(
     fresh: Tensor | None = None,
     made_from: str | None = None,
     real: Tensor | None = None,
+    maps: bool = False,
 ) -> Exported:
-    """Write a detector as one graph: uint8 images in; anomaly_score, p_value and is_anomaly out.
+    """Write a detector as one graph: uint8 images in; anomaly_score, p_value, is_anomaly and any map out.
 
     Args:
         detector: what is written.
@@ -67,17 +68,21 @@ def export(
         made_from: SHA-256 of the detector's file, which the notes then tell.
         real: images like those of the training, uint8 (n, C, H, W) in the detector's format: the file's scores of them
             are compared with the detector's too.
+        maps: whether the graph gives anomaly_map too, which is compared as scores are; not with ``fresh``, as nothing
+            calibrates the maps of 8 bits.
 
     Raises:
-        ConfigError: if the name ends otherwise, or a library is missing.
+        ConfigError: if the name ends otherwise, a library is missing, or maps of 8 bits are asked for.
         DataError: if ``fresh`` are too few.
-        ArtefactError: if the file cannot be written, or its scores are not the detector's: then there is none.
+        ArtefactError: if the file cannot be written, or its scores or maps are not the detector's: then there is none.
     """
     path = Path(path)
-    check_target(path)
+    check_target(path, maps=maps, int8=fresh is not None)
     stage("exporting")
     detector = detector.to("cpu")
     notes = _notes(detector, layout, size, made_from)
+    if maps:
+        notes["map_maxima"] = detector.map_maxima.tolist()
     with _draft(path) as draft:
         compared: parity.Parity | None = None
         shift: int8.Shift | None = None
@@ -89,14 +94,16 @@ def export(
     return Exported(path, n_bytes, compared, shift)
 
 
-def check_target(path: Path) -> None:
-    """Refuse a file name that no format goes with, or one whose libraries are not installed.
+def check_target(path: Path, *, maps: bool = False, int8: bool = False) -> None:
+    """Refuse a file name that no format goes with, or one whose libraries are not installed; or maps of 8 bits.
 
     Raises:
         ConfigError: saying what to do.
     """
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"--out {path}: the file must end in .onnx, or in .xml for OpenVINO")
+    if maps and int8:
+        raise ConfigError("--maps cannot go with --int8: nothing calibrates the maps of 8 bits; leave one of them out")
     missing = [name for name in LIBRARIES[path.suffix] if importlib.util.find_spec(name) is None]
     if missing:
         extras = "export" if path.suffix == ".onnx" else "export,openvino"
@@ -108,13 +115,13 @@ def _exact(detector: Detector, draft: Path, notes: Mapping[str, Any], real: Tens
     from alocc.export import graph
 
     any_size = notes["size"] == "any"
-    model = graph.build(Verdicts(detector, notes["layout"], any_size))
+    model = graph.build(Verdicts(detector, notes["layout"], any_size, maps="map_maxima" in notes))
     graph.write(model, notes, draft)
     compared = parity.compare(detector, Runtime(draft), any_size, real)
     if not compared.holds:
         raise ArtefactError(
-            f"{draft.name} was not written: its scores differ from the detector's by {compared.difference:.2g} "
-            f"({compared.tolerance:g} is allowed); train longer if it was hardly trained, else try another engine"
+            f"{draft.name} was not written: {compared.fault}; train longer if it was hardly trained, else try another "
+            "engine"
         )
     images = parity.trial_images(detector, parity.PROBED, detector.image_format.size)
     probe = parity.held_out_among(Runtime(draft).outputs(images)[0], len(detector.held_out_scores))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from alocc.export.scorer import Verdicts
-from alocc.runtime.sessions import METADATA_KEY
+from alocc.runtime.sessions import MAP, METADATA_KEY, VERDICTS
 
 LIBRARIES = ("onnx", "onnxscript", "onnxruntime", "openvino")
 """Whose versions decide what a graph looks like."""
@@ -41,7 +41,7 @@ def build(scorer: Verdicts) -> onnx.ModelProto:
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 scorer, (torch.zeros(shape, dtype=torch.uint8),), input_names=["images"],
-                output_names=["anomaly_score", "p_value", "is_anomaly"],
+                output_names=[*VERDICTS, *([MAP] if scorer.maps else [])],
                 dynamic_shapes=(dynamic,), dynamo=True, opset_version=20, verbose=False,
             )  # fmt: skip
     finally:

@@ -1,8 +1,8 @@
-"""Does a file give the detector's scores? Asked of images of several types, sizes and numbers, before it is there."""
+"""Does a file give the detector's scores and maps? Asked of images of many types and sizes, before it is there."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ squares, 0.0001 of s · |s|. That is 0.01 at a score of 0, 0.0005 at 0.1, and 0.
 TURNED_TOLERANCE = 0.003
 """The same of detectors that turn parts: a tenth of a thousandth of a pixel, by which engines differ in a centre,
 changes a score (docs/decisions/0025)."""
+OF_MAPS = 10
+"""The values of a map may differ by so many times as much: the worst of very many places counts, and nothing that is
+drawn shows it."""
 BATCHES = (1, 7, 256)
 FEW = 24
 """Images of a batch that have to be resized, and of one of large images."""
@@ -48,20 +51,34 @@ class Parity(NamedTuple):
     same_verdicts: bool
     """All p-values and verdicts, the graph's own, are equal, but where a held-out score is within 0.0001 of the image's
     or between the detector's and the file's."""
+    map_difference: float | None = None
+    """The same of the values of maps; none if the file gives none."""
 
     def __str__(self) -> str:
-        real = f", {self.n_real:,} of them from the training's images" if self.n_real else ""
-        images = f"{self.n_images:,} images of several types{real}"
-        return f"its scores are the detector's to {self.difference:.1g}, on {images}"
+        real = f"{self.n_real:,}" if self.n_real else "none"
+        images = f"{self.n_images:,} images of several types, {real} of them from the training"
+        maps = "" if self.map_difference is None else f", its maps to {self.map_difference:.1g}"
+        return f"its scores are the detector's to {self.difference:.1g}{maps}, on {images}"
 
     @property
     def holds(self) -> bool:
         """Whether the file may be used in place of the detector."""
-        return self.difference <= self.tolerance and self.same_verdicts
+        return self.fault is None
+
+    @property
+    def fault(self) -> str | None:
+        """Why it may not, in words."""
+        if not self.same_verdicts and self.difference <= self.tolerance:
+            return "its p-values or verdicts differ from the detector's"
+        if not self.difference <= self.tolerance:
+            return f"its scores differ from the detector's by {self.difference:.2g} ({self.tolerance:g} is allowed)"
+        if self.map_difference is not None and not self.map_difference <= (allowed := OF_MAPS * self.tolerance):
+            return f"its maps differ from the detector's by {self.map_difference:.2g} ({allowed:g} is allowed)"
+        return None
 
 
 def compare(detector: Detector, runtime: Runtime, any_size: bool = True, real: Tensor | None = None) -> Parity:
-    """Score the same images by both, in batches of several sizes.
+    """Score the same images by both, in batches of several sizes; compare maps too, if the file gives them.
 
     Args:
         any_size: whether the graph resizes images.
@@ -82,8 +99,10 @@ def compare(detector: Detector, runtime: Runtime, any_size: bool = True, real: T
             _compared(detector, runtime, real.permute(0, 2, 3, 1).contiguous().numpy())._replace(n_real=len(real))
         )
     together = (sum(one.n_images for one in found), sum(one.n_real for one in found))
-    worst = max(one.difference for one in found)
-    return Parity(worst, *together, found[0].tolerance, all(one.same_verdicts for one in found))
+    worst = float(np.max([one.difference for one in found]))  # NaN, if there is one
+    of_maps = [one.map_difference for one in found if one.map_difference is not None]
+    worst_map = float(np.max(of_maps)) if of_maps else None
+    return Parity(worst, *together, found[0].tolerance, all(one.same_verdicts for one in found), worst_map)
 
 
 def tolerance(detector: Detector) -> float:
@@ -92,14 +111,15 @@ def tolerance(detector: Detector) -> float:
     return TURNED_TOLERANCE if turns else TOLERANCE
 
 
-def difference(expected: NDArray[np.float64], found: NDArray[np.floating]) -> NDArray[np.float64]:
-    """How far scores are from what they should be, relative to those beyond ±1; see :data:`TOLERANCE`.
+def difference(expected: NDArray[Any], found: NDArray[Any]) -> NDArray[np.floating]:
+    """How far scores or values of maps are from what they should be, relative beyond ±1; see :data:`TOLERANCE`.
 
     Near 0 the score is a root, which makes a large difference of a rounding; there, its square is compared.
     """
     distance = np.abs(found - expected) / np.maximum(1, np.abs(expected))
     of_squares = np.abs(found * np.abs(found) - expected * np.abs(expected))
-    return np.where(np.abs(expected) < 1, np.minimum(distance, of_squares), distance)
+    differences: NDArray[np.floating] = np.where(np.abs(expected) < 1, np.minimum(distance, of_squares), distance)
+    return differences
 
 
 def trial_images(detector: Detector, n: int, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -113,13 +133,19 @@ def trial_images(detector: Detector, n: int, size: tuple[int, int]) -> NDArray[n
 
 
 def _compared(detector: Detector, runtime: Runtime, images: NDArray[np.uint8]) -> Parity:
-    expected, (anomaly_score, p_value, is_anomaly) = detector.score(images), runtime.outputs(images)
+    with_maps, allowed = runtime.map_maxima is not None, tolerance(detector)
+    expected = detector.score(images, maps=with_maps)
+    outputs = runtime.outputs_and_maps(images) if with_maps else runtime.outputs(images)
+    anomaly_score, p_value, is_anomaly = outputs[:3]
     worst = difference(expected.anomaly_score, anomaly_score)
-    margin = np.maximum(tolerance(detector), np.abs(anomaly_score - expected.anomaly_score))
+    margin = np.maximum(allowed, np.abs(anomaly_score - expected.anomaly_score))
     below, above = (detector.calibration.count_at_least(expected.anomaly_score + sign * margin) for sign in (-1, 1))
     same_p_value = expected.p_value == detector.calibration.exact(p_value)
     same = same_p_value & (expected.is_anomaly == is_anomaly)
-    return Parity(float(worst.max()), len(images), 0, tolerance(detector), bool((same | (below != above)).all()))
+    parity = Parity(float(worst.max()), len(images), 0, allowed, bool((same | (below != above)).all()))
+    if expected.anomaly_map is None:
+        return parity
+    return parity._replace(map_difference=float(difference(expected.anomaly_map, outputs[-1]).max()))
 
 
 def held_out_among(scores: NDArray[np.float32], n: int) -> NDArray[np.float64]:

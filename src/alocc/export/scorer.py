@@ -31,13 +31,14 @@ class Verdicts(nn.Module):
         detector: what it is made of; it stays as it is.
         layout: "nchw" for images (N, C, H, W).
         any_size: resize images to the detector's size; else they must have it.
+        maps: give anomaly_map (N, H, W), float32, at the detector's size, too.
     """
 
     held_out: Tensor
 
-    def __init__(self, detector: Detector, layout: Layout = "nhwc", any_size: bool = True) -> None:
+    def __init__(self, detector: Detector, layout: Layout = "nhwc", any_size: bool = True, maps: bool = False) -> None:
         super().__init__()
-        self.layout, self.any_size, self.image_format = layout, any_size, detector.image_format
+        self.layout, self.any_size, self.maps, self.image_format = layout, any_size, maps, detector.image_format
         scorer = copy.deepcopy(detector.scorer).cpu()
         scorer.R = nn.ModuleList(map(_folded, scorer.R))
         if "d" in scorer.parts:
@@ -47,16 +48,20 @@ class Verdicts(nn.Module):
         self.rank = detector.calibration.rank  # the rule in whole numbers: no rounding decides
         self.eval()
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         x = (images if self.layout == "nchw" else images.permute(0, 3, 1, 2)).float()
         if self.any_size:
             x = resized(x, self.image_format.size)
-        frame = self.scorer.frame
-        fused, _ = self.scorer(frame.cut(x / 255))
+        scorer, frame = self.scorer, self.scorer.frame
+        view = scorer.view(frame.cut(x / 255))
+        fused = scorer.fusion(scorer.image_evidence(view))
         anomaly_score = fused if frame.n_crops == 1 else frame.worst(fused)
         at_least = (self.held_out >= anomaly_score[:, None]).sum(1)
         p_value = (1 + at_least).float() / (len(self.held_out) + 1)
-        return anomaly_score, p_value, at_least < self.rank
+        verdicts = anomaly_score, p_value, at_least < self.rank
+        if not self.maps:
+            return verdicts
+        return *verdicts, frame.join(scorer.anomaly_map(scorer.grid_evidence(view)))[:, 0]
 
 
 def resized(x: Tensor, size: tuple[int, int]) -> Tensor:

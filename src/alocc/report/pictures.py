@@ -13,7 +13,7 @@ from PIL import Image
 
 from alocc.data.images import ImageFormat, to_unit_range
 from alocc.detector import Detector
-from alocc.report.overlays import overlay, rgb
+from alocc.overlays import overlay, rgb
 from alocc.report.results import Results
 
 PER_SHEET = 100

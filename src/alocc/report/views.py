@@ -15,9 +15,8 @@ from PIL import Image
 
 from alocc.data.images import ImageFormat, to_unit_range
 from alocc.detector import Detector
-from alocc.drawing import heat
+from alocc.overlays import heat, in_colour, rgb
 from alocc.regions import find_regions
-from alocc.report.overlays import original, rgb
 from alocc.report.pictures import LARGEST, by_interest, encoded
 from alocc.report.results import Results, printable
 
@@ -97,7 +96,7 @@ def _drawn(detector: Detector, results: Results, order: NDArray[np.int64]) -> It
             yield {
                 "name": printable(results.images.names[i]),
                 "said": f"score {results.scores.anomaly_score[i]:.2f}, p {results.scores.p_value[i]:.3g}",
-                "image": _file(original(images, number), LARGEST_ORIGINAL)
+                "image": _file(in_colour(images.reader(number)()), LARGEST_ORIGINAL)
                 if is_anomaly
                 else _file(rgb(image), LONGEST),
                 "map": _layer(anomaly_map * is_anomaly, detector.map_threshold),

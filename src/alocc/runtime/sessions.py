@@ -7,6 +7,7 @@ import json
 import os
 import threading
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,14 @@ from alocc.errors import ArtefactError, ConfigError, InputError
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its threads hang a forked process that ends; read when it loads
 
 METADATA_KEY = "alocc"
+VERDICTS, MAP = ("anomaly_score", "p_value", "is_anomaly"), "anomaly_map"
+"""Outputs of every graph, and of one that gives maps."""
 SUFFIXES = (".onnx", ".xml")
 MOST_NOTES = 100_000_000
 """Letters; a held-out score takes about 20."""
 
 Outputs = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]
+"""Of :data:`VERDICTS`."""
 
 
 def open_session(path: Path, threads: int) -> OnnxSession | OpenVinoSession:
@@ -66,9 +70,9 @@ class OnnxSession:
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self.metadata = _notes(self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "null"))
 
-    def run(self, images: NDArray[np.uint8]) -> Outputs:
-        """anomaly_score, p_value and is_anomaly of each image."""
-        outputs: Outputs = self._session.run(["anomaly_score", "p_value", "is_anomaly"], {"images": images})
+    def run(self, images: NDArray[np.uint8], names: Sequence[str]) -> list[NDArray[Any]]:
+        """The outputs with these names."""
+        outputs: list[NDArray[Any]] = self._session.run(names, {"images": images})
         return outputs
 
 
@@ -91,14 +95,14 @@ class OpenVinoSession:
         self._compile()
         _open_vino_sessions.add(self)
 
-    def run(self, images: NDArray[np.uint8]) -> Outputs:
-        """anomaly_score, p_value and is_anomaly of each image."""
+    def run(self, images: NDArray[np.uint8], names: Sequence[str]) -> list[NDArray[Any]]:
+        """The outputs with these names."""
         if self._compiled is None:
             self._compile()
         if not hasattr(self._requests, "own"):
             self._requests.own = self._compiled.create_infer_request()
         found = self._requests.own.infer({"images": images})
-        return found["anomaly_score"].copy(), found["p_value"].copy(), found["is_anomaly"].astype(np.bool_)
+        return [found[name].copy() for name in names]
 
     def _compile(self) -> None:
         import openvino

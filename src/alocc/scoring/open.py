@@ -5,7 +5,7 @@ All give the same numbers, to the tolerance that an export is checked with (:mod
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from alocc.detector import Detector, artefact_path, image_hashes
 from alocc.errors import ArtefactError, ConfigError, InputError
+from alocc.regions import Region
 from alocc.runtime import SUFFIXES, Runtime
 from alocc.scores import Progress, Scores
 from alocc.storage import digest
@@ -30,15 +31,31 @@ class ExportedDetector(Runtime):
     seen: NDArray[np.int64] | None = None
     """Hashes of the images that it was trained or calibrated on; a file alone does not know them."""
 
-    def score(self, images: NDArray[np.generic] | Tensor, progress: Progress | None = None) -> Scores:
+    def score(
+        self, images: NDArray[np.generic] | Tensor, progress: Progress | None = None, *, maps: bool = False
+    ) -> Scores:
         """Score a tensor (n, C, H, W), uint8, in the detector's format, or an array, as :class:`Runtime` does."""
-        return super().score(images.permute(0, 2, 3, 1).numpy() if isinstance(images, Tensor) else images, progress)
+        return super().score(_as_array(images), progress, maps=maps)
+
+    def regions(
+        self,
+        images: NDArray[np.generic] | Tensor,
+        scores: Scores | None = None,
+        *,
+        sizes: Sequence[tuple[int, int]] = (),
+    ) -> list[list[Region]]:
+        """Where images that :meth:`score` takes are unusual, as :class:`Runtime` says."""
+        return super().regions(_as_array(images), scores, sizes=sizes)
 
     def was_seen(self, images: NDArray[np.generic] | Tensor) -> NDArray[np.bool_]:
         """Which images it was trained or calibrated on; none, if that is not known."""
         if self.seen is None or not isinstance(images, Tensor):
             return np.zeros(len(images), np.bool_)
         return np.isin(image_hashes(images), self.seen)
+
+
+def _as_array(images: NDArray[np.generic] | Tensor) -> NDArray[np.generic]:
+    return images.permute(0, 2, 3, 1).numpy() if isinstance(images, Tensor) else images
 
 
 def is_exported(path: Path) -> bool:
@@ -52,6 +69,8 @@ def open_exported(
     alpha: float | None = None,
     threads: int = 2,
     note: Callable[[str], None] = lambda _: None,
+    *,
+    maps: bool = False,
 ) -> ExportedDetector:
     """An exported file; or a run folder's for ``engine``, which is written if there is none of this very detector.
 
@@ -60,6 +79,7 @@ def open_exported(
         alpha: false-positive rate; none: the detector's own.
         threads: batches that are computed at the same time.
         note: told if an export is written.
+        maps: whether the run folder's file must have maps; one without is written again.
 
     Raises:
         ArtefactError, ConfigError: if there is no such file, or it cannot be written or read.
@@ -81,9 +101,9 @@ def open_exported(
     opened = None
     with suppress(InputError):  # missing, damaged, or of another version
         opened = ExportedDetector(target, threads, alpha)
-    if opened is None or opened.metadata.get("made_from") != made_from:
+    if opened is None or opened.metadata.get("made_from") != made_from or (maps and opened.map_maxima is None):
         note(f"exporting the detector to {target}, once")
-        export(detector, target, made_from=made_from)
+        export(detector, target, made_from=made_from, maps=maps)
         opened = ExportedDetector(target, threads, alpha)
     opened.seen, opened.health = detector.seen, detector.health  # of the last check, which may be newer
     return opened

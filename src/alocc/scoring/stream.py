@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alocc.calibration import FloatArray
+from alocc.calibration import Calibration, FloatArray
 from alocc.data.entries import Skipped
 from alocc.data.reading import check_strict, none_usable
 from alocc.data.resizing import ImageFormat
@@ -45,13 +45,45 @@ class Engine(Scorer, Protocol):
     @property
     def image_format(self) -> ImageFormat: ...
     @property
+    def calibration(self) -> Calibration: ...
+    @property
     def threshold(self) -> float: ...
+    @property
+    def map_maxima(self) -> FloatArray | None: ...
+    @property
+    def map_threshold(self) -> float: ...
     @property
     def training(self) -> Mapping[str, Any]: ...
     @property
     def held_out_scores(self) -> FloatArray: ...
     @property
     def health(self) -> Health | None: ...
+    def score(self, images: Any, progress: Progress | None = None, *, maps: bool = False) -> Scores: ...
+    def regions(
+        self, images: Any, scores: Scores | None = None, *, sizes: Sequence[tuple[int, int]] = ()
+    ) -> list[list[Any]]: ...
+
+
+@dataclass(frozen=True)
+class WithMaps:
+    """An engine that computes maps too, and calls anomalies what a calibration does."""
+
+    engine: Engine
+    calibration: Calibration
+
+    @property
+    def alpha(self) -> float:
+        """False-positive rate of the engine."""
+        return self.engine.alpha
+
+    def score(self, images: Any, progress: Progress | None = None) -> Scores:
+        """Scores with maps."""
+        found = self.engine.score(images, progress, maps=True)
+        return replace(found, is_anomaly=found.p_value <= self.calibration.alpha)
+
+    def was_seen(self, images: Any) -> NDArray[np.bool_]:
+        """Which images the detector was trained or calibrated on."""
+        return self.engine.was_seen(images)
 
 
 BatchT = TypeVar("BatchT", bound=Batch)

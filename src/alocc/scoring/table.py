@@ -147,13 +147,16 @@ def write_suspects(path: Path, rows: Iterable[Row]) -> None:
 
     Args:
         path: of the CSV file.
-        rows: with :data:`SUSPECT_COLUMNS`, in any order.
+        rows: with :data:`SUSPECT_COLUMNS`, and with :data:`CLASS` where images have classes, in any order.
 
     Raises:
         ArtefactError: if the file cannot be written.
     """
+    rows = list(rows)
+    columns = (*SUSPECT_COLUMNS, CLASS) if any(row.get(CLASS) for row in rows) else SUSPECT_COLUMNS
+    rows = [{column: row.get(column) for column in columns} for row in rows]
     with replacing(path) as temporary, _opened(temporary) as file:
-        _write_csv(file, iter(sorted(rows, key=itemgetter("anomaly_score"), reverse=True)), SUSPECT_COLUMNS)
+        _write_csv(file, iter(sorted(rows, key=itemgetter("anomaly_score"), reverse=True)), columns)
 
 
 def may_hold_suspects(path: Path) -> bool:
@@ -161,16 +164,19 @@ def may_hold_suspects(path: Path) -> bool:
     if path.is_symlink() or (path.exists() and not path.is_file()):
         return False
     with suppress(FileNotFoundError), path.open("rb") as file:
-        return file.readline(200).strip() == ",".join(SUSPECT_COLUMNS).encode()
+        return file.readline(200).strip().removesuffix(f",{CLASS}".encode()) == ",".join(SUSPECT_COLUMNS).encode()
     return True
 
 
-def check_table_path(path: Path, option: str = "--out") -> None:
+def check_table_path(path: Path, option: str = "--out", *, maps: Path | None = None) -> None:
     """Refuse a file name that no format goes with, before any work is done; ``option`` is --out or --regions.
 
     Raises:
-        ConfigError: if the suffix is unknown, or Parquet is asked for without pyarrow.
+        ConfigError: if the suffix is unknown, or Parquet is asked for without pyarrow; or if the file is the list of
+            suspects in ``maps``, the folder of pictures.
     """
+    if maps and path.resolve() == (maps / SUSPECTS).resolve():
+        raise ConfigError(f"{option} {path}: that is the list of suspects of --maps; give another file")
     suffixes = WRITERS if option == "--out" else REGION_WRITERS
     if path.suffix not in suffixes:
         raise ConfigError(f"{option} {path}: the file must end in {', '.join(suffixes)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,11 @@ from alocc.training.step import Losses
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+    from alocc.detector import Detector
+
 CHECKPOINT_SECONDS = 30.0
+COST: Mapping[str, float] = {"discrimination": 2.0, "places": 0.5}
+"""How many times as long as one of the others an iteration of a phase takes, about."""
 EVALUATIONS = 8
 """How often a training is evaluated."""
 
@@ -34,6 +39,10 @@ class Moment(NamedTuple):
     planned: int
     """Iterations planned, over all phases of all folds."""
     losses: Mapping[str, float]
+    left: float
+    """Iterations that are left; those of other phases count as many times as they take longer than the present ones."""
+    later: float = 0.0
+    """About how many seconds everything after the iterations takes."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +54,19 @@ class Hooks:
     resumed: Callable[[int], None] | None = None
     """Told how many iterations were done already, if the training goes on from a checkpoint."""
     started: Callable[[Plan, bool], None] | None = None
-    """Told of the plan before the training starts, and whether it is finished already and runs again."""
+    """Told of the plan before the training starts, and whether it was finished already and runs again."""
     open_watch: Callable[[Plan], Callable[[Any], Mapping[str, float]]] | None = None
     """Makes a function that measures the detector as it stands now and then; the figures go into the history."""
     watch_every: int | None = None
     """Iterations between two watches; none: eight times through the training."""
     stop_requested: Callable[[], bool] | None = None
     """Asked after each iteration; true stops the training, with a checkpoint."""
+    later: float = 0.0
+    """Seconds that come after the iterations, as far as they are known; for ``progress``."""
+    warned: Callable[[str], None] = warnings.warn
+    """Told of checkpoints that are damaged, and where the training goes on instead."""
+    written: Callable[[Detector], None] | None = None
+    """Told of the detector once it is in its run folder; the training is finished when this returns."""
 
 
 Measure = Callable[[], Mapping[str, float]]
@@ -97,7 +112,7 @@ def train_networks(
             state.seconds = time.perf_counter() - started
             done = done_before + state.iteration
             state.history.add(losses)
-            (hooks.progress or _as_stage)(Moment(phase.name, before + done, plan.length, losses))
+            (hooks.progress or _as_stage)(_moment(plan, fold, state, before + done, losses, hooks))
 
             row_due = done % row_every == 0
             finished = state.iteration == phase.iterations or (row_due and begun.may_stop())
@@ -105,7 +120,7 @@ def train_networks(
             due = {"watch": done % watch_every == 0 or finished, "polarity": polarity_due}
             measured = [measure for name, measure in measures.items() if due[name]]
             if row_due or measured or finished:
-                state.history.write_row(phase.name, done, state.seconds, _measured(state, measured))
+                state.history.write_row(phase.name, done, _measured(state, measured))
             if finished:
                 state.phase, state.iteration = state.phase + 1, 0
 
@@ -116,6 +131,15 @@ def train_networks(
                 saved = state.seconds
             if stopping:
                 raise _stopped(plan, fold, before + done)
+
+
+def _moment(
+    plan: Plan, fold: int, state: TrainingState, done: int, losses: Mapping[str, float], hooks: Hooks
+) -> Moment:
+    now, *rest = [*plan.phases[fold][state.phase :], *(phase for phases in plan.phases[fold + 1 :] for phase in phases)]
+    others = sum(phase.iterations * COST.get(phase.name, 1.0) for phase in rest) / COST.get(now.name, 1.0)
+    left = now.iterations - state.iteration + others
+    return Moment(now.name, done, plan.length, losses, left, hooks.later)
 
 
 def _as_stage(moment: Moment) -> None:
@@ -129,10 +153,10 @@ def _stopped(plan: Plan, fold: int, done: int) -> StoppedError:
 
 def _resume(plan: Plan, fold: int, state: TrainingState, hooks: Hooks, checkpoint: Path | None) -> None:
     """Go on from the checkpoint, or write the first one."""
-    if checkpoint and checkpoint.exists():
-        state.restore(checkpoint)
-    elif checkpoint:
-        state.save(checkpoint)
+    if checkpoint:
+        state.restore(checkpoint, hooks.warned)
+        if not (state.phase or state.iteration):
+            state.save(checkpoint)
     done = plan.length_before(fold) + sum(phase.iterations for phase in plan.phases[fold][: state.phase])
     has_begun = state.phase or state.iteration
     is_finished = state.phase == len(plan.phases[fold]) and fold + 1 < len(plan.phases)

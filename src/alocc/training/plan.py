@@ -47,6 +47,7 @@ class Settings:
     out: str | Path | None = None
     overwrite: bool = False
     strict: bool = False
+    again: bool = False
     notes: Mapping[str, Any] = field(default_factory=dict)
     """Kept in the run's summary, for the report."""
 
@@ -67,7 +68,7 @@ class Settings:
         if config.training.precision == "auto":
             on_cpu = self.device == "cpu" or not torch.accelerator.is_available()
             values["training"]["precision"] = "bf16-mixed" if on_cpu and native_bfloat16() else "32-true"
-        config = with_values(config, _without_none(values), source="training")
+        config = with_values(config, _without_none(values), source="")
         check_parts(config)
         check_installed(config)
         return config

@@ -1,7 +1,7 @@
 """Files of ``alocc score --maps``: which images get a picture, what the picture says, and what its file is called.
 
-A picture has the image at its own resolution, untouched and beside that with its map (:mod:`alocc.report.overlays`),
-and below them the verdict and a legend.
+A picture has the image at its own resolution, untouched and beside that with its map (:mod:`alocc.overlays`),
+and below them the verdict and a legend. NumPy, Pillow and SciPy alone: the light runtime draws by this too.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import heapq
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,21 +23,16 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from alocc.data.entries import UNPRINTABLE, shown
-from alocc.data.sources import ImageSet
-from alocc.detector import Detector, Scores
-from alocc.drawing import heat
 from alocc.errors import ConfigError
+from alocc.overlays import OTHER, RIM, STRONGEST, Pixels, heat, in_colour, overlay
 from alocc.regions import Region
-from alocc.report.overlays import OTHER, RIM, STRONGEST, Pixels, original, overlay
-from alocc.scoring.stream import Rows
-from alocc.scoring.table import SUSPECT_COLUMNS, SUSPECTS, Row, may_hold_suspects, write_suspects
+from alocc.scores import Scores
+from alocc.scoring.stream import Engine, Rows
+from alocc.scoring.table import CLASS, SUSPECT_COLUMNS, SUSPECTS, Row, may_hold_suspects, write_suspects
 from alocc.storage import replacing
 
 Which = Literal["all", "anomalies"] | int
 """Images that get pictures: all, those that are called anomalies, or so many with the highest scores."""
-
-Batch = tuple[ImageSet, Scores, Sequence[Sequence[Region]]]
-"""Images, their scores with maps, and their regions."""
 
 SMALLEST = 224
 """Pixels of the shorter side of a picture's images, at least: small ones are drawn a whole number of times larger."""
@@ -54,13 +49,28 @@ RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 GROUND, INK, RED, GREEN = (255, 255, 255), (20, 20, 20), (190, 20, 20), (0, 110, 60)
 
 
+class Images(Protocol):
+    """Some images that are scored together."""
+
+    @property
+    def names(self) -> Sequence[str]: ...
+    @property
+    def classes(self) -> Iterable[str]: ...
+    def reader(self, i: int) -> Callable[[], Pixels]:
+        """Reads the i-th image as it was before it was resized, (H, W) or (H, W, C)."""
+
+
+Batch = tuple[Images, Scores, Sequence[Sequence[Region]]]
+"""Images, their scores with maps, and their regions."""
+
+
 @dataclass(frozen=True)
 class Shown:
     """One image, and what its picture says of it."""
 
     name: str
     image: Callable[[], Pixels]
-    """Reads it: (H, W, 3), as it was before it was resized."""
+    """Reads it as it was before it was resized, (H, W) or (H, W, C)."""
     anomaly_map: NDArray[np.float32]
     is_anomaly: bool
     anomaly_score: float
@@ -72,7 +82,7 @@ class Shown:
 class MapPictures:
     """Writes pictures of images while their batches pass by; of the most anomalous ones, when the last has passed."""
 
-    def __init__(self, detector: Detector, folder: Path, which: Which, where: str) -> None:
+    def __init__(self, detector: Engine, folder: Path, which: Which, where: str) -> None:
         """Begin.
 
         Args:
@@ -82,7 +92,8 @@ class MapPictures:
             where: what the images' names begin with, and the pictures' names do not.
 
         Raises:
-            ConfigError: if the folder is a file, or has another ``suspects.csv`` than one of ours.
+            ConfigError: if the folder is a file, or has another ``suspects.csv`` than one of ours; or if the detector
+                makes no maps.
         """
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"--maps {folder}: that is a file; give a folder")
@@ -98,14 +109,9 @@ class MapPictures:
         self._most_anomalous: list[tuple[float, int, Callable[[], Shown]]] = []
         """A heap, the least anomalous first; of equal scores the later one."""
 
-    def add(self, images: ImageSet, scores: Scores, regions: Sequence[Sequence[Region]]) -> None:
+    def add(self, images: Images, scores: Scores, regions: Sequence[Sequence[Region]]) -> None:
         """Write pictures of some images, whose scores have maps, or keep those that are the most anomalous so far."""
-        for i, name in enumerate(images.names):
-            self.n_images += 1
-            score, is_anomaly = float(scores.anomaly_score[i]), bool(scores.is_anomaly[i])
-            p_value = float(scores.p_value[i])
-            if is_anomaly:
-                self._called[name] = dict(zip(SUSPECT_COLUMNS, (name, score, p_value, None), strict=True))
+        for i, (_, score, is_anomaly) in enumerate(self._counted(images.names, images.classes, scores)):
             if isinstance(self.which, str):
                 if is_anomaly or self.which == "all":
                     self._write(_shown(i, images, scores, regions))
@@ -117,13 +123,8 @@ class MapPictures:
 
         ``score_again`` gives the batch of these rows once more, to draw from.
         """
-        scores = rows.scores
-        columns = (column.tolist() for column in (scores.anomaly_score, scores.p_value, scores.is_anomaly))
-        again = functools.cache(score_again)
-        for i, (name, score, p_value, is_anomaly) in enumerate(zip(rows.names, *columns, strict=True)):
-            self.n_images += 1
-            if is_anomaly:
-                self._called[name] = dict(zip(SUSPECT_COLUMNS, (name, score, p_value, None), strict=True))
+        again, classes = functools.cache(score_again), rows.classes or [""] * len(rows.names)
+        for i, (name, score, is_anomaly) in enumerate(self._counted(rows.names, classes, rows.scores)):
             if isinstance(self.which, str):
                 if is_anomaly or self.which == "all":
                     self._note_written(name, self.names.of(name))
@@ -138,6 +139,24 @@ class MapPictures:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.n_older = sum(path.is_file() for path in self.folder.rglob("*.png")) - self.n_written
         write_suspects(self.folder / SUSPECTS, self._called.values())
+
+    @property
+    def summary(self) -> str:
+        """What was written, in a line."""
+        older = f"; {self.n_older:,} that were there before are left" if self.n_older > 0 else ""
+        return f"{self.n_written:,} pictures of {self.n_images:,} images written to {self.folder}{older}"
+
+    def _counted(
+        self, names: Sequence[str], classes: Iterable[str], scores: Scores
+    ) -> Iterator[tuple[str, float, bool]]:
+        """Name, score and verdict of each image; it is counted, and listed if it is called an anomaly."""
+        columns = (column.tolist() for column in (scores.anomaly_score, scores.p_value, scores.is_anomaly))
+        for name, of, score, p_value, is_anomaly in zip(names, classes, *columns, strict=True):
+            self.n_images += 1
+            if is_anomaly:
+                self._called[name] = dict(zip(SUSPECT_COLUMNS, (name, score, p_value, None), strict=True))
+                self._called[name] |= {CLASS: str(of) or None}
+            yield name, score, is_anomaly
 
     def _is_among_first(self, score: float) -> bool:
         return len(self._most_anomalous) != self.which or score > self._most_anomalous[0][0]
@@ -170,11 +189,11 @@ class MapPictures:
             raise ConfigError(f"--maps {self.folder}: {path} is no picture of alocc's; give another folder")
 
 
-def _shown(i: int, images: ImageSet, scores: Scores, regions: Sequence[Sequence[Region]]) -> Shown:
+def _shown(i: int, images: Images, scores: Scores, regions: Sequence[Sequence[Region]]) -> Shown:
     assert scores.anomaly_map is not None
     return Shown(
         images.names[i],
-        partial(original, images[np.array([i])], 0),
+        images.reader(i),
         scores.anomaly_map[i].copy(),
         bool(scores.is_anomaly[i]),
         float(scores.anomaly_score[i]),
@@ -193,7 +212,7 @@ def _is_ours(path: Path) -> bool:
 
 def draw_picture(one: Shown, threshold: float, map_threshold: float) -> Image.Image:
     """The image, untouched and with its map, and below the verdict and what colours and outlines mean."""
-    image = one.image()
+    image = in_colour(one.image())
     scale = -(-SMALLEST // min(image.shape[:2]))
     plain = image.repeat(scale, 0).repeat(scale, 1)
     height, width = plain.shape[:2]

@@ -1,4 +1,7 @@
-"""Maps over their images: what stands out in colour, on the detector's one scale, and the places that are marked."""
+"""Maps over their images: what stands out in colour, on the detector's one scale, and the places that are marked.
+
+NumPy, Pillow and SciPy alone: the light runtime draws by this too.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from alocc.data.images import to_unit_range
-from alocc.data.sources import ImageSet
-from alocc.drawing import heat
-from alocc.errors import DataError
 from alocc.regions import TOUCHING, marked_places, strongest_place
 
 STRONGEST, OTHER, RIM = (0, 225, 255), (255, 255, 255), (0, 0, 0)
 """Colours of outlines: of the strongest place, of others, and of the rim that shows them on any ground."""
+COLDEST, HOTTEST = (255, 220, 40), (235, 70, 20)
+"""Colours of a map where they begin, and from twice its threshold on."""
 LINE = 120
 """An outline is as wide as this part of the picture's shorter side; its rims half as wide, none in tiny pictures."""
 GAP = 64
@@ -48,22 +49,26 @@ def overlay(picture: Pixels, anomaly_map: NDArray[np.float32], threshold: float,
     return drawn
 
 
+def heat(anomaly_map: NDArray[np.float32], threshold: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Colours of a map (H, W), (H, W, 3) from 0 to 255, and how much they cover, (H, W, 1), from 0 to 0.6.
+
+    They begin at half of the threshold, in yellow, and are red from twice the threshold on.
+    """
+    relative = (anomaly_map / threshold)[..., None]
+    how_hot = np.clip(relative - 1, 0, 1)
+    colour = np.array(COLDEST) * (1 - how_hot) + np.array(HOTTEST) * how_hot
+    return colour, 0.6 * np.clip(2 * relative - 1, 0, 1)
+
+
 def rgb(image: NDArray[np.float32]) -> Pixels:
     """(C, H, W) in [0, 1] → (H, W, 3), uint8."""
-    colours = np.repeat(image, 3, 0) if len(image) == 1 else image
-    return (colours.transpose(1, 2, 0) * 255).round().astype(np.uint8)
+    return in_colour((image.transpose(1, 2, 0) * 255).round().astype(np.uint8))
 
 
-def original(images: ImageSet, i: int) -> Pixels:
-    """One image at its own resolution, (H, W, 3); if its file has vanished meanwhile, at the detector's size."""
-    try:
-        if images.original:
-            pixels = images.original(i)
-            grey = pixels[..., None] if pixels.ndim == 2 else pixels
-            return np.repeat(grey, 3 // grey.shape[2], 2)
-    except DataError:
-        pass
-    return rgb(to_unit_range(images.images[i]).numpy())
+def in_colour(pixels: Pixels) -> Pixels:
+    """(H, W) or (H, W, C), grey or colour, → (H, W, 3)."""
+    with_channels = pixels[..., None] if pixels.ndim == 2 else pixels
+    return np.repeat(with_channels, 3 // with_channels.shape[2], 2)
 
 
 def _outline(drawn: Pixels, places: NDArray[np.bool_], colour: tuple[int, int, int]) -> None:
