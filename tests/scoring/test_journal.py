@@ -118,6 +118,39 @@ def test_a_job_stopped_twice_ends_with_the_same_files(root, run, tmp_path, monke
     assert found == files_below(tmp_path / "whole") and len(found) >= 1
 
 
+def test_a_job_of_an_exported_file_with_maps_goes_on_too(root, run, tmp_path, monkeypatch):
+    pytest.importorskip("onnxscript")
+    from alocc.export import export
+
+    export(alocc.Detector.load(root / "run0"), tmp_path / "model.onnx", maps=True)
+    command = ["score", tmp_path / "model.onnx", root / "parts", "--out", "scores.csv", "--alpha", "0.3"]
+    command += ["--maps", "maps", "--maps-of", "5", "--regions", "regions.csv"]
+    for name, stop_at in (("whole", 0), ("stopped", 4)):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        if stop_at:
+            run(*command, code=130, stop_at=stop_at)
+        err, _ = run(*command)
+        assert ("going on from image 25:" in err) == bool(stop_at) and "5 pictures of 40 images written" in err
+    found = files_below(tmp_path / "stopped")
+    assert found == files_below(tmp_path / "whole") and {"scores.csv", "regions.csv", "maps/suspects.csv"} < set(found)
+    assert found["maps/suspects.csv"].splitlines()[0].endswith(b",class")
+
+
+@pytest.mark.parametrize("options", [[], ["--regions", "regions.csv"], ["--fdr", "0.4"]])
+def test_images_of_another_kind_are_noted_once_though_a_job_was_stopped(root, run, tmp_path, monkeypatch, options):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(3)
+    (tmp_path / "bright").mkdir()
+    for i in range(24):
+        Image.fromarray(rng.integers(200, 256, (SIDE, SIDE), dtype=np.uint8)).save(tmp_path / "bright" / f"{i}.png")
+    command = ["score", root / "run0", "bright", "--out", "scores.csv", *options]
+    err, _ = run(*command, code=130, stop_at=3)
+    assert "look different" not in err
+    err, _ = run(*command)
+    assert "going on from image 17" in err and err.count("note: these images look different from those trained on") == 1
+
+
 def test_each_line_says_where_it_goes_on(root, run, tmp_path):
     out = tmp_path / "scores.csv"
     err, _ = run("score", root / "run0", root / "parts", "--out", out, stop_at=4, code=130)
