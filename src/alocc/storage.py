@@ -83,6 +83,22 @@ def making_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
+def lock(descriptor: int) -> None:
+    """Lock an open file or folder for this process, until that is closed; not where there are no locks.
+
+    Raises:
+        BlockingIOError: if another process has it.
+    """
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except (ImportError, OSError):  # Windows has none, and some network file systems have none
+        pass
+
+
 def remove_drafts(path: Path) -> None:
     """Remove temporary files of :func:`replacing` that processes left which were killed while they wrote ``path``."""
     target = Path(os.path.realpath(path))

@@ -1,5 +1,7 @@
 """A scoring job that is stopped or killed goes on, and ends with the files of one that was not."""
 
+import errno
+import fcntl
 import random
 import resource
 import shutil
@@ -222,6 +224,16 @@ def test_two_processes_do_not_write_one_table(root, run, tmp_path):
         next(iter(other.keep(lambda first: [journal.from_line(NOTHING)] * 2)))
         err, _ = run("score", root / "run0", root / "parts", "--out", out, code=2)
         assert err == f"error: another process writes the same table, and holds {other.path}; give another --out\n"
+
+
+def test_a_file_system_without_locks_is_none_the_worse(root, run, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    command = ["score", root / "run0", root / "parts", "--out", tmp_path / "scores.csv"]
+    run(*command, code=130, stop_at=3)
+    assert "going on from image 17" in run(*command)[0]
 
 
 NOTHING = (

@@ -23,7 +23,7 @@ from alocc.data.entries import Skipped
 from alocc.errors import ArtefactError, ConfigError
 from alocc.scores import Scores
 from alocc.scoring.stream import Rows
-from alocc.storage import remove_drafts
+from alocc.storage import lock, remove_drafts
 
 EVERY = 2.0
 """Seconds after which rows are written: a shorter job leaves no trace, a longer one loses no more if it is killed."""
@@ -128,7 +128,7 @@ class Journal:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = FileIO(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+")
-            _lock(self._file)
+            lock(self._file.fileno())
         except BlockingIOError:
             message = f"another process writes the same table, and holds {self.path}; give another --out"
             raise ConfigError(message) from None
@@ -182,14 +182,6 @@ class Journal:
             raise ArtefactError(f"{self.path} cannot be written ({error.strerror or error})") from None
         self._end += len(lines)
         self._pending, self._last_write = [], time.monotonic()
-
-
-def _lock(file: FileIO) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows: two processes that write one table are not noticed
-        return
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _line(value: Any) -> bytes:
