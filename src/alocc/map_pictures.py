@@ -133,9 +133,10 @@ class MapPictures:
 
     def finish(self) -> None:
         """Write what was kept, in the order in which it came, and the list of suspects."""
-        for _, _, one in sorted(self._most_anomalous, key=lambda item: -item[1]):
-            self._write(one())
+        kept = sorted(self._most_anomalous, key=lambda item: item[1])
         self._most_anomalous.clear()
+        while kept:  # so that each batch that was scored again can be let go before the next
+            self._write(kept.pop()[2]())
         self.folder.mkdir(parents=True, exist_ok=True)
         self.n_older = sum(path.is_file() for path in self.folder.rglob("*.png")) - self.n_written
         write_suspects(self.folder / SUSPECTS, self._called.values())
