@@ -498,7 +498,10 @@ def artefact_path(path: str | Path) -> Path:
     if path.is_dir():
         path = path / "model.safetensors"
         if not path.exists():
-            raise ArtefactError(f"{path.parent} holds no finished detector (no model.safetensors); train it first")
+            raise ArtefactError(
+                f"{path.parent} holds no finished detector (no model.safetensors); train it first, and give the run "
+                "before the images"
+            )
     elif not path.exists():
         raise ArtefactError(f"{path} does not exist; give a run folder, or a detector's .safetensors file")
     return path

@@ -92,13 +92,17 @@ class MapPictures:
             where: what the images' names begin with, and the pictures' names do not.
 
         Raises:
-            ConfigError: if the folder is a file, or has another ``suspects.csv`` than one of ours; or if the detector
-                makes no maps.
+            ConfigError: if the folder is a file, lies among the images, or has another ``suspects.csv`` than one of
+                ours; or if the detector makes no maps.
         """
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"--maps {folder}: that is a file; give a folder")
         if not may_hold_suspects(folder / SUSPECTS):
             raise ConfigError(f"--maps {folder}: {folder / SUSPECTS} is no list of alocc's; give another folder")
+        if os.path.isdir(where) and folder.resolve().is_relative_to(Path(where).resolve()):  # noqa: PTH112  (any text)
+            raise ConfigError(
+                f"--maps {folder}: it lies in {where}, and pictures would count as images; give a folder elsewhere"
+            )
         self.folder, self.which, self.map_threshold = folder, which, detector.map_threshold
         self.threshold = detector.threshold
         """The score above which an image is called an anomaly."""

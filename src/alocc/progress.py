@@ -126,15 +126,15 @@ class _Shown(NamedTuple):
 
 
 @contextmanager
-def _bar_or_lines() -> Iterator[Callable[..., None]]:
+def _bar_or_lines(first: str = "starting") -> Iterator[Callable[..., None]]:
     """A bar; without a terminal, a plain line now and then, also while nothing new is told.
 
     It is given a name, what is done, the total, a note, and :class:`_Shown`'s ``left`` and ``later``. Rate and
     time left count from when a description is first shown. Stages that are not told of here are shown as well.
     """
     with open_bar() as bar:
-        shown = _Shown("starting", 0, None, "", 0, time.monotonic())
-        task = bar.add_task("starting", total=None, note="", left=lambda: shown.time_left(time.monotonic()))
+        shown = _Shown(first, 0, None, "", 0, time.monotonic())
+        task = bar.add_task(first, total=None, note="", left=lambda: shown.time_left(time.monotonic()))
 
         def show(
             description: str, done: int, total: int | None, note: str, left: float | None = None, later: float = 0.0
@@ -201,5 +201,5 @@ def image_progress(description: str, n_images: int | None, done: int = 0) -> Ite
 @contextmanager
 def stage_progress() -> Iterator[None]:
     """A bar over whatever stages a computation says that it is in."""
-    with _bar_or_lines():
+    with _bar_or_lines("working"):
         yield

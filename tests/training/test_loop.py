@@ -117,6 +117,29 @@ def test_watching_changes_no_bit(tmp_path):
     assert a == b
 
 
+def test_hooks_are_told_of_rows_and_reconstructions_and_change_no_bit(tmp_path):
+    rows, steps, ends = [], [], []
+
+    def shown(done, x, x_hat):
+        assert x.shape == x_hat.shape == (8, 1, 16, 16)
+        assert not torch.equal(x, x_hat)
+        steps.append(done)
+
+    def started(plan, again):
+        ends.extend(plan.length_before(fold) for fold in (0, 1, 2))
+
+    hooks = Hooks(row=lambda fold, done, row: rows.append((fold, done, row)), reconstructed=shown, started=started)
+    train(IMAGES, config=config("robust"), iterations=12, out=tmp_path / "a")
+    train(IMAGES, config=config("robust"), iterations=12, out=tmp_path / "b", hooks=hooks)
+    a, b = ((tmp_path / run / "model.safetensors").read_bytes() for run in "ab")
+    assert a == b
+    in_file = [(int(row["fold"]) - 1, int(row["iteration"]), row["phase"]) for row in history(tmp_path / "b")]
+    assert [(fold, done, row["phase"]) for fold, done, row in rows] == in_file
+    assert steps == sorted(set(steps))
+    assert {ends[0] + 6, ends[1] + 6} <= set(steps)  # as each fold's R is finished
+    assert not any(ends[0] + 6 < step <= ends[1] or ends[1] + 6 < step for step in steps)  # nor changed
+
+
 def test_every_phase_changes_what_it_trains_and_nothing_else():
     plans = []
     detector = train(

@@ -93,6 +93,10 @@ def train(
     ] = None,
     anomalous: Anomalous = None,
     watch_every: Annotated[int | None, typer.Option(min=1, help="Iterations between two looks.")] = None,
+    log: Annotated[
+        list[str] | None,
+        typer.Option("--log", metavar="WHERE…", help="Show the training in tensorboard, mlflow, or both."),
+    ] = None,
     device: Device = "auto",
     overwrite: Annotated[bool, typer.Option(help="Replace another training in the run folder.")] = False,
     again: Annotated[
@@ -116,7 +120,7 @@ def train(
         alpha, contamination, device, overwrite=overwrite, strict=strict, again=again,
     )  # fmt: skip
     names = class_names(anomalous, watch)
-    train_in_terminal(settings, out, watch=watch, anomalous=names, watch_every=watch_every)
+    train_in_terminal(settings, out, watch=watch, anomalous=names, watch_every=watch_every, log=class_names(log) or ())
 
 
 @app.command(cls=ClassListCommand)
@@ -263,6 +267,7 @@ def evaluate(
         console.print_table(evaluation.as_class_rows(), title, header=True)
         title = f"{evaluation.n_normal:,} normal and {evaluation.n_anomalous:,} anomalous images"
         console.print_table(evaluation.as_rows(), title, header=True)
+        console.print_larger_alpha(scores, labelled.is_anomalous)
     console.print_skipped(labelled.images.skipped)
     console.print_seen(n_seen)
     normals = labelled.images.images[torch.from_numpy(~labelled.is_anomalous)]

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from alocc.data.sources import Skipped
     from alocc.detector import Detector
     from alocc.evaluation.labelled import Labelled
+    from alocc.scores import Scores
     from alocc.scoring.stream import Engine
     from alocc.training.folder import Version
     from alocc.training.plan import TrainingImages
@@ -45,6 +46,8 @@ __all__ = ["err", "image_progress", "plain", "print_note", "stage_progress", "tr
 
 out = Console(highlight=False)
 SKIPPED_SHOWN = 10
+LARGER_ALPHA, MISSES_FROM = 0.05, 0.8
+"""What is told beside an evaluation with a smaller alpha, whose recall is below this."""
 
 
 def print_error(message: str) -> None:
@@ -102,6 +105,17 @@ def print_seen(n_seen: int) -> None:
         print_note(
             f"warning: {n_seen:,} of these images were trained or calibrated on; they look more normal than fresh ones"
         )
+
+
+def print_larger_alpha(scores: Scores, is_anomalous: NDArray[np.bool_]) -> None:
+    """What a larger alpha would find and cost, where much is missed."""
+    if scores.alpha >= LARGER_ALPHA or scores.is_anomaly[is_anomalous].mean() >= MISSES_FROM:
+        return
+    found, false = (int((scores.p_value[side] <= LARGER_ALPHA).sum()) for side in (is_anomalous, ~is_anomalous))
+    print_note(
+        f"note: --alpha {LARGER_ALPHA} would call {found:,} of the {int(is_anomalous.sum()):,} anomalous images, "
+        f"and {false:,} of the {int((~is_anomalous).sum()):,} normal ones"
+    )
 
 
 def print_other_images(detector: Engine, looks: Sequence[NDArray[np.float64]], at_floor: bool = False) -> None:

@@ -97,6 +97,8 @@ def usage_text(error: Any) -> str:
         problem = error.__cause__.errors()[0]
         option = error.param.get_error_hint().replace("'", "")
         reason = f"{option}: {in_words(problem)}, got {str(problem['input'])!r}"
+    if reason.startswith("Got unexpected extra arguments"):
+        reason = f"{reason[:100]}{'…' if len(reason) > 100 else ''}; a pattern needs quotes: 'parts/*.png'"
     return f"{reason}; see {context.command_path} --help" if reason and context else reason
 
 

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from alocc.verdict import Health
 
 
+UNLIKELY = 0.001
+"""Chance of as many false alarms among normal images, below which a person is asked whether they are normal."""
+
+
 def load_settings(preset_name: str | None, config_file: Path | None, settings: Sequence[str]) -> Config:
     """A preset, or a config file on top of the preset that it names, with single keys on top."""
     if preset_name and config_file:
@@ -77,16 +81,18 @@ def train_in_terminal(
     anomalous: list[str] | None = None,
     watch_every: int | None = None,
     watch_limit: int | None = 250,
+    log: Sequence[str] = (),
 ) -> Detector:
     """Train with a progress bar; Ctrl-C and SIGTERM stop in good order. What is finished is not trained again.
 
-    A watch looks at ``watch_limit`` images of each side.
+    A watch looks at ``watch_limit`` images of each side. What is in ``log`` watches too: see :mod:`alocc.tracking`.
     """
     if anomalous and not watch:
         raise ConfigError("--anomalous only says which images --watch looks at; give --watch too")
     with console.stop_on_interrupt() as stop_requested:
         from alocc.evaluation.health import check_trained
         from alocc.evaluation.labelled import load_labelled, watch_on
+        from alocc.tracking import open_tracking
         from alocc.training.folder import RunFolder
         from alocc.training.loop import Hooks
         from alocc.training.run import run
@@ -107,8 +113,9 @@ def train_in_terminal(
 
         def written(detector: Detector) -> None:
             verdicts.append(check_trained(detector, plans[0].images, RunFolder(out)))
+            tracking.end(detector, verdicts[0])
 
-        with console.training_progress() as progress:
+        with console.training_progress() as progress, open_tracking(log, out, console.print_warning) as tracking:
             hooks = Hooks(
                 progress=progress,
                 resumed=console.print_resumed,
@@ -120,7 +127,7 @@ def train_in_terminal(
                 written=written,
             )
             notes = {"watch": watch, "watch_anomalous": anomalous}
-            detector = run(replace(settings, out=out, notes=notes), hooks)
+            detector = run(replace(settings, out=out, notes=notes), tracking.added_to(hooks))
     if plans:
         console.print_training_end(detector, out, verdicts[0])
     else:
@@ -275,6 +282,8 @@ def calibrate_again(
     model: Path, data: str, normal: list[str] | None, alpha: float | None, out: Path | None, strict: bool
 ) -> None:
     """Set a detector's threshold anew, and say what became of it; a run folder keeps the earlier detector."""
+    from scipy.stats import binom
+
     from alocc.data.appearance import appearance, changes
     from alocc.data.splits import MIN_IMAGES
     from alocc.detector import Detector, artefact_path, is_artefact
@@ -307,6 +316,12 @@ def calibrate_again(
         f"(before: {detector.threshold:.3f} at alpha {detector.alpha:.4g}); {written} written"
         + (f"; alocc calibrate {model} --undo brings the earlier one back" if not out else "")
     )
+    n_called = int((again.held_out_scores > detector.threshold).sum())
+    if binom.sf(n_called - 1, len(images), detector.alpha) < UNLIKELY:
+        console.print_note(
+            f"warning: {n_called:,} of these {len(images):,} images are anomalies by the threshold before; "
+            "are they normal?"
+        )
     if again.alpha > detector.alpha:
         raised = f"alpha {again.alpha:.4g} is above the {detector.alpha:.4g} of before"
         console.print_note(f"note: {raised}; more images support a smaller one")

@@ -61,6 +61,11 @@ def load_labelled(
     if not normal:
         raise DataError("say which classes are normal, with --normal: the detector was trained without class names")
     source = open_source(data, "test", None if anomalous is None else [*normal, *anomalous])
+    if not source.class_names:
+        raise DataError(
+            f"{source.where} has no classes (sub-folders, or labels), and normal images are compared with anomalous "
+            "ones; give the folder above"
+        )
     check_classes(normal, source.class_names, source.where)
     images = source.load(image_format, strict)
     if (images.classes == "").any():

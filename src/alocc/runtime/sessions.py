@@ -42,7 +42,7 @@ def open_session(path: Path, threads: int) -> OnnxSession | OpenVinoSession:
     if path.suffix not in SUFFIXES:
         raise ArtefactError(f"{path} is no exported detector: its name must end in {' or '.join(SUFFIXES)}")
     if not path.is_file():
-        raise ArtefactError(f"{path} does not exist")
+        raise ArtefactError(f"{path} does not exist; alocc export RUN writes such a file")
     try:
         return OnnxSession(path, threads) if path.suffix == ".onnx" else OpenVinoSession(path, threads)
     except ImportError:

@@ -21,9 +21,10 @@ from alocc.training.history import Row, history_csv
 from alocc.verdict import HEALTH_FILE
 
 EXPORTS = tuple(f"model{kind}{suffix}" for kind in ("", "-int8") for suffix in (".onnx", ".xml", ".bin"))
-FILES = ("model.safetensors", *EXPORTS, "report.html", HEALTH_FILE, "run.json", "history.csv")
+FILES = ("model.safetensors", *EXPORTS, "report.html", HEALTH_FILE, "run.json", "history.csv", "mlflow-run.txt")
 """What a run folder holds beside config.toml and checkpoints, in the order in which it is removed."""
 VERSION = re.compile(r"([1-9]\d*)\.safetensors")
+EVENTS = re.compile(r"events\.out\.tfevents\..+")
 CHECKPOINT = re.compile(r"(last|fold\d+)(-previous)?\.safetensors")
 MARK = re.compile(rb"^# images [0-9a-f]{64}\n\Z", re.MULTILINE)
 """The last line of a run's config.toml: what says that a folder is a run's."""
@@ -100,6 +101,21 @@ class RunFolder:
     def health(self) -> Path:
         """The verdict of the last health check."""
         return self.root / HEALTH_FILE
+
+    @property
+    def tensorboard(self) -> Path:
+        """The folder of TensorBoard's event files."""
+        return self.root / "tensorboard"
+
+    @property
+    def mlflow(self) -> Path:
+        """The folder of an MLflow store, whose runs of earlier trainings stay."""
+        return self.root / "mlflow"
+
+    @property
+    def mlflow_run(self) -> Path:
+        """The number of the training's MLflow run, wherever that is."""
+        return self.root / "mlflow-run.txt"
 
     @property
     def versions(self) -> dict[int, Path]:
@@ -252,7 +268,8 @@ class RunFolder:
                 return drafts  # this very training
             if overwrite:
                 numbered = [path for path in earlier if VERSION.fullmatch(path.name)]
-                return [*(self.root / name for name in FILES), *numbered, *saved, *drafts]
+                events = [path for path in _within(self.tensorboard) if EVENTS.fullmatch(path.name)]
+                return [*(self.root / name for name in FILES), *numbered, *events, *saved, *drafts]
             raise ArtefactError(
                 f"{self.root} holds a training with another config or other images; "
                 "choose another --out, or replace it with --overwrite"
@@ -277,9 +294,9 @@ def _within(folder: Path) -> list[Path]:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file, or of a link the link itself, and the folder of the versions with the last of them."""
+    """Remove a file, or of a link the link itself, and the folder of versions or events with the last of them."""
     path.unlink(missing_ok=True)
-    if path.parent.name == "versions":
+    if path.parent.name in ("versions", "tensorboard"):
         with suppress(OSError):  # something else lies in it
             path.parent.rmdir()
 

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from alocc.errors import NonFiniteLossError, StoppedError
 from alocc.stages import stage
 from alocc.training.checkpoint import TrainingState
-from alocc.training.phases import Images, Phase, begin, set_learning_rates
+from alocc.training.history import Row
+from alocc.training.phases import Images, Phase, begin, reconstructions, set_learning_rates
 from alocc.training.plan import Plan
 from alocc.training.step import Losses
 
@@ -28,6 +30,8 @@ COST: Mapping[str, float] = {"discrimination": 2.0, "places": 0.5}
 """How many times as long as one of the others an iteration of a phase takes, about."""
 EVALUATIONS = 8
 """How often a training is evaluated."""
+SHOWN = 8
+"""Held-out images of which reconstructions are shown."""
 
 
 class Moment(NamedTuple):
@@ -59,6 +63,13 @@ class Hooks:
     """Makes a function that measures the detector as it stands now and then; the figures go into the history."""
     watch_every: int | None = None
     """Iterations between two watches; none: eight times through the training."""
+    row: Callable[[int, int, Row], None] | None = None
+    """Told of each row of the history: the fold, from 0 on, and the iterations done then, over all folds."""
+    reconstructed: Callable[[int, Tensor, Tensor], None] | None = None
+    """Shown what R makes of a few held-out images while it is trained, as often as a watch looks.
+
+    The iterations done then, over all folds; the images and their reconstructions, (n, C, H, W) in [0, 1].
+    """
     stop_requested: Callable[[], bool] | None = None
     """Asked after each iteration; true stops the training, with a checkpoint."""
     later: float = 0.0
@@ -86,7 +97,6 @@ def train_networks(
 
     Args:
         state: the networks, their optimisers and random streams.
-        images: what is trained with.
         measures: "watch", measured now and then, and "polarity", eight times in each phase that trains D: figures of
             the networks as they would score, for the history.
         checkpoint: where to keep the state; if the file is there, the training goes on from it.
@@ -113,7 +123,6 @@ def train_networks(
             done = done_before + state.iteration
             state.history.add(losses)
             (hooks.progress or _as_stage)(_moment(plan, fold, state, before + done, losses, hooks))
-
             row_due = done % row_every == 0
             finished = state.iteration == phase.iterations or (row_due and begun.may_stop())
             polarity_due = "D" in phase.trained and state.iteration % polarity_every == 0
@@ -121,6 +130,9 @@ def train_networks(
             measured = [measure for name, measure in measures.items() if due[name]]
             if row_due or measured or finished:
                 state.history.write_row(phase.name, done, _measured(state, measured))
+                (hooks.row or _ignore)(fold, before + done, state.history.rows[-1])
+            if hooks.reconstructed and due["watch"] and "R" in phase.trained:
+                hooks.reconstructed(before + done, *reconstructions(state.networks["R"], images.held_out[:SHOWN]))
             if finished:
                 state.phase, state.iteration = state.phase + 1, 0
 
@@ -144,6 +156,10 @@ def _moment(
 
 def _as_stage(moment: Moment) -> None:
     stage(moment.phase, moment.iteration, moment.planned)
+
+
+def _ignore(*_: object) -> None:
+    pass
 
 
 def _stopped(plan: Plan, fold: int, done: int) -> StoppedError:

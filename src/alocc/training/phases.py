@@ -189,13 +189,19 @@ def _mse_is_below(stop_mse: float | None, R: nn.Module, held_out: Tensor) -> boo
     """The paper's rule: ‖x − R(x)‖² < ρ, here per pixel and on normal images that no update has seen."""
     if stop_mse is None:
         return False
+    x, x_hat = reconstructions(R, held_out)
+    return float((x - x_hat).square().flatten(1).mean(1).mean()) < stop_mse
+
+
+def reconstructions(R: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Images (n, C, H, W) in [0, 1], and what R makes of them as it stands; both on its device."""
     mode, device = R.training, next(R.parameters()).device
     R.eval()
     with torch.inference_mode():
-        batches = (to_unit_range(batch).to(device) for batch in torch.split(held_out, SCORED_AT_ONCE))
-        mse = float(torch.cat([(x - R(x)).square().flatten(1).mean(1) for x in batches]).mean())
+        x = to_unit_range(images).to(device)
+        x_hat = torch.cat([R(batch) for batch in torch.split(x, SCORED_AT_ONCE)])
     R.train(mode)
-    return mse < stop_mse
+    return x, x_hat
 
 
 def contrast(images: Tensor) -> float:
