@@ -436,7 +436,7 @@ def test_images_that_look_different_are_noted_once(alocc, run_folder, good, tmp_
 def test_duplicates_are_mentioned_when_a_training_starts(alocc, good, tmp_path):
     for path in good.iterdir():
         (tmp_path / path.name).symlink_to(path)
-    assert "duplicate" not in alocc("train", tmp_path, "--out", tmp_path / "a", *TINY)[1]
+    assert "duplicate (" not in alocc("train", tmp_path, "--out", tmp_path / "a", *TINY)[1]
     (tmp_path / "again.png").symlink_to(good / "07.png")
     assert "1 image is a duplicate (" in alocc("train", tmp_path, "--out", tmp_path / "b", *TINY)[1]
 

@@ -577,7 +577,7 @@ def in_words(problem: Any) -> str:
         most = limits.get("max_length")
         return f"must have at most {most} values" if most else f"must have at least {limits['min_length']}"
     if choices := re.search("is not one of (.*)", problem["msg"]):
-        return f"must be one of {choices[1].rstrip('.')}"
+        return f"must be {'one of ' if ',' in choices[1] else ''}{choices[1].rstrip('.')}"
     text = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     for theirs, ours in WORDS.items():
         text = text.replace(theirs, ours)

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -215,8 +216,16 @@ def test_long_names_keep_their_end(letter):
 
 def test_no_file_but_an_older_picture_is_overwritten(score, folder, tmp_path):
     before = {path: path.read_bytes() for path in (folder / "parts").rglob("*.png")}
-    err = score(folder / "parts", folder / "parts", code=2)
+    for inside in ("parts", "parts/maps"):
+        err = score(folder / "parts", folder / inside, code=2)
+        assert f"it lies in {folder / 'parts'}, and pictures would count as images" in err
+    copies = tmp_path / "copies"
+    shutil.copytree(folder / "parts", copies)
+    err = score(folder / "parts", copies, code=2)
     assert "is no picture of alocc's; give another folder" in err
+    assert {path.relative_to(copies) for path in copies.rglob("*.png")} == {
+        path.relative_to(folder / "parts") for path in before
+    }
     assert {path: path.read_bytes() for path in (folder / "parts").rglob("*.png")} == before
     for _ in range(2):
         score(folder / "parts", tmp_path / "maps")

@@ -218,7 +218,7 @@ def test_suspects_are_the_called_images_with_their_pictures(run, folder, tmp_pat
     rows = ranked(run, folder, "--alpha", 0.4)
     run("score", folder / "run", folder / "parts", "--alpha", 0.4, "--maps", tmp_path, "--top", 1)
     suspects = table_of((tmp_path / "suspects.csv").read_text(encoding="utf-8"))
-    assert list(suspects[0]) == ["path", "anomaly_score", "p_value", "picture"]
+    assert list(suspects[0]) == ["path", "anomaly_score", "p_value", "picture", "class"]
     wanted = [(row["path"], str(row["anomaly_score"]), str(row["p_value"])) for row in rows if row["is_anomaly"]]
     assert [(row["path"], row["anomaly_score"], row["p_value"]) for row in suspects] == wanted
     pictures = [row["picture"] for row in suspects]

@@ -20,7 +20,7 @@ share of that; and mean red minus mean blue."""
 def appearance(images: Tensor) -> NDArray[np.float64]:
     """The quantities of images (n, C, H, W), uint8 or float32 in [0, 1]: (n, 4)."""
     n = max(1, LARGE_BATCH // (images.shape[2] * images.shape[3]))
-    parts = [_appearance(to_unit_range(few)) for few in torch.split(images, n)]
+    parts = [_appearance(to_unit_range(few)) for few in torch.split(images, n)] if len(images) else []
     return torch.cat(parts).double().numpy() if parts else np.empty((0, len(QUANTITIES)))
 
 
@@ -35,7 +35,9 @@ def usual_appearance(images: Tensor) -> dict[str, tuple[float, float]]:
 
 def changes(found: NDArray[np.float64], usual: Mapping[str, tuple[float, float]], least: float = 0.5) -> list[str]:
     """In words, what differs in the mean of n images, (n, 4), by more than ``least`` deviations of normal images."""
-    said = []
+    said: list[str] = []
+    if not len(found):
+        return said
     for name, values in zip(QUANTITIES, found.T, strict=True):
         if name not in usual:  # a detector of an older alocc does not know
             continue
