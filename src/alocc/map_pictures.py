@@ -6,12 +6,14 @@ and below them the verdict and a legend. NumPy, Pillow and SciPy alone: the ligh
 
 from __future__ import annotations
 
+import functools
 import heapq
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -25,7 +27,7 @@ from alocc.errors import ConfigError
 from alocc.overlays import OTHER, RIM, STRONGEST, Pixels, heat, in_colour, overlay
 from alocc.regions import Region
 from alocc.scores import Scores
-from alocc.scoring.stream import Engine
+from alocc.scoring.stream import Engine, Rows
 from alocc.scoring.table import CLASS, SUSPECT_COLUMNS, SUSPECTS, Row, may_hold_suspects, write_suspects
 from alocc.storage import replacing
 
@@ -56,6 +58,10 @@ class Images(Protocol):
     def classes(self) -> Iterable[str]: ...
     def reader(self, i: int) -> Callable[[], Pixels]:
         """Reads the i-th image as it was before it was resized, (H, W) or (H, W, C)."""
+
+
+Batch = tuple[Images, Scores, Sequence[Sequence[Region]]]
+"""Images, their scores with maps, and their regions."""
 
 
 @dataclass(frozen=True)
@@ -104,44 +110,37 @@ class MapPictures:
         self.n_images = self.n_written = self.n_older = 0
         self._called: dict[str, Row] = {}
         """Of each image that is called an anomaly, by its name, its row in the list of suspects."""
-        self._most_anomalous: list[tuple[float, int, Shown]] = []
+        self._most_anomalous: list[tuple[float, int, Callable[[], Shown]]] = []
         """A heap, the least anomalous first; of equal scores the later one."""
 
     def add(self, images: Images, scores: Scores, regions: Sequence[Sequence[Region]]) -> None:
         """Write pictures of some images, whose scores have maps, or keep those that are the most anomalous so far."""
-        assert scores.anomaly_map is not None
-        for i, (name, of) in enumerate(zip(images.names, images.classes, strict=True)):
-            self.n_images += 1
-            score, is_anomaly = float(scores.anomaly_score[i]), bool(scores.is_anomaly[i])
-            p_value = float(scores.p_value[i])
-            if is_anomaly:
-                self._called[name] = dict(zip(SUSPECT_COLUMNS, (name, score, p_value, None), strict=True))
-                self._called[name] |= {CLASS: str(of) or None}
-            if self.which == "anomalies" and not is_anomaly:
-                continue
-            if self._is_full and score <= self._most_anomalous[0][0]:
-                continue
-            one = Shown(
-                name,
-                images.reader(i),
-                scores.anomaly_map[i].copy(),
-                is_anomaly,
-                score,
-                p_value,
-                regions[i][0] if regions[i] else None,
-            )
+        for i, (_, score, is_anomaly) in enumerate(self._counted(images.names, images.classes, scores)):
             if isinstance(self.which, str):
-                self._write(one)
-            else:
-                (heapq.heapreplace if self._is_full else heapq.heappush)(
-                    self._most_anomalous, (score, -self.n_images, one)
-                )
+                if is_anomaly or self.which == "all":
+                    self._write(_shown(i, images, scores, regions))
+            elif self._is_among_first(score):
+                self._keep(score, partial(lambda one: one, _shown(i, images, scores, regions)))
+
+    def add_earlier(self, rows: Rows, score_again: Callable[[], Batch]) -> None:
+        """Count images that were scored before the job was stopped; their pictures were written, but for the highest.
+
+        ``score_again`` gives the batch of these rows once more, to draw from.
+        """
+        again, classes = functools.cache(score_again), rows.classes or [""] * len(rows.names)
+        for i, (name, score, is_anomaly) in enumerate(self._counted(rows.names, classes, rows.scores)):
+            if isinstance(self.which, str):
+                if is_anomaly or self.which == "all":
+                    self._note_written(name, self.names.of(name))
+            elif self._is_among_first(score):
+                self._keep(score, partial(lambda i: _shown(i, *again()), i))
 
     def finish(self) -> None:
         """Write what was kept, in the order in which it came, and the list of suspects."""
-        for _, _, one in sorted(self._most_anomalous, key=lambda item: -item[1]):
-            self._write(one)
+        kept = sorted(self._most_anomalous, key=lambda item: item[1])
         self._most_anomalous.clear()
+        while kept:  # so that each batch that was scored again can be let go before the next
+            self._write(kept.pop()[2]())
         self.folder.mkdir(parents=True, exist_ok=True)
         self.n_older = sum(path.is_file() for path in self.folder.rglob("*.png")) - self.n_written
         write_suspects(self.folder / SUSPECTS, self._called.values())
@@ -152,9 +151,24 @@ class MapPictures:
         older = f"; {self.n_older:,} that were there before are left" if self.n_older > 0 else ""
         return f"{self.n_written:,} pictures of {self.n_images:,} images written to {self.folder}{older}"
 
-    @property
-    def _is_full(self) -> bool:
-        return len(self._most_anomalous) == self.which
+    def _counted(
+        self, names: Sequence[str], classes: Iterable[str], scores: Scores
+    ) -> Iterator[tuple[str, float, bool]]:
+        """Name, score and verdict of each image; it is counted, and listed if it is called an anomaly."""
+        columns = (column.tolist() for column in (scores.anomaly_score, scores.p_value, scores.is_anomaly))
+        for name, of, score, p_value, is_anomaly in zip(names, classes, *columns, strict=True):
+            self.n_images += 1
+            if is_anomaly:
+                self._called[name] = dict(zip(SUSPECT_COLUMNS, (name, score, p_value, None), strict=True))
+                self._called[name] |= {CLASS: str(of) or None}
+            yield name, score, is_anomaly
+
+    def _is_among_first(self, score: float) -> bool:
+        return len(self._most_anomalous) != self.which or score > self._most_anomalous[0][0]
+
+    def _keep(self, score: float, one: Callable[[], Shown]) -> None:
+        is_full = len(self._most_anomalous) == self.which
+        (heapq.heapreplace if is_full else heapq.heappush)(self._most_anomalous, (score, -self.n_images, one))
 
     def _write(self, one: Shown) -> None:
         below = self.names.of(one.name)
@@ -165,9 +179,12 @@ class MapPictures:
         picture = draw_picture(one, self.threshold, self.map_threshold)
         with replacing(path) as temporary:
             picture.save(temporary, "PNG", pnginfo=notes)
+        self._note_written(one.name, below)
+
+    def _note_written(self, name: str, below: Path) -> None:
         self.n_written += 1
-        if one.name in self._called:
-            self._called[one.name]["picture"] = below.as_posix()
+        if name in self._called:
+            self._called[name]["picture"] = below.as_posix()
 
     def _check_target(self, path: Path) -> None:
         """Refuse what a link leads out of the folder to, and to overwrite what is no picture of ours."""
@@ -175,6 +192,19 @@ class MapPictures:
             raise ConfigError(f"--maps {self.folder}: a link in it, {path}, leads elsewhere; give another folder")
         if path.is_file() and not _is_ours(path):
             raise ConfigError(f"--maps {self.folder}: {path} is no picture of alocc's; give another folder")
+
+
+def _shown(i: int, images: Images, scores: Scores, regions: Sequence[Sequence[Region]]) -> Shown:
+    assert scores.anomaly_map is not None
+    return Shown(
+        images.names[i],
+        images.reader(i),
+        scores.anomaly_map[i].copy(),
+        bool(scores.is_anomaly[i]),
+        float(scores.anomaly_score[i]),
+        float(scores.p_value[i]),
+        regions[i][0] if regions[i] else None,
+    )
 
 
 def _is_ours(path: Path) -> bool:

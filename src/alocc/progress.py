@@ -185,9 +185,8 @@ def training_progress() -> Iterator[Callable[[Moment], None]]:
 
 
 @contextmanager
-def image_progress(description: str, n_images: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar over images; without a terminal, a plain line now and then."""
-    done = 0
+def image_progress(description: str, n_images: int | None, done: int = 0) -> Iterator[Callable[[int], None]]:
+    """A bar over images, some of which may be done; without a terminal, a plain line now and then."""
     with _bar_or_lines() as show:
 
         def advance(n_done: int) -> None:

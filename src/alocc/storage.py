@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import math
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -58,6 +60,52 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
         if temporary:
             with suppress(OSError):
                 temporary.unlink()
+
+
+@contextmanager
+def making_folder(path: Path) -> Iterator[Path]:
+    """Give the path of a folder to make and fill; it becomes ``path``, new or empty, if the block ends well.
+
+    Raises:
+        ArtefactError: if there is something in the way, or the place cannot be written to.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ArtefactError(f"{path} is there already, and is no empty folder; give another one")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.mkdir()
+        yield draft
+        draft.rename(path)
+    except OSError as error:
+        raise ArtefactError(f"{path} cannot be written ({error.strerror or error})") from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def lock(descriptor: int) -> None:
+    """Lock an open file or folder for this process, until that is closed; not where there are no locks.
+
+    Raises:
+        BlockingIOError: if another process has it.
+    """
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except (ImportError, OSError):  # Windows has none, and some network file systems have none
+        pass
+
+
+def remove_drafts(path: Path) -> None:
+    """Remove temporary files of :func:`replacing` that processes left which were killed while they wrote ``path``."""
+    target = Path(os.path.realpath(path))
+    for draft in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+        if TEMPORARY.fullmatch(draft.name):
+            with suppress(OSError):
+                draft.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -21,6 +21,8 @@ FORMAT = ImageFormat(6, 5, 1)
 class Mean:
     """Scores an image by its mean, and has seen those that begin with 0."""
 
+    alpha = 0.1
+
     def __init__(self):
         self.n_scored = 0
 
@@ -30,7 +32,7 @@ class Mean:
         if progress:
             progress(len(images))
         parts = {"mean": mean}
-        return Scores(mean, np.full(len(images), 0.5), mean > 100, parts, mean, 0.1)
+        return Scores(mean, np.full(len(images), 0.5), mean > 100, parts, mean, self.alpha)
 
     def was_seen(self, images):
         return images.reshape(len(images), -1)[:, 0] == 0

@@ -28,12 +28,23 @@ class Result:
     """Why there are no figures."""
 
 
+@dataclass(frozen=True)
+class Ray:
+    """A cluster of Ray's that runs cells."""
+
+    address: str | None = None
+    """Where it is, with the same files; none: processes of this machine."""
+    workers: int | None = None
+    """Cells at a time; none: as many as it has CPUs."""
+
+
 def run_cells(
     cells: Iterable[Cell],
     folder: Path,
     processes: int = 1,
     progress: Callable[[Result, bool], None] | None = None,
     load: Callable[[Cell], Task] | None = None,
+    ray: Ray | None = None,
 ) -> list[Result]:
     """Run the cells that ``folder`` does not hold yet, as ``cells/<name>.json``; the results are in the cells' order.
 
@@ -43,6 +54,7 @@ def run_cells(
         processes: how many run at a time; the machine's cores are shared out among them.
         progress: told of each finished cell, and whether it was there already.
         load: reads or makes the images of a cell, in any process; none: those of a source.
+        ray: where processes run, if Ray starts them.
 
     Raises:
         ArtefactError: if the folder holds other cells under the same names.
@@ -61,7 +73,12 @@ def run_cells(
     for known in filter(None, (_read(cell, folder) for cell in cells)):
         keep(known, was_there=True)
     todo = [cell for cell in cells if cell.name not in results]
-    if processes == 1:
+    if ray:
+        from alocc.scale.cluster import call_each
+
+        for result in call_each(_run, [(cell, load) for cell in todo], ray.address, ray.workers) if todo else ():
+            keep(result)
+    elif processes == 1:
         for cell in todo:
             keep(_run(cell, load))
     elif todo:

@@ -11,6 +11,7 @@ import typer
 from alocc.cli import console
 from alocc.cli.benchmark import benchmark
 from alocc.cli.options import (
+    Address,
     Alpha,
     Anomalous,
     ClassListCommand,
@@ -26,8 +27,10 @@ from alocc.cli.options import (
     OwnAlpha,
     RunOut,
     Scoring,
+    ScoringEngine,
     Strict,
     Stride,
+    Workers,
     class_names,
     images_of_maps,
 )
@@ -144,7 +147,9 @@ def score(
         typer.Option(help="List only images that are called anomalies, the most anomalous first."),
     ] = None,
     strict: Strict = False,
-    engine: Engine = None,
+    engine: ScoringEngine = None,
+    address: Address = None,
+    workers: Workers = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -157,36 +162,45 @@ def score(
     """
     from functools import partial
 
-    from alocc.cli.running import load_engine, stream_in_terminal
-    from alocc.scoring.table import RegionTable, Totals, check_table_path, most_anomalous, write_table
+    from alocc.cli.scoring import (
+        check_files,
+        check_rule,
+        engine_of,
+        is_in_parts,
+        job_of,
+        open_scorer,
+        score_source,
+        stops_kept,
+        write_parts,
+    )  # fmt: skip
+    from alocc.data.sources import open_source
+    from alocc.scoring.journal import Journal
+    from alocc.scoring.table import RegionTable, Row, Totals, most_anomalous, write_table
 
-    if out:
-        check_table_path(out, maps=maps)
-    if regions:
-        check_table_path(regions, "--regions", maps=maps)
-        if out and out.resolve() == regions.resolve():
-            raise ConfigError(f"--regions {regions}: that is the file of --out too; give another one")
-    if alpha is not None and fdr is not None:
-        raise ConfigError("give --alpha or --fdr, not both: each decides what is called an anomaly")
-    which = images_of_maps(maps_of, maps)
-    detector = load_engine(model, engine, alpha, device, maps=bool(maps or regions))
-    rows = stream_in_terminal(
-        detector,
-        data,
-        fdr=fdr,
-        maps=(maps, which) if maps else None,
-        regions=bool(regions),
-        stride=stride,
-        strict=strict,
-    )
+    check_files(out, maps, regions, engine, some=bool(top or only or fdr))
+    check_rule(alpha, fdr)
+    which, with_boxes = images_of_maps(maps_of, maps), bool(maps or regions)
+    scorer = open_scorer(model, engine, alpha, device, address, workers, maps=with_boxes)
+    detector, in_parts = engine_of(scorer), is_in_parts(out, engine)
+    source = open_source(data, "test", stride=stride)
+    options = {"fdr": fdr, "strict": strict, "maps": str(maps.resolve()) if maps else None, "regions": bool(regions)}
+    job = job_of(model, engine, detector, source, device=device, maps_of=which, **options) if out else {}
+    journal = Journal(None if in_parts else out, job, [regions] if regions else [], console.print_note)
     choose = partial(most_anomalous, top=top, only_anomalies=bool(only)) if top or only else iter
     table = RegionTable(regions) if regions else None
-    with_boxes = bool(maps or regions)
     totals = Totals(with_boxes=with_boxes, with_regions=bool(regions))
-    with closing(table.beside(rows) if table else rows) as rows:  # else a draft would stay of a table that failed
-        images = list(choose(totals.rows(rows))) if json and not out else []
-        if out or not json:
-            totals = write_table(rows, out, choose, with_boxes=with_boxes)
+    with stops_kept(journal, out):
+        images: list[Row] = []
+        if in_parts:
+            totals = write_parts(scorer, source, out, strict=strict)
+        else:
+            drawn = (maps, which) if maps else None
+            rows = score_source(scorer, source, journal, fdr=fdr, maps=drawn, regions=bool(regions), strict=strict)
+            with closing(table.beside(rows) if table else rows) as rows:  # else a draft of a table that failed stays
+                if out or not json:
+                    totals = write_table(rows, out, choose, with_boxes=with_boxes)
+                else:
+                    images += choose(totals.rows(rows))
     console.print_skipped(totals.skipped)
     console.print_seen(totals.n_seen)
     if json:
@@ -571,6 +585,7 @@ def monitor(
     Images are taken in the order of their names, a hundred at a time; their scores are compared with the held-out ones.
     """
     from alocc.cli.running import load_engine, stream_in_terminal
+    from alocc.data.sources import open_source
     from alocc.evaluation.monitoring import Looks
     from alocc.evaluation.monitoring import monitor as compare
     from alocc.scoring.stream import Rows
@@ -580,7 +595,8 @@ def monitor(
         raise ConfigError(f"--chart {chart}: the file must end in .svg")
     detector = load_engine(model, engine, alpha, device)
     looks = Looks()
-    rows = Rows.joined(list(stream_in_terminal(detector, data, stride=stride, strict=strict, each=looks.note)))
+    source = open_source(data, "test", stride=stride)
+    rows = Rows.joined(list(stream_in_terminal(detector, source, strict=strict, each=looks.note)))
     drift = compare(detector, rows.names, rows.scores, window, looks)
     if chart:
         from alocc.report.figures import drift_figure

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from alocc.cli import console
-from alocc.cli.options import ClassListCommand, ConfigKeys, Data, Json, class_names
+from alocc.cli.options import Address, ClassListCommand, ConfigKeys, Data, Json, class_names
+from alocc.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,7 +37,13 @@ Classes = Annotated[
     list[str] | None, typer.Option("--classes", metavar="CLASS…", help="Normal classes, each in turn. Default: all.")
 ]
 Seeds = Annotated[int, typer.Option(min=1, help="How many seeds: 0, 1, ….")]
-Processes = Annotated[int, typer.Option(min=1, help="Runs at a time; they share the cores.")]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Runs at a time; they share the cores. Default: 1, with --engine ray one for each free core."
+    ),
+]
+Engine = Annotated[Literal["ray"] | None, typer.Option(help="What starts the processes, if not this one: ray.")]
 
 
 @benchmark.command("one-vs-rest", cls=ClassListCommand)
@@ -51,7 +58,9 @@ def one_vs_rest(
         float, typer.Option(min=0, max=0.5, help="Share of training images that are anomalies in truth.")
     ] = 0.0,
     watch: Annotated[bool, typer.Option(help="Keep the AUROC of D through training.")] = False,
-    processes: Processes = 1,
+    processes: Processes = None,
+    engine: Engine = None,
+    address: Address = None,
     set_: ConfigKeys = None,
     json: Json = False,
 ) -> None:
@@ -65,7 +74,7 @@ def one_vs_rest(
     options: dict[str, Any] = {"normals": normals, "contamination": contamination, "watch": watch}
     cells = make_cells("one-vs-rest", data, configs, seeds, class_names(classes), **options)
     title = f"AUROC, one class of {data} against the rest"
-    _run(cells, out, processes, json, lambda results: auroc_table(results, title))
+    _run(cells, out, _spread(processes, engine, address), json, lambda results: auroc_table(results, title))
 
 
 @benchmark.command("outliers", cls=ClassListCommand)
@@ -75,7 +84,9 @@ def outliers(
     methods: Methods = None,
     classes: Classes = None,
     seeds: Seeds = 1,
-    processes: Processes = 1,
+    processes: Processes = None,
+    engine: Engine = None,
+    address: Address = None,
     set_: ConfigKeys = None,
     json: Json = False,
 ) -> None:
@@ -88,7 +99,13 @@ def outliers(
 
     configs = method_configs(class_names(methods), set_ or [])
     cells = make_cells("outliers", data, configs, seeds, class_names(classes))
-    _run(cells, out, processes, json, lambda results: outliers_table(results, f"F1 of the inliers, {data}"))
+    _run(
+        cells,
+        out,
+        _spread(processes, engine, address),
+        json,
+        lambda results: outliers_table(results, f"F1 of the inliers, {data}"),
+    )
 
 
 @benchmark.command("real", cls=ClassListCommand)
@@ -105,7 +122,9 @@ def real(
         ),
     ] = None,
     seeds: Seeds = 1,
-    processes: Processes = 1,
+    processes: Processes = None,
+    engine: Engine = None,
+    address: Address = None,
     set_: ConfigKeys = None,
     json: Json = False,
 ) -> None:
@@ -121,7 +140,7 @@ def real(
     configs = method_configs(class_names(methods) or default_methods(), set_ or [], PLACE_BASELINES)
     cells = folder_cells(data, configs, seeds)
     with console.cell_progress(len(cells)) as progress:
-        results = run_cells(cells, out, processes, progress)
+        results = run_cells(cells, out, progress=progress, **_spread(processes, engine, address))
     rows = folder_rows(results)
     lines = [f"| {' | '.join(row)} |" for row in rows]
     lines.insert(1, "|---" * len(rows[0]) + "|")
@@ -133,13 +152,31 @@ def real(
     console.print_note(f"{out / 'table.md'} written; every run's figures are in {out / 'cells'}")
 
 
+def _spread(processes: int | None, engine: str | None, address: str | None) -> dict[str, Any]:
+    """How many runs there are at a time, and who starts them."""
+    from alocc.benchmark.running import Ray
+    from alocc.cli.cores import count_free_cores
+    from alocc.scale.cluster import check_ray
+
+    if engine is None:
+        if address:
+            raise ConfigError("--address is for --engine ray; give that too")
+        return {"processes": processes or 1}
+    check_ray()
+    return {"ray": Ray(address, processes or (None if address else count_free_cores()))}
+
+
 def _run(
-    cells: Sequence[Cell], out: Path, processes: int, as_json: bool, table_of: Callable[[Sequence[Result]], Table]
+    cells: Sequence[Cell],
+    out: Path,
+    spread: dict[str, Any],
+    as_json: bool,
+    table_of: Callable[[Sequence[Result]], Table],
 ) -> None:
     from alocc.benchmark.running import run_cells
 
     with console.cell_progress(len(cells)) as progress:
-        table = table_of(run_cells(cells, out, processes, progress))
+        table = table_of(run_cells(cells, out, progress=progress, **spread))
     table.write(out)
     if as_json:
         console.print_json(table.as_json())

@@ -23,20 +23,29 @@ def _seconds() -> tuple[float, float] | None:
 _started = _seconds()  # heavy libraries load meanwhile
 
 
+def count_free_cores() -> int:
+    """How many cores other programs have left since this program started; all, if that is not known."""
+    cores = os.cpu_count() or 1
+    if _started is None or (measured := _seconds()) is None:
+        return cores
+    (since, before), (now, busy) = _started, measured
+    return free_cores(cores, (busy - before) / max(now - since, 0.01), cores)
+
+
 def use_free_cores() -> None:
     """Give torch fewer threads where others have kept cores busy since this program started.
 
     Threads that wait for one that has no core make the work take many times as long. ``OMP_NUM_THREADS`` decides
     instead where it is set.
     """
-    if "OMP_NUM_THREADS" in os.environ or _started is None or (measured := _seconds()) is None:
+    if "OMP_NUM_THREADS" in os.environ:
         return
     import torch
 
     from alocc.cli.console import print_note
 
-    (since, before), (now, busy), wanted = _started, measured, torch.get_num_threads()
-    threads = free_cores(os.cpu_count() or 1, (busy - before) / max(now - since, 0.01), wanted)
+    wanted = torch.get_num_threads()
+    threads = min(count_free_cores(), wanted)
     if threads < wanted:
         torch.set_num_threads(threads)
         print_note(f"other programs are busy: computing with {threads} of {wanted} threads; OMP_NUM_THREADS sets them")

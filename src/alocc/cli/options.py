@@ -52,6 +52,19 @@ Engine = Annotated[
     Literal["torch", "onnx", "openvino"] | None,
     typer.Option(help="What computes. Default: torch, or what an exported file is for."),
 ]
+ScoringEngine = Annotated[
+    Literal["torch", "onnx", "openvino", "ray"] | None,
+    typer.Option(
+        help="What computes. Default: torch, or what an exported file is for. ray: the same, in many processes."
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(help="With --engine ray: of a cluster, whose machines see the same files. Default: this machine."),
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="With --engine ray: processes at a time. Default: one for each free core.")
+]
 Normal = Annotated[
     list[str] | None,
     typer.Option("--normal", metavar="CLASS…", help="Normal classes, by sub-folder or digit: --normal 1 7, or 1,7."),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +21,12 @@ if TYPE_CHECKING:
     from alocc.data.sources import ImageSet, Source
     from alocc.detector import Detector
     from alocc.evaluation.monitoring import Looks
-    from alocc.map_pictures import MapPictures, Which
+    from alocc.map_pictures import Batch, MapPictures, Which
     from alocc.regions import Region
-    from alocc.scores import Progress, Scores
+    from alocc.scores import Scores
+    from alocc.scoring.journal import Journal
     from alocc.scoring.open import EngineName
-    from alocc.scoring.stream import Engine, Rows
+    from alocc.scoring.stream import Engine, Rows, Scorer
     from alocc.training.plan import Device, Plan, Settings
     from alocc.training.tiles import Comparison
     from alocc.verdict import Health
@@ -152,46 +154,46 @@ def compare_tiles(source: Source, to: ImageFormat) -> Comparison | None:
 
 def stream_in_terminal(
     detector: Engine,
-    data: str,
+    source: Source,
     *,
     fdr: float | None = None,
     maps: tuple[Path, Which] | None = None,
     regions: bool = False,
-    stride: int,
     strict: bool,
     each: Callable[[ImageSet, Scores, Sequence[Sequence[Region]]], None] | None = None,
+    journal: Journal | None = None,
 ) -> Generator[Rows, None, None]:
     """Score a source with a progress bar, and give its rows batch after batch; with regions where something needs them.
 
-    Pictures are written meanwhile: ``maps`` is their folder, and says of which images. Where nothing looks at ``each``
-    batch, a note says in the end whether the images are obviously of another kind than the detector's.
+    Pictures are written meanwhile: ``maps`` is their folder, and says of which images. Rows that the journal holds are
+    not scored again. Where nothing looks at ``each`` batch, a note says in the end whether the images, of those that
+    were scored now, are obviously of another kind than the detector's.
     """
-    from alocc.data.sources import open_source
     from alocc.evaluation.monitoring import Looks
+    from alocc.scoring.journal import Journal
     from alocc.scoring.stream import score_batches
 
-    if fdr is not None and not 0 < fdr < 1:
-        raise ConfigError(f"--fdr must be above 0 and below 1, got {fdr:g}")
-    if maps or regions:
-        _ = detector.map_threshold  # an exported file without maps is refused before images are read
-    source, looks = open_source(data, "test", stride=stride), Looks()
+    kept, looks = journal or Journal(None, {}), Looks()
 
-    def scored(**hooks: Any) -> Generator[Rows, None, None]:
-        with console.image_progress("scoring", len(source) or None) as progress:
-            batches = source.batches(detector.image_format)
+    def scored(
+        scorer: Scorer = detector, scored_before: Callable[[Rows, int], None] = lambda *_: None, **hooks: Any
+    ) -> Generator[Rows, None, None]:
+        def score_from(first: int) -> Iterator[Rows]:
+            batches = source.after(first).batches(detector.image_format)
             batches = batches if each else looks.of(batches)  # who looks at each batch does that too
-            with_classes = bool(source.class_names)
-            yield from score_batches(
-                detector, batches, strict=strict, progress=progress, with_classes=with_classes, **hooks
-            )
+            hooks.update(strict=strict, with_classes=bool(source.class_names), going_on=first > 0)
+            with console.image_progress("scoring", len(source) or None, first) as progress:
+                yield from score_batches(scorer, batches, progress=progress, **hooks)
+
+        return kept.keep(score_from, scored_before)
 
     if maps or regions:
         from alocc.map_pictures import MapPictures
 
         pictures = MapPictures(detector, *maps, source.where) if maps else None
-        rows = _with_places(detector, scored, fdr, pictures)
+        rows = _with_places(detector, source, scored, fdr, pictures)
     else:
-        rows = scored(each=each) if fdr is None else _at_discovery_rate(list(scored(each=each)), fdr)
+        rows = scored(each=each) if fdr is None else at_discovery_rate(list(scored(each=each)), fdr)
     return rows if each else _with_looks(detector, rows, looks)
 
 
@@ -208,6 +210,7 @@ def _with_looks(detector: Engine, rows: Generator[Rows, None, None], looks: Look
 
 def _with_places(
     detector: Engine,
+    source: Source,
     scored: Callable[..., Generator[Rows, None, None]],
     fdr: float | None,
     pictures: MapPictures | None,
@@ -216,6 +219,8 @@ def _with_places(
 
     A false-discovery rate takes a pass without maps before that, as its verdicts depend on all images.
     """
+    from alocc.scoring.stream import WithMaps, score_batches
+
     calibration = detector.calibration
     if fdr is not None:
         import numpy as np
@@ -225,23 +230,30 @@ def _with_places(
         p_values = np.concatenate([rows.scores.p_value for rows in scored()])
         calibration = replace(calibration, alpha=p_values[discoveries(p_values, fdr)].max(initial=0))
 
-    def score(images: Any, progress: Progress | None) -> Scores:
-        found = detector.score(images, progress, maps=True)
-        return replace(found, is_anomaly=found.p_value <= calibration.alpha)
-
     def find(images: ImageSet, scores: Scores) -> list[list[Region]]:
         return detector.regions(images.images, scores, sizes=images.sizes)
 
+    scorer = WithMaps(detector, calibration)
     if not pictures:
-        yield from scored(score=score, regions=find)
+        yield from scored(scorer, regions=find)
         return
     pictures.threshold = calibration.threshold
-    yield from scored(score=score, regions=find, each=pictures.add)
+
+    def score_again(first: int) -> Batch:
+        found: list[Batch] = []
+        batches = source.after(first).batches(detector.image_format)
+        next(score_batches(scorer, batches, regions=find, each=lambda *batch: found.append(batch)))
+        return found[0]
+
+    def scored_before(rows: Rows, first: int) -> None:
+        pictures.add_earlier(rows, partial(score_again, first))
+
+    yield from scored(scorer, scored_before, regions=find, each=pictures.add)
     pictures.finish()
     console.print_note(pictures.summary)
 
 
-def _at_discovery_rate(parts: Sequence[Rows], rate: float) -> Generator[Rows, None, None]:
+def at_discovery_rate(parts: Sequence[Rows], rate: float) -> Generator[Rows, None, None]:
     """The same rows, with as many images called anomalies as the rate allows among all of them."""
     import numpy as np
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ class ArrayFile:
     """An .npy file as an array: a part is read when it is asked for, and then nothing of the file stays in memory."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.rows = path.absolute(), slice(0, None)
         array = self._mapped()
         self.shape, self.ndim, self.dtype = array.shape, array.ndim, array.dtype
 
@@ -30,7 +31,14 @@ class ArrayFile:
 
     def __getitem__(self, part: slice | NDArray[np.generic]) -> NDArray[np.generic]:
         # a map of its own: the pages that a map has shown count as this process's memory as long as it lives
-        return np.array(self._mapped()[part])
+        return np.array(self._mapped()[self.rows][part])
+
+    def part(self, rows: slice) -> ArrayFile:
+        """Some of its rows, none of which is read yet."""
+        some = copy(self)
+        kept = range(self.rows.start, self.rows.start + len(self))[rows]
+        some.rows, some.shape = slice(kept.start, kept.stop), (len(kept), *self.shape[1:])
+        return some
 
     def _mapped(self) -> NDArray[np.generic]:
         array: NDArray[np.generic] = np.load(self.path, mmap_mode="r", allow_pickle=False)

@@ -1,6 +1,7 @@
 """Where encoded images lie → entries: one for each image, named, with its class, and opened only when it is read.
 
 A folder, a glob, a list of files (manifest), an archive and a remote place differ only in how their images are found.
+Entries can be pickled, whatever they open, so that another process can read them.
 All but a manifest are in one order (:func:`in_order`); all but a manifest and a glob may have parts (:func:`arrange`).
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import bz2
 import csv
 import difflib
+import functools
 import glob
 import gzip
 import io
@@ -373,7 +375,7 @@ class _TooMuchError(Exception):
 
 
 def _zip_members(archive: Path, most: int) -> Iterator[tuple[str, Opener]]:
-    file = zipfile.ZipFile(archive)  # open as long as an entry is; its reads may come from several threads
+    file = _ZipFile(archive)  # open as long as an entry is; its reads may come from several threads
     members = [info for info in file.infolist() if not info.is_dir() and is_member(info.filename)]
     if sum(info.file_size for info in members if info.file_size <= MAX_BYTES) > most:
         raise _TooMuchError
@@ -383,29 +385,66 @@ def _zip_members(archive: Path, most: int) -> Iterator[tuple[str, Opener]]:
 
 def _tar_members(archive: Path, most: int) -> Iterator[tuple[str, Opener]]:
     """Members with their offsets: an uncompressed tar is read in place, a compressed one is unpacked into memory."""
-    unpacked = io.BytesIO()
     with archive.open("rb") as file:
-        unpack = COMPRESSED.get(file.read(2))
-    if unpack:
-        with unpack(archive, "rb") as stream:
-            while unpacked.write(stream.read(1 << 20)):
-                if unpacked.tell() > most:
-                    raise _TooMuchError
-        unpacked.seek(0)
-
-    def read(start: int, size: int) -> bytes | memoryview:
-        if unpack:
-            return unpacked.getbuffer()[start : start + size]
-        with archive.open("rb") as file:
-            file.seek(start)
-            return file.read(size)
-
-    with tarfile.open(None if unpack else archive, "r:", unpacked if unpack else None) as members:
+        is_packed = file.read(2) in COMPRESSED
+    unpacked = _unpack(archive, most) if is_packed else None
+    read = partial(_read_unpacked, unpacked) if unpacked else partial(_read_file, archive.absolute())
+    with tarfile.open(None if unpacked else archive, "r:", unpacked) as members:
         for member in members:
             if not member.isdir() and is_member(member.name):
                 is_whole = member.isreg() and not member.issparse()  # a sparse one unpacks to more than there is of it
                 content = partial(read, member.offset_data, member.size)
                 yield member.name, partial(_open_member, content, member.size, is_whole)
+
+
+def _unpack(archive: Path, most: int) -> _Unpacked:
+    unpacked = _Unpacked()
+    with archive.open("rb") as file:
+        unpack = COMPRESSED[file.read(2)]
+    with unpack(archive, "rb") as stream:
+        while unpacked.write(stream.read(1 << 20)):
+            if unpacked.tell() > most:
+                raise _TooMuchError
+    unpacked.seek(0)
+    unpacked.again = (archive.absolute(), most, archive.stat().st_mtime_ns)
+    return unpacked
+
+
+def _read_unpacked(unpacked: io.BytesIO, start: int, size: int) -> memoryview:
+    return unpacked.getbuffer()[start : start + size]
+
+
+def _read_file(path: Path, start: int, size: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(size)
+
+
+class _ZipFile(zipfile.ZipFile):
+    """Another process opens it again, once for all entries that it is sent."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        path = Path(str(self.filename)).absolute()
+        return _zip_file_again, (path, path.stat().st_mtime_ns)
+
+
+class _Unpacked(io.BytesIO):
+    """An archive that was unpacked into memory; another process does it again, once."""
+
+    again: tuple[Path, int, int]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpack_again, self.again
+
+
+@functools.lru_cache(maxsize=2)
+def _zip_file_again(path: Path, _written: int) -> _ZipFile:
+    return _ZipFile(path)
+
+
+@functools.lru_cache(maxsize=1)
+def _unpack_again(path: Path, most: int, _written: int) -> _Unpacked:
+    return _unpack(path, most)
 
 
 def _open_member(read: Callable[[], bytes | memoryview], size: int, is_whole: bool = True) -> BinaryIO:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote
 
 from alocc.data import arrays, entries, video
 from alocc.data.decoding import SUFFIXES
-from alocc.data.entries import Entry, Opener, Skipped, has_suffix
+from alocc.data.entries import Entry, Skipped, has_suffix
 from alocc.errors import AloccError, ConfigError, DataError
 
 REDIRECT_HOSTS = "ALOCC_REDIRECT_HOSTS"  # variable: hosts, between commas, that an address may lead on to; * for any
@@ -24,16 +25,16 @@ def open_address(address: str, split: str) -> Path | tuple[list[Entry], list[Ski
     """
     if has_suffix(address, entries.MANIFESTS):
         raise DataError(f"{address}: a table names files beside it; copy both, or give the folder")
-    is_web = address.startswith(("http://", "https://"))
+    is_web = _is_web(address)
     try:
-        files, root, options = _file_system(address, is_web)
+        files, root, options = _file_system(address)
         if has_suffix(address, (*entries.ARCHIVES, *video.SUFFIXES)) or arrays.is_array_file(Path(address)):
             import fsspec
 
             each = {"filecache": {"same_names": True}, address.partition("://")[0]: options}
             return Path(fsspec.open_local(f"filecache::{address}", **each))
         if has_suffix(address, tuple(SUFFIXES)):
-            return entries.image_entries(address, _opener(files, root)), []
+            return entries.image_entries(address, partial(_open, address, root)), []
         top = root.rstrip("/") + "/"
         below = {name: name.removeprefix(top) for name in files.find(root) if name.startswith(top)}
     except Exception as error:  # every file system has errors of its own
@@ -46,16 +47,20 @@ def open_address(address: str, split: str) -> Path | tuple[list[Entry], list[Ski
         if entries.is_member(path)
     }
     names = sorted(parts, key=lambda name: entries.in_order(parts[name]))
-    found = [(parts[name][:-1], files.unstrip_protocol(name), _opener(files, name)) for name in names]
+    found = [(parts[name][:-1], files.unstrip_protocol(name), partial(_open, address, name)) for name in names]
     return entries.arrange(found, address, split)
 
 
-def _file_system(address: str, is_web: bool) -> tuple[Any, str, dict[str, Any]]:
+def _is_web(address: str) -> bool:
+    return address.startswith(("http://", "https://"))
+
+
+def _file_system(address: str) -> tuple[Any, str, dict[str, Any]]:
     """Fsspec's file system behind an address, the place in it, and its options."""
     try:
         import fsspec
 
-        options = {"client_kwargs": {"trace_configs": [_one_host()]}} if is_web else {}
+        options = {"client_kwargs": {"trace_configs": [_one_host()]}} if _is_web(address) else {}
         return *fsspec.core.url_to_fs(address, **options), options
     except (ImportError, ValueError) as error:  # the latter: no such protocol
         raise ConfigError(f"{address}: {error}; for http, in the clone: pip install '.[remote]'") from None
@@ -86,11 +91,10 @@ def _reason(error: Exception) -> str:
     return str(ours or f"{type(error).__name__}: {error}")
 
 
-def _opener(files: Any, name: str) -> Opener:
-    def read() -> BinaryIO:
-        try:
-            return cast(BinaryIO, files.open(name, "rb"))
-        except Exception as error:
-            raise OSError(_reason(error)) from None
-
-    return read
+def _open(address: str, name: str) -> BinaryIO:
+    """A file of the file system behind an address, in any process; fsspec keeps one of each system."""
+    try:
+        files, _, _ = _file_system(address)
+        return cast(BinaryIO, files.open(name, "rb"))
+    except Exception as error:
+        raise OSError(_reason(error)) from None

@@ -21,13 +21,17 @@ a class with the members of :class:`Source` and a line in :func:`open_source`.
 from __future__ import annotations
 
 import bisect
+import hashlib
 import io
 import itertools
 import os
+import stat
 import tempfile
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -115,6 +119,7 @@ class Source(ABC):
     where: str  # what people call it
     class_names: tuple[str, ...] = ()
     n_unlabelled: int = 0  # images without a class, in a source with classes
+    unusable: tuple[Skipped, ...] = ()  # what cannot be used of it, as was seen without reading; it comes first
 
     def of_classes(self, classes: Collection[str] | None) -> Source:
         """The images of some classes, None for all; a DataError if there is no such class."""
@@ -133,6 +138,28 @@ class Source(ABC):
     @abstractmethod
     def __len__(self) -> int:
         """How many images there are, at most; 0 if that is not known before they are read."""
+
+    @abstractmethod
+    def __getitem__(self, part: slice) -> Source:
+        """Images one behind the other, in the same order and with the same classes; ``unusable`` goes with the first.
+
+        Nothing is read, and another process may be sent it, but for a video.
+        """
+
+    def after(self, n: int) -> Source:
+        """What is left behind the first n, counted with those in ``unusable``."""
+        return self[n - len(self.unusable) :] if n else self
+
+    @abstractmethod
+    def listed(self) -> Iterator[tuple[object, ...]]:
+        """What tells the images from others without reading them: names, classes; of files, size and time too."""
+
+    def identity(self) -> str:
+        """SHA-256 of :meth:`listed`."""
+        found = hashlib.sha256()
+        for item in self.listed():
+            found.update(f"{item!r}\n".encode("utf-8", "backslashreplace"))
+        return found.hexdigest()
 
     @abstractmethod
     def headers(self) -> list[Header]:
@@ -245,7 +272,7 @@ def _open_path(path: Path, where: str, split: Split, stride: int) -> Source:
         return VideoSource(path, where, stride)
     if arrays.is_array_file(path) and path.is_file():
         images, labels = arrays.read_arrays(path, where)
-        return ArraySource(images, labels, lambda i: f"{where}#{i}", where)
+        return ArraySource(images, labels, partial("{}#{}".format, where), where, path=path)
     return EntrySource(*find_entries(path, where, split, BUILT_IN), where)
 
 
@@ -259,9 +286,10 @@ class ArraySource(Source):
         name: Callable[[int], str] = str,
         where: str = "the array",
         numbers: NDArray[np.int64] | None = None,
+        path: Path | None = None,
     ) -> None:
         known, index = np.unique(classes, return_inverse=True)
-        self.images, self.name, self.where = images, name, where
+        self.images, self.name, self.where, self.path = images, name, where, path
         self.numbers = np.arange(len(images)) if numbers is None else numbers
         self.classes = np.array([class_of([name]) for name in known.tolist()], np.str_)[index]
         self.class_names = tuple(sorted(set(self.classes.tolist()) - {""}))
@@ -272,11 +300,22 @@ class ArraySource(Source):
 
     def _only(self, classes: Collection[str]) -> ArraySource:
         kept = np.flatnonzero(np.isin(self.classes, list(classes)))
-        return ArraySource(self.images[kept], self.classes[kept], self.name, self.where, self.numbers[kept])
+        return ArraySource(self.images[kept], self.classes[kept], self.name, self.where, self.numbers[kept], self.path)
+
+    def __getitem__(self, part: slice) -> ArraySource:
+        some = copy(self)
+        some.images = self.images.part(part) if isinstance(self.images, arrays.ArrayFile) else self.images[part]
+        some.classes, some.numbers = self.classes[part], self.numbers[part]
+        return some
+
+    def listed(self) -> Iterator[tuple[object, ...]]:
+        yield self.where, self.images.shape, self.images.dtype, *(_size_and_time(self.path) if self.path else ())
+        if self.class_names:
+            yield from zip(self.numbers.tolist(), self.classes.tolist(), strict=True)
 
     def some(self, most: int) -> ArraySource:
         kept = spread(len(self), most)
-        return ArraySource(self.images[kept], self.classes[kept], self.name, self.where, self.numbers[kept])
+        return ArraySource(self.images[kept], self.classes[kept], self.name, self.where, self.numbers[kept], self.path)
 
     def headers(self) -> list[Header]:
         parts = (self.images[start : start + reading.BATCH] for start in range(0, len(self), reading.BATCH))
@@ -316,6 +355,19 @@ class EntrySource(Source):
     def _only(self, classes: Collection[str]) -> EntrySource:
         return EntrySource([entry for entry in self.entries if entry.class_name in classes], self.unusable, self.where)
 
+    def __getitem__(self, part: slice) -> EntrySource:
+        some = copy(self)
+        some.entries = self.entries[part]
+        some.unusable = () if part.start else self.unusable
+        return some
+
+    def listed(self) -> Iterator[tuple[object, ...]]:
+        yield from self.unusable
+        yield _size_and_time(Path(self.where))  # of an archive; a folder's or a table's is no matter
+        for entry in self.entries:
+            file = _size_and_time(entry.content) if isinstance(entry.content, str | Path) else ()
+            yield entry.name, entry.class_name, entry.page, *file
+
     def __len__(self) -> int:
         return len(self.entries)
 
@@ -348,8 +400,17 @@ class VideoSource(Source):
     """Frames of a video, named by their time."""
 
     def __init__(self, path: Path, where: str, stride: int) -> None:
-        self.where = where
+        self.where, self.path, self.stride, self.first = where, path, stride, 0
         self.frames = partial(video.frames, path, stride, where)
+
+    def __getitem__(self, part: slice) -> VideoSource:
+        """From a frame on: those before it are decoded again."""
+        some = copy(self)
+        some.first = self.first + (part.start or 0)
+        return some
+
+    def listed(self) -> Iterator[tuple[object, ...]]:
+        yield self.where, self.stride, *_size_and_time(self.path)
 
     def __len__(self) -> int:
         return 0
@@ -361,9 +422,13 @@ class VideoSource(Source):
         return [Header(first.shape[0], first.shape[1], is_grey(first))]
 
     def batches(self, to: ImageFormat) -> Iterator[ImageSet]:
-        frames, start = self.frames(), 0
+        frames, start = self.frames(), self.first
         again = _FramesAgain(self.frames)
         damage: tuple[Skipped, ...] = ()
+        try:
+            deque(itertools.islice(frames, start), maxlen=0)
+        except DataError:
+            return  # the damage was one of those before
         while not damage:
             images, names, sizes = [torch.empty((0, to.channels, *to.size), dtype=torch.uint8)], [], []
             try:
@@ -426,6 +491,14 @@ def spread(n: int, most: int) -> NDArray[np.int64]:
     """At most so many of n indices, evenly spread."""
     few = min(n, most)
     return np.arange(few) * n // max(1, few)
+
+
+def _size_and_time(path: str | Path) -> tuple[int, ...]:
+    """Bytes and nanoseconds of a file's last change; nothing of what is no file."""
+    with suppress(OSError):
+        if stat.S_ISREG((found := os.stat(path)).st_mode):  # noqa: PTH116  (a string: there may be millions)
+            return found.st_size, found.st_mtime_ns
+    return ()
 
 
 def _read_entry(entries: Sequence[Entry], i: int) -> NDArray[np.uint8]:

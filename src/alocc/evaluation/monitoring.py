@@ -36,7 +36,8 @@ class Looks:
     def of(self, batches: Iterable[ImageSet], most: int = 50) -> Iterator[ImageSet]:
         """The same batches, while the look of the first few images of each is noted."""
         for batch in batches:
-            self.appearance.append(appearance(batch.images[:most]))
+            if len(batch):  # else not one of its images can be used
+                self.appearance.append(appearance(batch.images[:most]))
             yield batch
 
     def note(self, images: ImageSet, scores: Scores, regions: Sequence[Sequence[Region]] = ()) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ from alocc.data.entries import find_entries, visible
 from alocc.data.reading import read_batches
 from alocc.errors import AloccError, ConfigError, DataError, InputError, UselessDetectorWarning
 from alocc.runtime import Runtime
-from alocc.scoring.stream import score_batches
+from alocc.scoring.stream import WithMaps, score_batches
 from alocc.scoring.table import check_table_path, write_table
 from alocc.streams import standard_streams
 
@@ -74,10 +73,9 @@ def _run(given: argparse.Namespace) -> None:
     batches = read_batches(entries, runtime.image_format, unusable)
     with_classes = any(entry.class_name for entry in entries)
     rows = score_batches(
-        runtime,
+        WithMaps(runtime, runtime.calibration) if pictures else runtime,
         batches,
         with_classes=with_classes,
-        score=partial(runtime.score, maps=bool(pictures)),
         regions=(lambda batch, scores: runtime.regions(batch.images, scores, sizes=batch.sizes)) if pictures else None,
         each=pictures.add if pictures else None,
     )

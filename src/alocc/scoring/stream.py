@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -30,13 +30,20 @@ class Batch(Protocol):
     def skipped(self) -> Sequence[Skipped]: ...
 
 
-class Engine(Protocol):
+class Scorer(Protocol):
+    """What gives scores to images."""
+
+    @property
+    def alpha(self) -> float: ...
+    def score(self, images: Any, progress: Progress | None = None) -> Scores: ...
+    def was_seen(self, images: Any) -> NDArray[np.bool_]: ...
+
+
+class Engine(Scorer, Protocol):
     """What scores: a :class:`~alocc.detector.Detector`, which says what each of these is, or an exported file."""
 
     @property
     def image_format(self) -> ImageFormat: ...
-    @property
-    def alpha(self) -> float: ...
     @property
     def calibration(self) -> Calibration: ...
     @property
@@ -55,7 +62,28 @@ class Engine(Protocol):
     def regions(
         self, images: Any, scores: Scores | None = None, *, sizes: Sequence[tuple[int, int]] = ()
     ) -> list[list[Any]]: ...
-    def was_seen(self, images: Any) -> NDArray[np.bool_]: ...
+
+
+@dataclass(frozen=True)
+class WithMaps:
+    """An engine that computes maps too, and calls anomalies what a calibration does."""
+
+    engine: Engine
+    calibration: Calibration
+
+    @property
+    def alpha(self) -> float:
+        """False-positive rate of the engine."""
+        return self.engine.alpha
+
+    def score(self, images: Any, progress: Progress | None = None) -> Scores:
+        """Scores with maps."""
+        found = self.engine.score(images, progress, maps=True)
+        return replace(found, is_anomaly=found.p_value <= self.calibration.alpha)
+
+    def was_seen(self, images: Any) -> NDArray[np.bool_]:
+        """Which images the detector was trained or calibrated on."""
+        return self.engine.was_seen(images)
 
 
 BatchT = TypeVar("BatchT", bound=Batch)
@@ -89,43 +117,63 @@ class Rows(NamedTuple):
 
 
 def score_batches(
-    scorer: Engine,
+    scorer: Scorer,
     batches: Iterable[BatchT],
     *,
     strict: bool = False,
     progress: Progress | None = None,
     with_classes: bool = False,
-    score: Callable[[Any, Progress | None], Scores] | None = None,
+    going_on: bool = False,
     regions: Callable[[BatchT, Scores], Sequence[Sequence[Any]]] | None = None,
     each: Callable[[BatchT, Scores, Sequence[Sequence[Any]]], None] | None = None,
 ) -> Iterator[Rows]:
     """Score batch after batch of images in the engine's format. At least one image is scored before the first rows.
 
+    But for batches with which a job goes on: images before them were scored.
+
     ``progress`` is told of every few images that are done. ``with_classes`` says that the source has classes.
-    ``score`` scores, if not as the engine does by itself.
     ``regions`` finds those of each image. ``each`` is given every batch, its scores and regions, before the images are
     let go.
 
     Raises:
         DataError: if not one image can be used, or, if strict, if one cannot.
     """
-    waiting: list[Skipped] = []
-    alpha = None
-    for batch in batches:
+
+    def rows_of(batch: BatchT) -> Rows:
         check_strict(strict, batch.skipped)
-        waiting += batch.skipped
-        if batch.names:
-            scores = (score or scorer.score)(batch.images, progress)
-            found = regions(batch, scores) if regions else ()
-            if each:
-                each(batch, scores, found)
-            n_seen = int(scorer.was_seen(batch.images).sum())
-            lean = replace(scores, parts={}, p_real=None, anomaly_map=None)
-            classes = list(map(str, batch.classes)) if with_classes else ()
-            yield Rows(batch.names, lean, waiting, n_seen, found, classes)
-            waiting, alpha = [], scores.alpha
-    if alpha is None:
+        if not batch.names:
+            return _unusable(batch.skipped, scorer.alpha)
+        scores = scorer.score(batch.images, progress)
+        found = regions(batch, scores) if regions else ()
+        if each:
+            each(batch, scores, found)
+        n_seen = int(scorer.was_seen(batch.images).sum())
+        lean = replace(scores, parts={}, p_real=None, anomaly_map=None)
+        classes = list(map(str, batch.classes)) if with_classes else ()
+        return Rows(batch.names, lean, batch.skipped, n_seen, found, classes)
+
+    return with_usable(map(rows_of, batches), scorer.alpha, going_on=going_on)
+
+
+def with_usable(parts: Iterable[Rows], alpha: float, *, going_on: bool = False) -> Iterator[Rows]:
+    """The same rows, but that those of images that cannot be used come together with the next ones that can.
+
+    Raises:
+        DataError: if there are none that can, unless there were some before, with which the job is ``going_on``.
+    """
+    waiting: list[Skipped] = []
+    some = going_on
+    for rows in parts:
+        waiting += rows.skipped
+        if rows.names:
+            yield rows._replace(skipped=waiting)
+            waiting, some = [], True
+    if not some:
         raise none_usable(waiting)
     if waiting:
-        none = np.empty(0)
-        yield Rows((), Scores(none, none, none > 0, {}, None, alpha), waiting, 0)
+        yield _unusable(waiting, alpha)
+
+
+def _unusable(skipped: Sequence[Skipped], alpha: float) -> Rows:
+    none = np.empty(0)
+    return Rows((), Scores(none, none, none > 0, {}, None, alpha), skipped, 0)

@@ -274,16 +274,21 @@ def _json_lines_of_regions(file: IO[str]) -> Callable[[Row], object]:
 
 
 def _parquet(path: Path, rows: Iterator[Row], columns: Sequence[str]) -> None:
-    import pyarrow
     import pyarrow.parquet
 
-    types = [pyarrow.string(), pyarrow.float64(), pyarrow.float64(), pyarrow.bool_(), pyarrow.string()]
-    of_column = dict.fromkeys(BOX_COLUMNS, pyarrow.int64()) | dict(zip(COLUMNS, types, strict=True))
-    of_column[CLASS] = pyarrow.string()
-    schema = pyarrow.schema([(name, of_column[name]) for name in columns])
-    with pyarrow.parquet.ParquetWriter(path, schema) as writer:
+    with pyarrow.parquet.ParquetWriter(path, as_arrow((), columns).schema) as writer:
         while group := list(itertools.islice(rows, ROW_GROUP)):
-            writer.write_table(pyarrow.Table.from_pylist(group, schema=schema))
+            writer.write_table(as_arrow(group, columns))
+
+
+def as_arrow(rows: Sequence[Row], columns: Sequence[str]) -> Any:
+    """A table of Arrow; columns of other names hold whole numbers."""
+    import pyarrow
+
+    types = [pyarrow.string(), pyarrow.float64(), pyarrow.float64(), pyarrow.bool_(), pyarrow.string()]
+    of_column = dict(zip((*COLUMNS, CLASS), (*types, pyarrow.string()), strict=True))
+    schema = pyarrow.schema([(name, of_column.get(name, pyarrow.int64())) for name in columns])
+    return pyarrow.Table.from_pylist(list(rows), schema=schema)
 
 
 WRITERS = {".csv": _csv, ".jsonl": _json_lines, ".parquet": _parquet}

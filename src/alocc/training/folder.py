@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from alocc.config import Config, dump_config
 from alocc.detector import Detector, artefact_path
 from alocc.errors import ArtefactError
-from alocc.storage import TEMPORARY, digest, load_tensors, replacing, write_text
+from alocc.storage import TEMPORARY, digest, load_tensors, lock, replacing, write_text
 from alocc.training.history import Row, history_csv
 from alocc.verdict import HEALTH_FILE
 
@@ -155,17 +155,12 @@ class RunFolder:
         except OSError as error:
             raise self._unfit(error) from None
         try:
-            with suppress(ImportError):  # Windows has no such locks
-                import fcntl
-
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(descriptor)
         except BlockingIOError:
             os.close(descriptor)
             raise ArtefactError(
                 f"another process is writing to {self.root}; wait until it has ended, or choose another --out"
             ) from None
-        except OSError:  # no locks here, as on some network file systems
-            pass
         try:
             yield
         finally:

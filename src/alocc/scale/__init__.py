@@ -1,0 +1,1 @@
+"""Many processes on many machines, through Ray: the only user of it."""
