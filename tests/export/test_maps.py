@@ -178,16 +178,18 @@ def test_a_file_without_maps_says_how_to_get_them(case, tmp_path, run):
             ConfigError, match=r"plain\.onnx has no maps; export it again, with: alocc export RUN --maps"
         ):
             ask()
-    Image.fromarray(images[0, :, :, 0]).save(tmp_path / "a.png")
-    before = sorted(tmp_path.iterdir())
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    Image.fromarray(images[0, :, :, 0]).save(parts / "a.png")
+    before = sorted(tmp_path.rglob("*"))
     for words, command in (
-        (["score", plain.path, tmp_path, "--maps", tmp_path / "maps"], main),
-        (["score", plain.path, tmp_path, "--regions", tmp_path / "r.csv"], main),
-        ([plain.path, tmp_path, "--maps", tmp_path / "maps"], light_main),
+        (["score", plain.path, parts, "--maps", tmp_path / "maps"], main),
+        (["score", plain.path, parts, "--regions", tmp_path / "r.csv"], main),
+        ([plain.path, parts, "--maps", tmp_path / "maps"], light_main),
     ):
         err = run(*words, code=2, command=command)
         assert "has no maps; export it again, with: alocc export RUN --maps" in err and err.count("\n") == 1
-    assert sorted(tmp_path.iterdir()) == before
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.slow
