@@ -10,6 +10,7 @@ import argparse
 import csv
 import datetime
 import io
+import json
 import tempfile
 from pathlib import Path
 
@@ -31,22 +32,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     folder = RunFolder(parser.parse_args().run)
-    text = history_text(folder)
+    text, seconds = history_and_seconds(folder)
     rows = [row for row in csv.DictReader(io.StringIO(text)) if row.get("auroc")]
     draw(rows)
     PAGE.parent.mkdir(parents=True, exist_ok=True)
-    PAGE.write_text(page(folder, rows, text), encoding="utf-8")
+    PAGE.write_text(page(folder, rows, text, seconds), encoding="utf-8")
     print(f"{PAGE} and {PICTURE} written")
 
 
-def history_text(folder: RunFolder) -> str:
-    """The run's history: its file if it is finished, else what the checkpoint remembers."""
-    if folder.model.exists():
-        return folder.history.read_text(encoding="utf-8")
-    return history_csv(list(map(dict, load_tensors(folder.checkpoint())[1]["history"])))
+def history_and_seconds(folder: RunFolder) -> tuple[str, float]:
+    """The run's history and how long it took: of its files if it is finished, else what the checkpoint remembers."""
+    if folder.is_finished:
+        notes = json.loads(folder.summary.read_text(encoding="utf-8"))
+        return folder.history.read_text(encoding="utf-8"), notes["training_seconds"]
+    _, metadata = load_tensors(folder.checkpoint())
+    return history_csv(list(map(dict, metadata["history"]))), metadata["seconds"]
 
 
-def page(folder: RunFolder, rows: list[dict[str, str]], text: str) -> str:
+def page(folder: RunFolder, rows: list[dict[str, str]], text: str, seconds: float) -> str:
     config = load_config(folder.config)
     planned, done = config.training.adversarial.iterations, int(rows[-1]["iteration"])
     with tempfile.TemporaryDirectory() as scratch:
@@ -54,7 +57,7 @@ def page(folder: RunFolder, rows: list[dict[str, str]], text: str) -> str:
         history.write_text(text, encoding="utf-8")
         comparison = compare_with_article(history)
     state = "" if done == planned else f"\n**Not finished: {done:,} of {planned:,} iterations so far.**\n"
-    hours = float(rows[-1]["seconds"]) / 3600
+    hours = seconds / 3600
     table = "\n".join(f"| {' | '.join(row)} |" for row in comparison.as_rows()[1:])
     shown = ("accuracy_real", "accuracy_flipped", "auroc", "p_real_normal", "p_real_anomalous")
     evaluations = "\n".join(

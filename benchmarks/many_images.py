@@ -62,7 +62,7 @@ def measure(folder: Path, n: int, rounds: int) -> str:
     print(f"{n:,} images made in {time.perf_counter() - began:.0f} s", flush=True)
     everything, tenth = folder / "images", f"{folder}/images/all/*0/*.png"
     run = folder / "run"
-    trained = timed("train", everything, "--out", run, "--iterations", ITERATIONS)
+    trained = timed("train", everything, "--out", run, "--again", "--iterations", ITERATIONS)
     small = timed("score", run, tenth, "--out", folder / "tenth.csv")
     large = [timed("score", run, everything, "--out", folder / "all.csv") for _ in range(rounds)]
     with (folder / "all.csv").open() as file:

@@ -68,7 +68,7 @@ def train(bench: Bench, normal: str, iterations: int | None, name: str = "") -> 
     if bench.quick:
         data, length = [bench.folder / "few.npy"], ["--iterations", 2, "--set", "calibration.folds=0"]
         np.save(data[0], few_images())
-    return Trained(out, alocc("train", *data, "--out", out, "--overwrite", *length))
+    return Trained(out, alocc("train", *data, "--out", out, "--overwrite", "--again", *length))
 
 
 @cache

@@ -120,7 +120,7 @@ def measure(root, normal, iterations):
     """Make the task, train, set the threshold, compare, report: the figures of one surface, by damage and of all."""
     data, run, start = root / normal, root / f"run-{normal}", time.perf_counter()
     make_task(data, normal)
-    alocc("train", data, "--out", run, "--overwrite", *(["--iterations", iterations] if iterations else []))
+    alocc("train", data, "--out", run, "--overwrite", "--again", *(["--iterations", iterations] if iterations else []))
     alocc("calibrate", run, data / "calibration")
     figures = {"all": alocc("evaluate", run, data, "--json")}
     for damage in DAMAGES:

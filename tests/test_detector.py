@@ -16,7 +16,7 @@ from alocc.data.splits import split_normals
 from alocc.errors import ArtefactError, ConfigError, DataError
 from alocc.export import export
 from alocc.export.scorer import Verdicts
-from alocc.storage import METADATA_KEY, load_tensors, save_tensors
+from alocc.storage import CHECKSUM, METADATA_KEY, load_tensors, save_tensors
 
 SMALL = ["networks.width=4", "training.batch_size=16"]
 
@@ -324,6 +324,7 @@ def saved(tmp_path_factory):
 def edited(saved, path, edit):
     """Write the file again after ``edit`` of its tensors and its metadata, by safetensors alone."""
     tensors = load_file(saved)
+    del tensors[CHECKSUM]
     with safe_open(saved, "pt") as file:
         metadata = json.loads(file.metadata()[METADATA_KEY])
     edit(tensors, metadata)

@@ -78,6 +78,16 @@ def test_commands_in_documents_exist_with_their_options():
             assert option in shown.stdout, f"{command}: no {option}"
 
 
+def test_what_is_promised_is_shown_by_tests_that_exist():
+    rows = [line for line in (ROOT / "docs/reliability.md").read_text(encoding="utf-8").splitlines() if ".py::" in line]
+    assert len(rows) >= 25
+    for row in rows:
+        path = ""
+        for file, name in re.findall(r"`([\w/.]*)::(\w+)`", row):  # without a file: of the one before
+            path = file or path
+            assert f"\ndef {name}(" in (ROOT / "tests" / path).read_text(encoding="utf-8"), f"{path}::{name}"
+
+
 EXAMPLES = {"from_arrays.py": "60", "scikit_learn.py": "60", "textures.py": "10 --normal brick --page page.md"}
 
 

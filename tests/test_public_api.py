@@ -29,7 +29,7 @@ def test_unknown_name_is_an_attribute_error():
         _ = alocc.nonsense
 
 
-@pytest.mark.parametrize("code", ["import alocc", "import sys; sys.argv = ['alocc', '--help']; import alocc.cli"])
+@pytest.mark.parametrize("code", ["import alocc", "import sys; sys.argv = ['alocc', '--help']; import alocc.cli.app"])
 def test_nothing_heavy_is_loaded_before_it_is_needed(code):
     heavy = "{'torch', 'sklearn', 'matplotlib', 'lightning_fabric', 'PIL', 'pandas', 'scipy'}"
     loaded = subprocess.run(
@@ -44,7 +44,7 @@ def test_nothing_heavy_is_loaded_before_it_is_needed(code):
     [
         ("import alocc", {}, "10000"),
         ("import alocc.training.run", {}, "10000"),
-        ("import sys; sys.argv = ['alocc', '--help']; import alocc.cli", {}, "10000"),
+        ("import sys; sys.argv = ['alocc', '--help']; import alocc.cli.app", {}, "10000"),
         ("import alocc", {"GOMP_SPINCOUNT": "7"}, "7"),
         ("import alocc", {"OMP_WAIT_POLICY": "PASSIVE"}, None),
         ("import torch, alocc", {}, None),  # too late: torch has read it

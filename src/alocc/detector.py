@@ -420,8 +420,8 @@ class Detector:
         version = metadata.get("format_version")
         if version not in READABLE:
             newer = isinstance(version, int) and version > FORMAT_VERSION
-            remedy = "a newer alocc; upgrade alocc to read it" if newer else "an older alocc; train it again"
-            raise ArtefactError(f"{path} was written by {remedy}")
+            remedy, formats = "upgrade alocc" if newer else "train it again", " and ".join(map(str, READABLE))
+            raise ArtefactError(f"{path} is of format {version}; this alocc reads formats {formats}: {remedy}")
         try:
             return replace(cls._restored(tensors, metadata), health=read_health(path))
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:

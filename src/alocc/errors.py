@@ -7,8 +7,9 @@
     │   ├── ConfigError        an option or a config file
     │   ├── DataError          images, folders, class names
     │   └── ArtefactError      a saved detector, checkpoint or run folder
+    │       └── DamagedError   a file that is not what alocc wrote
     ├── NonFiniteLossError     training diverged; the last good state was kept
-    └── StoppedError           the training was asked to stop; a checkpoint was written
+    └── StoppedError           the training was asked to stop; its checkpoints are kept
 
     UselessDetectorWarning     a detector scores that a health check called useless (a UserWarning)
 
@@ -36,12 +37,19 @@ class ArtefactError(InputError):
     """A file or folder that alocc should have written is missing, damaged or of another version."""
 
 
+class DamagedError(ArtefactError):
+    """A file of tensors is truncated, has other bits than were written, or was not written by alocc."""
+
+
 class NonFiniteLossError(AloccError):
     """A loss became infinite or not a number; the last checkpoint before that is kept."""
 
 
 class StoppedError(AloccError):
-    """The training was asked to stop; a checkpoint holds where it was."""
+    """The training was asked to stop; its checkpoints hold where it was."""
+
+    exit_code = 130
+    """Of the command line: 128 and the signal's number."""
 
 
 class UselessDetectorWarning(UserWarning):

@@ -15,22 +15,24 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alocc.errors import ArtefactError
+from alocc.errors import ArtefactError, DamagedError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 METADATA_KEY = "alocc"
+CHECKSUM = "sha256"  # name of the tensor that holds the SHA-256 of all others and of the metadata
 MOST_HEADER = 1 << 24  # bytes of names and metadata in a file of tensors, at most
 TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]+\.tmp")  # name of a file under way, with the name that it will have
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """Give a temporary path beside ``path`` to write to; it becomes ``path`` if the block ends well.
 
     A file that is there keeps its mode, a link still points where it did, and what is no file, a pipe or a device, is
-    written to itself. An ArtefactError if the place cannot be written to.
+    written to itself. If ``durable``, the disk has the file before it replaces another, whatever becomes of the power.
+    An ArtefactError if the place cannot be written to.
     """
     temporary = None
     try:
@@ -46,6 +48,9 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         if mode is not None:
             temporary.chmod(mode)
+        if durable:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         temporary.replace(target)
     except OSError as error:
         raise ArtefactError(f"{path} cannot be written ({error.strerror or error})") from None
@@ -90,16 +95,34 @@ def _plain(value: Any) -> Any:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write tensors and JSON metadata into one safetensors file."""
+    """Write tensors and JSON metadata into one safetensors file, with a checksum."""
     from safetensors.torch import save
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with replacing(path) as temporary:
-        temporary.write_bytes(save(contiguous, {METADATA_KEY: json.dumps(metadata, sort_keys=True)}))
+    text = json.dumps(metadata, sort_keys=True)
+    contiguous[CHECKSUM] = _checksum(contiguous, text)
+    with replacing(path, durable=True) as temporary:
+        temporary.write_bytes(save(contiguous, {METADATA_KEY: text}))
+
+
+def _checksum(tensors: Mapping[str, Tensor], text: str) -> Tensor:
+    """SHA-256 of tensors and metadata, (32,) uint8: safetensors itself does not notice bits that have changed."""
+    import torch
+
+    total = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return torch.tensor(list(total.digest()), dtype=torch.uint8)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what :func:`save_tensors` wrote, executing nothing; an ArtefactError if it is missing or damaged."""
+    """Read what :func:`save_tensors` wrote, executing nothing.
+
+    Raises:
+        DamagedError: if the file is damaged, or its checksum is another one.
+        ArtefactError: if it is missing, or cannot be read.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -110,15 +133,19 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             if (header_size := int.from_bytes(start, "little")) > MOST_HEADER:
                 raise ValueError("it is no safetensors file")
             start += (header := file.read(header_size))
-            metadata = _parsed(_parsed(header)["__metadata__"][METADATA_KEY])
+            text = _parsed(header)["__metadata__"][METADATA_KEY]
+            metadata = _parsed(text)
             tensors = load(start + file.read())
+        checksum = tensors.pop(CHECKSUM, None)  # files of earlier versions have none
+        if checksum is not None and checksum.tolist() != _checksum(tensors, text).tolist():
+            raise ValueError("its checksum is another one")
     except FileNotFoundError:
         raise ArtefactError(f"{path} does not exist") from None
     except OSError as error:
         raise ArtefactError(f"{path} cannot be read ({error.strerror})") from None
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ArtefactError(f"{path} is damaged or was not written by alocc ({reason})") from None
+        raise DamagedError(f"{path} is damaged or was not written by alocc ({reason})") from None
     return tensors, metadata
 
 

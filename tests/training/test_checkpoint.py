@@ -34,10 +34,10 @@ def stopped_after(n):
 
 
 def history(folder):
-    """Columns, and rows without the time."""
+    """Columns and rows."""
     with (folder / "history.csv").open(newline="") as file:
         reader = csv.DictReader(file)
-        return reader.fieldnames, [{**row, "seconds": None} for row in reader]
+        return reader.fieldnames, list(reader)
 
 
 def make_state(seed):
@@ -89,7 +89,7 @@ def test_a_state_comes_back_whole_and_goes_on_alike(tmp_path):
     for _ in range(3):
         step()
     state.phase, state.seconds = 2, 1.25
-    state.history.write_row("first", 3, 1.25, {"zeta": 0.1, "auroc": 0.7})
+    state.history.write_row("first", 3, {"zeta": 0.1, "auroc": 0.7})
     step()
     state.save(tmp_path / "x.safetensors")
     saved = everything(state)
@@ -97,12 +97,16 @@ def test_a_state_comes_back_whole_and_goes_on_alike(tmp_path):
     ahead = everything(state)
 
     again, step_again = make_state(0)
-    again.restore(tmp_path / "x.safetensors")
+    again.restore(tmp_path / "x.safetensors", never)
     assert_equal(everything(again), saved)
-    assert list(again.history.rows[0]) == ["phase", "iteration", "seconds", "z_R", "z_D", "z_E", "a", "zeta", "auroc"]
+    assert list(again.history.rows[0]) == ["phase", "iteration", "z_R", "z_D", "z_E", "a", "zeta", "auroc"]
     assert list(again.history.losses[0]) == ["z_R", "z_D", "z_E", "a"]
     step_again()
     assert_equal(everything(again), ahead)
+
+
+def never(message):
+    raise AssertionError(message)
 
 
 def assert_equal(found, expected):
@@ -118,8 +122,22 @@ def test_checkpoint_of_another_training_is_refused_and_changes_nothing(tmp_path)
     state, _ = make_state(0)
     before = everything(state)
     with pytest.raises(ArtefactError, match=r"x\.safetensors is the checkpoint of a training with another config"):
-        state.restore(tmp_path / "x.safetensors")
+        state.restore(tmp_path / "x.safetensors", never)
     assert_equal(everything(state), before)
+    assert (tmp_path / "x.safetensors").exists()
+
+
+@pytest.fixture
+def two_checkpoints(tmp_path):
+    """A path, and what the state was that it holds, and that the checkpoint before it holds."""
+    state, step = make_state(0)
+    states = []
+    for _ in range(3):  # of the first nothing is left
+        step()
+        state.save(tmp_path / "x.safetensors")
+        states.append(everything(state))
+    assert {path.name for path in tmp_path.iterdir()} == {"x.safetensors", "x-previous.safetensors"}
+    return tmp_path / "x.safetensors", states[2], states[1]
 
 
 @pytest.mark.parametrize(
@@ -136,15 +154,67 @@ def test_checkpoint_of_another_training_is_refused_and_changes_nothing(tmp_path)
         lambda tensors, metadata: metadata.update(history=None),
     ],
 )
-def test_damaged_checkpoint_is_refused_in_one_line(tmp_path, damage):
+def test_something_wrong_in_a_checkpoint_leads_to_the_one_before(two_checkpoints, damage):
+    path, _, before = two_checkpoints
+    tensors, metadata = load_tensors(path)
+    damage(tensors, metadata)
+    save_tensors(path, tensors, metadata)
+    told = []
+    state, _ = make_state(0)
+    state.restore(path, told.append)
+    assert_equal(everything(state), before)
+    assert len(told) == 1 and "\n" not in told[0]
+    assert told[0].startswith(f"{path} is damaged (") and told[0].endswith("; going on from the checkpoint before")
+    assert [one.name for one in path.parent.iterdir()] == ["x-previous.safetensors"]
+
+
+def flip(path, at):
+    """Change one bit of a file, at a share of its length."""
+    content = bytearray(path.read_bytes())
+    content[int(at * (len(content) - 1))] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("at", [0, 0.1, 0.3, 0.5, 0.7, 0.9, 1])
+def test_one_bit_that_flips_is_noticed(two_checkpoints, at):
+    path, last, before = two_checkpoints
+    state, _ = make_state(0)
+    state.restore(path, never)
+    assert_equal(everything(state), last)
+    flip(path, at)
+    told = []
+    state.restore(path, told.append)
+    assert_equal(everything(state), before)
+    assert len(told) == 1 and "going on from the checkpoint before" in told[0]
+    state.save(path)  # the damaged one does not take the place of the good one
+    assert {one.name for one in path.parent.iterdir()} == {"x.safetensors", "x-previous.safetensors"}
+    state.restore(path, never)
+
+
+@pytest.mark.parametrize("n_there", [1, 2])
+def test_where_no_checkpoint_can_be_used_a_state_stays_as_it_starts(two_checkpoints, n_there):
+    path, _, _ = two_checkpoints
+    before = path.with_stem("x-previous")
+    flip(path, 0.9)
+    flip(before, 0.5)
+    if n_there == 1:
+        before.unlink()
+    told = []
     state, step = make_state(0)
     step()
-    state.save(tmp_path / "x.safetensors")
-    tensors, metadata = load_tensors(tmp_path / "x.safetensors")
-    damage(tensors, metadata)
-    save_tensors(tmp_path / "x.safetensors", tensors, metadata)
-    with pytest.raises(ArtefactError, match=r"x\.safetensors is damaged \(.*\); delete it to train from the start$"):
-        state.restore(tmp_path / "x.safetensors")
+    fresh = everything(state)
+    state.restore(path, told.append)
+    assert_equal(everything(state), fresh)
+    assert len(told) == 1 and told[0].count("damaged") == n_there and told[0].endswith("start anew")
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_kill_between_two_renamings_leaves_the_checkpoint_before(two_checkpoints):
+    path, _, before = two_checkpoints
+    path.unlink()
+    state, _ = make_state(0)
+    state.restore(path, never)
+    assert_equal(everything(state), before)
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +232,7 @@ def test_weights_after_a_stop_are_those_of_a_training_without_one(whole, tmp_pat
     with pytest.raises(StoppedError, match=f"after {n} of 32"):
         train(IMAGES, config=ONE_FOLD, iterations=12, out=tmp_path, hooks=stopped_after(n))
     resumed = []
-    train(IMAGES, config=ONE_FOLD, iterations=12, out=tmp_path, hooks=Hooks(resumed=resumed.append))
+    train(IMAGES, config=ONE_FOLD, iterations=12, out=tmp_path, hooks=Hooks(resumed=resumed.append, warned=never))
     assert resumed == [n]
     expected, found = (Detector.load(folder).scorer.state_dict() for folder in (whole, tmp_path))
     assert expected.keys() == found.keys()
@@ -180,7 +250,7 @@ def test_history_after_a_stop_is_that_of_a_training_without_one(whole, tmp_path,
     train(IMAGES, config=ONE_FOLD, iterations=12, out=tmp_path)
     columns, rows = history(tmp_path)
     assert (columns, rows) == history(whole)
-    assert columns[:4] == ["phase", "iteration", "seconds", "r_mse"]
+    assert columns[:3] == ["phase", "iteration", "r_mse"]
     assert {row["iteration"] for row in rows} >= {"10", "12", "20", "22", "30", "32"}
 
 
@@ -199,10 +269,10 @@ def test_history_averages_losses_since_the_last_row():
     told = History()
     for value in (1.0, 3.0):
         told.add({"r_mse": value})
-    told.write_row("reconstruction", 2, 0.5, {"auroc": 0.9})
+    told.write_row("reconstruction", 2, {"auroc": 0.9})
     assert told.losses == []
     told.add({"d_real": 7.0})
-    told.write_row("discrimination", 3, 0.755, {})
+    told.write_row("discrimination", 3, {})
     assert history_csv(told.rows) == (
-        "phase,iteration,seconds,r_mse,auroc,d_real\nreconstruction,2,0.5,2.0,0.9,\ndiscrimination,3,0.76,,,7.0\n"
+        "phase,iteration,r_mse,auroc,d_real\nreconstruction,2,2.0,0.9,\ndiscrimination,3,,,7.0\n"
     )

@@ -1,5 +1,7 @@
 """A run folder: only a run's own files are removed, and any moment at which a training is killed is survived."""
 
+import errno
+import fcntl
 import json
 import shutil
 import signal
@@ -12,9 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alocc.cli import main
 from alocc.detector import Detector
-from alocc.storage import save_tensors
 
 TINY = ["--preset", "article", "--iterations", 3, "--set", "networks.width=4", "--set", "training.batch_size=8"]
 RUN_FILES = {"config.toml", "health.json", "history.csv", "model.safetensors", "run.json"}
@@ -37,34 +37,6 @@ from alocc.cli import main
 main()
 """
 """The command line, killed when its first file is about to be renamed."""
-
-
-@pytest.fixture
-def alocc(monkeypatch, capsys):
-    """Run the command line in this process: its standard error, after a check of its exit code."""
-
-    def run(*words, code=0):
-        monkeypatch.setattr(sys, "argv", ["alocc", *map(str, words)])
-        capsys.readouterr()
-        try:
-            main()
-            done = 0
-        except SystemExit as error:
-            done = error.code or 0
-        err = capsys.readouterr().err
-        assert done == code, err
-        return err
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory):
-    """Twelve images, in a folder."""
-    root = tmp_path_factory.mktemp("good")
-    for i, image in enumerate(np.random.default_rng(0).integers(0, 200, (12, 16, 16), dtype=np.uint8)):
-        Image.fromarray(image).save(root / f"{i:02}.png")
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +147,7 @@ def test_other_peoples_checkpoints_are_refused(alocc, good, tmp_path, finished):
 
 def test_a_file_in_the_folders_place_is_refused(alocc, good, tmp_path):
     (tmp_path / "run").write_text("mine")
-    assert "cannot hold a run (Not a directory)" in train(alocc, good, tmp_path / "run", "--overwrite", code=2)
+    assert "cannot hold a run (File exists)" in train(alocc, good, tmp_path / "run", "--overwrite", code=2)
     assert (tmp_path / "run").read_text() == "mine"
 
 
@@ -260,13 +232,68 @@ def test_an_overwriting_that_is_killed_can_be_repeated(alocc, good, finished):
     assert names(finished) == RUN_FILES
 
 
-def test_a_damaged_checkpoint_is_named(alocc, good, unfinished):
-    save_tensors(unfinished / "checkpoints" / "last.safetensors", {}, {"kind": "checkpoint"})
-    next(unfinished.glob(".model.safetensors.*.tmp")).unlink()
-    before = content(unfinished)
-    assert "last.safetensors" in train(alocc, good, unfinished, code=2)
-    assert content(unfinished) == before
-    train(alocc, good, unfinished, "--overwrite")
+@pytest.mark.parametrize("n_damaged", [1, 2])
+def test_a_damaged_checkpoint_leads_to_the_one_before_or_to_the_start(alocc, good, states, unfinished, n_damaged):
+    for name in ("last", "last-previous")[:n_damaged]:
+        path = unfinished / "checkpoints" / f"{name}.safetensors"
+        content = bytearray(path.read_bytes())
+        content[-100] ^= 4
+        path.write_bytes(content)
+    err = train(alocc, good, unfinished)
+    [warning] = [line for line in err.splitlines() if line.startswith("warning: ")]
+    assert "last.safetensors is damaged or was not written by alocc (its checksum is another one)" in warning
+    assert warning.endswith("going on from the checkpoint before" if n_damaged == 1 else "these networks start anew")
+    assert names(unfinished) == RUN_FILES
+    assert (unfinished / "model.safetensors").read_bytes() == (states / "end" / "model.safetensors").read_bytes()
+
+
+def test_what_is_finished_is_not_trained_again_unless_it_is_asked_for(alocc, good, finished):
+    before = content(finished)
+    dates = {path: path.stat().st_mtime_ns for path in before}
+    for more in ([], ["--overwrite"]):  # of another training
+        err = train(alocc, good, finished, *more)
+        assert "this training is finished: health useless" in err and f"{finished}/model.safetensors; --again" in err
+    assert content(finished) == before and {path: path.stat().st_mtime_ns for path in before} == dates
+    assert "finished already; training it again" in train(alocc, good, finished, "--again")
+    after = content(finished)
+    assert after.keys() == before.keys()
+    assert {path.name for path in after if after[path] != before[path]} <= {"run.json"}  # its seconds
+
+
+def test_a_run_has_one_writer(alocc, good, finished, unfinished, newer):
+    holds = """
+import sys, time
+from pathlib import Path
+from alocc.training.folder import RunFolder
+with RunFolder(Path(sys.argv[1])).locked():
+    print("locked", flush=True)
+    time.sleep(600)
+"""
+    for run, words in ((unfinished, ["train", good, "--out", unfinished, *TINY]),
+                       (finished, ["calibrate", finished, newer(1)]),
+                       (finished, ["calibrate", finished, "--undo"])):  # fmt: skip
+        before = content(run)
+        with subprocess.Popen([sys.executable, "-c", holds, run], stdout=subprocess.PIPE) as other:
+            other.stdout.readline()
+            assert f"another process is writing to {run}; wait until it has ended" in alocc(*words, code=2)
+            assert content(run) == before
+            other.kill()
+    train(alocc, good, unfinished)  # the lock is gone with its process
+    assert names(unfinished) == RUN_FILES
+
+
+def test_a_file_system_without_locks_is_none_the_worse(alocc, good, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    train(alocc, good, tmp_path / "run")
+    assert names(tmp_path / "run") == RUN_FILES
+
+
+def test_a_training_that_does_not_begin_leaves_no_folder(alocc, tmp_path):
+    alocc("train", tmp_path / "nothing", "--out", tmp_path / "a" / "b" / "run", *TINY, code=2)
+    assert names(tmp_path) == set()
 
 
 def test_a_finished_run_that_runs_again_can_be_stopped_and_goes_on(alocc, good, finished):
@@ -279,9 +306,9 @@ from alocc.errors import StoppedError
 config = with_settings(preset("article"), ["networks.width=4", "training.batch_size=8"])
 asked = iter([False, True])
 seen = []
-for hooks in (Hooks(stop_requested=lambda: next(asked)), Hooks(resumed=seen.append)):
+for again, hooks in ((True, Hooks(stop_requested=lambda: next(asked))), (False, Hooks(resumed=seen.append))):
     try:
-        train(sys.argv[1], config=config, iterations=3, out=sys.argv[2], hooks=hooks)
+        train(sys.argv[1], config=config, iterations=3, out=sys.argv[2], again=again, hooks=hooks)
     except StoppedError:
         pass
 assert seen == [2], seen
@@ -330,6 +357,23 @@ def test_calibrating_keeps_the_earlier_detectors_and_undoing_brings_them_back(al
     before = content(finished)
     assert "no calibration to undo" in alocc("calibrate", finished, "--undo", code=2)
     assert content(finished) == before
+
+
+@pytest.mark.parametrize("n", [1, 2])  # the version; the detector
+def test_a_calibration_that_is_killed_changes_nothing_and_can_be_repeated(alocc, finished, newer, n):
+    trained, words = (finished / "model.safetensors").read_bytes(), ["calibrate", finished, newer(1)]
+    killed = KILLED.replace('event == "os.rename"', f'event == "os.rename" and next(renamings) == {n}')
+    code = "import itertools\nrenamings = itertools.count(1)\n" + killed
+    assert subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True).returncode == -9
+    assert (finished / "model.safetensors").read_bytes() == trained
+    assert len(list(finished.rglob("*.tmp"))) == 1
+    alocc(*words)
+    assert names(finished / "versions") == {"1.safetensors"} and names(finished) == RUN_FILES | {"versions"}
+    assert (
+        (finished / "versions" / "1.safetensors").read_bytes()
+        == trained
+        != (finished / "model.safetensors").read_bytes()
+    )
 
 
 def test_the_history_is_a_table_and_json(finished, newer):
@@ -395,10 +439,12 @@ def test_training_again_keeps_a_detector_that_was_calibrated(alocc, good, finish
     trained = (finished / "model.safetensors").read_bytes()
     alocc("calibrate", finished, newer(1))
     calibrated = (finished / "model.safetensors").read_bytes()
-    train(alocc, good, finished)
+    assert "health not known" in train(alocc, good, finished)
+    assert (finished / "model.safetensors").read_bytes() == calibrated
+    train(alocc, good, finished, "--again")
     assert (finished / "model.safetensors").read_bytes() == trained
     assert (finished / "versions" / "2.safetensors").read_bytes() == calibrated
-    train(alocc, good, finished)  # the same again is no other version
+    train(alocc, good, finished, "--again")  # the same again is no other version
     assert names(finished / "versions") == {"1.safetensors", "2.safetensors"}
 
 

@@ -63,11 +63,11 @@ def test_history_averages_losses_between_rows():
     history = History([])
     for value in (1.0, 3.0):
         history.add({"r_mse": value})
-    history.write_row("reconstruction", 2, 0.5, {"auroc": 0.9})
+    history.write_row("reconstruction", 2, {"auroc": 0.9})
     history.add({"d_real": 7.0})
-    history.write_row("discrimination", 3, 0.75, {})
+    history.write_row("discrimination", 3, {})
     assert history_csv(history.rows) == (
-        "phase,iteration,seconds,r_mse,auroc,d_real\nreconstruction,2,0.5,2.0,0.9,\ndiscrimination,3,0.75,,,7.0\n"
+        "phase,iteration,r_mse,auroc,d_real\nreconstruction,2,2.0,0.9,\ndiscrimination,3,,,7.0\n"
     )
 
 

@@ -5,27 +5,43 @@ from __future__ import annotations
 import sys
 import warnings
 
-from alocc.cli.app import app
-from alocc.cli.console import print_error, print_note
-from alocc.cli.options import USAGE_ERROR, usage_text
 from alocc.errors import AloccError, InputError, StoppedError, UselessDetectorWarning
 from alocc.streams import standard_streams
 
 
 def main() -> None:
-    """Run ``alocc``. Exit code 0 for success, 2 for bad input, 1 for a failure, 130 if interrupted."""
+    """Run ``alocc``.
+
+    Exit code 0 for success, 2 for bad input, 1 for a failure; 130 after Ctrl-C, 143 after SIGTERM.
+    """
     warnings.filterwarnings("ignore", module="PIL")  # an image that cannot be used is named; oddities of others are not
     warnings.filterwarnings("ignore", category=UselessDetectorWarning)  # the commands say it in a line
     try:
         with standard_streams():
-            sys.exit(app(prog_name="alocc", standalone_mode=False) or 0)
-    except USAGE_ERROR as error:
-        if message := usage_text(error):
-            print_error(message)
-        sys.exit(2)
-    except StoppedError as error:
-        print_note(f"{error}; the same command goes on from there")
+            import typer
+
+            from alocc.cli.app import app  # here, as Ctrl-C may come while it loads
+            from alocc.cli.options import USAGE_ERROR, usage_text
+
+            try:
+                sys.exit(app(prog_name="alocc", standalone_mode=False) or 0)
+            except USAGE_ERROR as error:
+                from alocc.cli.console import print_error
+
+                if message := usage_text(error):
+                    print_error(message)
+                sys.exit(2)
+            except typer.Abort:
+                sys.exit(130)
+    except KeyboardInterrupt:
         sys.exit(130)
+    except StoppedError as error:
+        from alocc.cli.console import print_note
+
+        print_note(f"{error}; the same command goes on")
+        sys.exit(error.exit_code)
     except AloccError as error:
+        from alocc.cli.console import print_error
+
         print_error(str(error))
         sys.exit(2 if isinstance(error, InputError) else 1)

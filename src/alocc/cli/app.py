@@ -92,12 +92,16 @@ def train(
     watch_every: Annotated[int | None, typer.Option(min=1, help="Iterations between two looks.")] = None,
     device: Device = "auto",
     overwrite: Annotated[bool, typer.Option(help="Replace another training in the run folder.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Train again what is finished; the earlier detector stays as a version.")
+    ] = False,
     strict: Strict = False,
 ) -> None:
     """Learn normal images and write a run folder with the detector in it.
 
     The folder holds the detector (model.safetensors), config.toml, history.csv and run.json. A training that was
-    stopped with Ctrl-C goes on where it was when the same command is given again.
+    stopped, with Ctrl-C or by whatever else, goes on where it was when the same command is given again; of one that is
+    finished, the command says so.
     """
     from alocc.cli.running import load_settings, train_in_terminal
     from alocc.config import with_ignored, with_settings
@@ -106,7 +110,7 @@ def train(
     chosen = with_settings(with_ignored(load_settings(preset, config, []), class_names(ignore) or ()), set_ or [])
     settings = Settings(
         data, class_names(normal, data, "train"), chosen, seed, iterations, epochs,
-        alpha, contamination, device, overwrite=overwrite, strict=strict,
+        alpha, contamination, device, overwrite=overwrite, strict=strict, again=again,
     )  # fmt: skip
     names = class_names(anomalous, watch)
     train_in_terminal(settings, out, watch=watch, anomalous=names, watch_every=watch_every)
@@ -477,7 +481,8 @@ def calibrate(
     if (folder := RunFolder.of(model)) is None:
         raise ConfigError(f"{model} is not in a run folder, which alone keeps earlier detectors")
     if undo:
-        back = folder.undo()
+        with folder.locked():
+            back = folder.undo()
         console.print_note(
             f"threshold {back.threshold:.3f} at alpha {back.alpha:.4g} of {back.date} is back; {folder.model} written"
         )

@@ -52,6 +52,11 @@ def print_error(message: str) -> None:
     err.print(Text("error: ", style="bold red") + plain(message), soft_wrap=True)
 
 
+def print_warning(message: str) -> None:
+    """One line of what to be wary of."""
+    err.print(Text("warning: ", style="bold yellow") + plain(message), soft_wrap=True)
+
+
 def print_table(rows: Sequence[Sequence[str]], title: str = "", header: bool = False) -> None:
     """Print rows of text as a table. A row of one entry is the heading of those below it.
 
@@ -114,7 +119,7 @@ def print_training_start(images: TrainingImages, again: bool) -> None:
     from alocc.data.inspection import SHRUNK_FROM, duplicates
 
     if again:
-        print_note("this training is finished already; training it again")
+        print_note("this training was finished already; training it again")
     facts = images.summary
     how = f"set the threshold, cross-fitted in {facts['n_folds']} folds"
     print_note(
@@ -131,6 +136,20 @@ def print_training_start(images: TrainingImages, again: bool) -> None:
         print_note(f"{n_duplicates:,} duplicates among these images ({first}): a threshold from images that train is "
                    "too low; alocc inspect lists them")  # fmt: skip
     print_skipped(images.normals.skipped)
+
+
+def print_resumed(done: int) -> None:
+    """Where a training goes on."""
+    print_note(f"going on from iteration {done:,}, where it was stopped")
+
+
+def print_finished(detector: Detector, run: Path) -> None:
+    """That a training has nothing left to do, and what came of it."""
+    verdict = f"health {detector.health.verdict}" if detector.health else "health not known: alocc check tells"
+    print_note(
+        f"this training is finished: {verdict}, threshold {detector.threshold:.3f}; its detector is "
+        f"{run / 'model.safetensors'}; --again trains it again"
+    )
 
 
 def print_training_end(detector: Detector, run: Path, health: Health) -> None:
@@ -165,7 +184,7 @@ def print_health(health: Health) -> None:
 def print_health_warning(health: Health | None) -> None:
     """One line at each use of a detector that is not good."""
     if health and health.warning:
-        err.print(Text("warning: ", style="bold yellow") + plain(health.warning), soft_wrap=True)
+        print_warning(health.warning)
 
 
 def print_detector(detector: Detector) -> None:
@@ -238,24 +257,27 @@ def cell_progress(n_cells: int) -> Iterator[Callable[[Result, bool], None]]:
 def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
     """Ctrl-C or SIGTERM ends a training after its iteration; before the first, after the last, or given twice, at once.
 
+    What is given is whether to stop.
+
     Raises:
-        StoppedError: if it stopped at once.
+        StoppedError: if it stopped, with the exit code of the signal.
     """
-    asked = False
+    signals: list[int] = []
     iterating.clear()
 
-    def ask(signum: int, frame: object) -> None:
-        nonlocal asked
-        if asked or not iterating.is_set():
+    def stop(signum: int, frame: object) -> None:
+        signals.append(signum)
+        if len(signals) > 1 or not iterating.is_set():
             raise KeyboardInterrupt
-        asked = True
         print_note("stopping after this iteration; Ctrl-C again stops at once")
 
-    previous = {which: signal.signal(which, ask) for which in (signal.SIGINT, signal.SIGTERM)}
+    previous = {which: signal.signal(which, stop) for which in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: asked
-    except KeyboardInterrupt:
-        raise StoppedError("stopped; what the checkpoints hold is kept") from None
+        yield lambda: bool(signals)
+    except (KeyboardInterrupt, StoppedError) as error:
+        stopped = error if isinstance(error, StoppedError) else StoppedError("stopped")
+        stopped.exit_code = 128 + (signals or [signal.SIGINT])[0]
+        raise stopped from None
     finally:
         for which, handler in previous.items():
             signal.signal(which, handler)
@@ -281,6 +303,6 @@ def print_inspection(found: Inspection) -> None:
 def print_warnings(warnings: Sequence[str]) -> None:
     """What to be wary of, or that there is nothing."""
     for warning in warnings:
-        err.print(Text("warning: ", style="bold yellow") + plain(warning), soft_wrap=True)
+        print_warning(warning)
     if not warnings:
         print_note("nothing to be wary of")

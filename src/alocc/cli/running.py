@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from alocc.scoring.open import EngineName
     from alocc.scoring.stream import Engine, Rows
     from alocc.training.plan import Device, Plan, Settings
+    from alocc.verdict import Health
 
 
 def load_settings(preset_name: str | None, config_file: Path | None, settings: Sequence[str]) -> Config:
@@ -74,42 +75,52 @@ def train_in_terminal(
     watch_every: int | None = None,
     watch_limit: int | None = 250,
 ) -> Detector:
-    """Train with a progress bar; Ctrl-C stops in good order. A watch looks at ``watch_limit`` images of each side."""
-    from alocc.evaluation.health import check_trained
-    from alocc.evaluation.labelled import load_labelled, watch_on
-    from alocc.training.folder import RunFolder
-    from alocc.training.loop import Hooks
-    from alocc.training.run import run
-    from alocc.training.tiles import compare
+    """Train with a progress bar; Ctrl-C and SIGTERM stop in good order. What is finished is not trained again.
 
+    A watch looks at ``watch_limit`` images of each side.
+    """
     if anomalous and not watch:
         raise ConfigError("--anomalous only says which images --watch looks at; give --watch too")
-    use_free_cores()
-    plans: list[Plan] = []
+    with console.stop_on_interrupt() as stop_requested:
+        from alocc.evaluation.health import check_trained
+        from alocc.evaluation.labelled import load_labelled, watch_on
+        from alocc.training.folder import RunFolder
+        from alocc.training.loop import Hooks
+        from alocc.training.run import run
+        from alocc.training.tiles import compare
 
-    def open_watch(plan: Plan) -> Callable[[Detector], Mapping[str, float]]:
-        classes, to = plan.images.summary["normal_classes"], plan.frame.image_format
-        assert watch is not None
-        labelled = load_labelled(watch, to, classes, anomalous, limit=watch_limit, strict=settings.strict)
-        return watch_on(labelled)
+        use_free_cores()
+        plans: list[Plan] = []
+        verdicts: list[Health] = []
 
-    def started(plan: Plan, again: bool) -> None:
-        plans.append(plan)
-        console.print_training_start(plan.images, again)
-        images, goes_on = plan.images, RunFolder(out).checkpoints.exists()  # which said it when it began
-        found = None if goes_on else compare(images.normals, plan.config, images.summary["original_size"])
-        if found:
-            console.print_note(str(found))
+        def open_watch(plan: Plan) -> Callable[[Detector], Mapping[str, float]]:
+            classes, to = plan.images.summary["normal_classes"], plan.frame.image_format
+            assert watch is not None
+            labelled = load_labelled(watch, to, classes, anomalous, limit=watch_limit, strict=settings.strict)
+            return watch_on(labelled)
 
-    def resumed(done: int) -> None:
-        console.print_note(f"going on from iteration {done:,}, where it was stopped")
+        def started(plan: Plan, again: bool) -> None:
+            plans.append(plan)
+            console.print_training_start(plan.images, again)
+            images, goes_on = plan.images, RunFolder(out).checkpoints.exists()  # which said it when it began
+            found = None if goes_on else compare(images.normals, plan.config, images.summary["original_size"])
+            if found:
+                console.print_note(str(found))
 
-    with console.training_progress() as progress:
-        with console.stop_on_interrupt() as stop_requested:
-            hooks = Hooks(progress, resumed, started, open_watch if watch else None, watch_every, stop_requested)
-            detector = run(replace(settings, out=out, notes={"watch": watch, "watch_anomalous": anomalous}), hooks)
-        health = check_trained(detector, plans[0].images, RunFolder(out))
-    console.print_training_end(detector, out, health)
+        def written(detector: Detector) -> None:
+            verdicts.append(check_trained(detector, plans[0].images, RunFolder(out)))
+
+        with console.training_progress() as progress:
+            hooks = Hooks(
+                progress, console.print_resumed, started, open_watch if watch else None, watch_every,
+                stop_requested, console.print_warning, written,
+            )  # fmt: skip
+            notes = {"watch": watch, "watch_anomalous": anomalous}
+            detector = run(replace(settings, out=out, notes=notes), hooks)
+    if plans:
+        console.print_training_end(detector, out, verdicts[0])
+    else:
+        console.print_finished(detector, out)
     return detector
 
 
@@ -271,7 +282,8 @@ def calibrate_again(
             raise DataError(f"{len(images)} new normal images are too few for a threshold; give at least {MIN_IMAGES}")
         again = detector.recalibrated(images.images, alpha, str(data))
     if folder and own:
-        folder.replace(again)
+        with folder.locked():
+            folder.replace(again)
     else:
         again.save(written)
     console.print_skipped(images.skipped)

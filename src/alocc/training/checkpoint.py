@@ -1,8 +1,9 @@
-"""Everything that changes during a training, and its way to disk and back: one safetensors file, no pickle."""
+"""Everything that changes during a training, and its way to disk and back: safetensors files, no pickle."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from alocc.errors import ArtefactError
+from alocc.errors import ArtefactError, DamagedError
 from alocc.storage import load_tensors, save_tensors
 from alocc.training.batches import Batches
 from alocc.training.history import History
+
+
+def previous(path: Path) -> Path:
+    """The checkpoint before this one."""
+    return path.with_stem(f"{path.stem}-previous")
 
 
 @dataclass
@@ -42,14 +48,30 @@ class TrainingState:
         return all(bool(value.isfinite().all()) for net in self.networks.values() for value in net.parameters())
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint; the one before it is kept.
+
+        Raises:
+            ArtefactError: if it cannot be written; the one before is there all the same.
+        """
+        try:
+            if path.exists():
+                path.replace(previous(path))
+            save_tensors(path, *self._content())
+        except OSError as error:
+            raise ArtefactError(f"{path} cannot be written ({error.strerror or error})") from None
+        except ArtefactError as error:
+            remedy = "; the same command goes on from the checkpoint before" * previous(path).exists()
+            raise ArtefactError(f"{error}{remedy}") from None
+
+    def _content(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What a checkpoint holds: tensors, which change with the training, and metadata."""
         tensors = {f"{name}.{key}": value for name, net in self.networks.items() for key, value in _tensors(net)}
         for name, optimizer in self.optimizers.items():
             for index, values in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer/{name}/{index}/{key}": value for key, value in values.items()}
         tensors |= {f"stream/{name}": stream.get_state() for name, stream in self.streams.items()}
         tensors["batches/pending"] = self.batches.pending
-        metadata = {
+        return tensors, {
             "kind": "checkpoint",
             "identity": self.identity,
             "phase": self.phase,
@@ -58,15 +80,39 @@ class TrainingState:
             "history": [list(row.items()) for row in self.history.rows],  # an object's names would come back sorted
             "losses": [list(losses.items()) for losses in self.history.losses],
         }
-        save_tensors(path, tensors, metadata)
 
-    def restore(self, path: Path) -> None:
-        """Go back to where a checkpoint was written.
+    def restore(self, path: Path, warn: Callable[[str], None]) -> None:
+        """Go back to the last checkpoint; if it is damaged, to the one before; if that is too, stay as it is.
+
+        Args:
+            path: of the last checkpoint.
+            warn: told of a damaged one, which is removed, and of where the training goes on.
 
         Raises:
-            ArtefactError: if the file is damaged, or the checkpoint of another training.
+            ArtefactError: if a checkpoint cannot be read, or is of another training.
         """
-        tensors, metadata = load_tensors(path)
+        tensors, metadata = self._content()
+        fresh = {name: value.detach().clone() for name, value in tensors.items()}
+        found = [candidate for candidate in (path, previous(path)) if candidate.exists()]
+        damaged: list[DamagedError] = []
+        for candidate in found:
+            try:
+                self._take(candidate, *load_tensors(candidate))
+                break
+            except DamagedError as error:
+                damaged.append(error)
+        else:
+            self._take(path, fresh, metadata)
+        if damaged:
+            is_lost = len(damaged) == len(found)
+            remedy = "these networks start anew" if is_lost else "going on from the checkpoint before"
+            warn("; ".join([*map(str, damaged), remedy]))
+        for candidate in found[: len(damaged)]:  # else it would take the place of the one before
+            with suppress(OSError):
+                candidate.unlink()
+
+    def _take(self, path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+        """Become what a checkpoint holds."""
         if metadata.get("identity") != self.identity:
             raise ArtefactError(
                 f"{path} is the checkpoint of a training with another config or other data; "
@@ -86,7 +132,7 @@ class TrainingState:
             self.history = History(list(map(dict, metadata["history"])), list(map(dict, metadata["losses"])))
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
-            raise ArtefactError(f"{path} is damaged ({reason}); delete it to train from the start") from None
+            raise DamagedError(f"{path} is damaged ({reason})") from None
 
 
 def _tensors(network: nn.Module) -> list[tuple[str, Tensor]]:

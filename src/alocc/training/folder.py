@@ -6,8 +6,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ EXPORTS = tuple(f"model{kind}{suffix}" for kind in ("", "-int8") for suffix in (
 FILES = ("model.safetensors", *EXPORTS, "report.html", HEALTH_FILE, "run.json", "history.csv")
 """What a run folder holds beside config.toml and checkpoints, in the order in which it is removed."""
 VERSION = re.compile(r"([1-9]\d*)\.safetensors")
-CHECKPOINT = re.compile(r"(last|fold\d+)\.safetensors")
+CHECKPOINT = re.compile(r"(last|fold\d+)(-previous)?\.safetensors")
 MARK = re.compile(rb"^# images [0-9a-f]{64}\n\Z", re.MULTILINE)
 """The last line of a run's config.toml: what says that a folder is a run's."""
 
@@ -69,7 +69,7 @@ class RunFolder:
 
     @property
     def model(self) -> Path:
-        """The detector, which is written last: where it is, the training is finished."""
+        """The detector, which is written when all else is there."""
         return self.root / "model.safetensors"
 
     @property
@@ -88,7 +88,7 @@ class RunFolder:
         return self.root / "checkpoints"
 
     def checkpoint(self, fold: int = 0) -> Path:
-        """The state of an unfinished training; each fold has its own."""
+        """The state of an unfinished training; each fold has its own, and beside it the one before."""
         return self.checkpoints / (f"fold{fold + 1}.safetensors" if fold else "last.safetensors")
 
     @property
@@ -114,15 +114,67 @@ class RunFolder:
         names = ((VERSION.fullmatch(path.name), path) for path in (folder.iterdir() if folder.is_dir() else ()))
         return dict(sorted((int(name[1]), path) for name, path in names if name))
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether its training has nothing left to do: the notes and the detector are there, and no checkpoint."""
+        return not self._checkpoints() and all(path.is_file() for path in (self.history, self.summary, self.model))
+
+    def _checkpoints(self) -> list[Path]:
+        inner = self.checkpoints.iterdir() if self.checkpoints.is_dir() else ()
+        return [path for path in inner if CHECKPOINT.fullmatch(path.name)]
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other process from writing here, which ends with this one; on file systems without locks, do not.
+
+        The folder is made if it is not there, and removed again if nothing was written.
+
+        Raises:
+            ArtefactError: if another process writes here, or the folder cannot be made.
+        """
+        made = [path for path in (self.root, *self.root.parents) if not path.exists()]
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.root, os.O_RDONLY)
+        except OSError as error:
+            raise self._unfit(error) from None
+        try:
+            with suppress(ImportError):  # Windows has no such locks
+                import fcntl
+
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise ArtefactError(
+                f"another process is writing to {self.root}; wait until it has ended, or choose another --out"
+            ) from None
+        except OSError:  # no locks here, as on some network file systems
+            pass
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # it holds something now
+                for path in made:
+                    path.rmdir()
+            os.close(descriptor)
+
+    def _unfit(self, error: OSError) -> ArtefactError:
+        return ArtefactError(f"{self.root} cannot hold a run ({error.strerror}); choose another --out")
+
     def replace(self, detector: Detector) -> None:
         """Write another detector in the place of the run's, which stays as the next version.
 
         Raises:
             ArtefactError: if either cannot be written: then all is as it was.
         """
-        kept = self.root / "versions" / f"{max(self._numbered(), default=0) + 1}.safetensors"
-        with replacing(kept) as temporary:
-            shutil.copy2(self.model, temporary)  # with its date
+        newest = max(self._numbered(), default=0)
+        for draft in filter(_is_draft, (*self.root.iterdir(), *_within(self.root / "versions"))):  # a kill left these
+            _remove(draft)
+        kept = self.root / "versions" / f"{newest}.safetensors"
+        if newest not in self.versions or digest(kept) != digest(self.model):  # else a kill left it as a copy
+            kept = kept.with_stem(f"{newest + 1}")
+            with replacing(kept) as temporary:
+                shutil.copy2(self.model, temporary)  # with its date
         try:
             detector.save(self.model)
         finally:
@@ -172,19 +224,23 @@ class RunFolder:
                 if path.is_symlink() or path.is_file():
                     _remove(path)
         except OSError as error:
-            raise ArtefactError(f"{self.root} cannot hold a run ({error.strerror}); choose another --out") from None
-        write_text(self.config, text)
+            raise self._unfit(error) from None
+        if not self.config.is_file() or self.config.read_bytes() != text.encode():
+            write_text(self.config, text)
 
-    def write(self, detector: Detector, history: Sequence[Row], notes: Mapping[str, Any], n_folds: int) -> None:
-        """Write what a finished training leaves; where there is a checkpoint, it is not finished."""
+    def write(self, detector: Detector, history: Sequence[Row], notes: Mapping[str, Any]) -> None:
+        """Write what a training leaves, the detector last; while there are checkpoints, it is not finished."""
         write_text(self.history, history_csv(history))
         write_text(self.summary, json.dumps(notes, indent=2))
         if self.model.exists():
             self.replace(detector)  # the same again, unless it was calibrated since
         else:
             detector.save(self.model)
-        for fold in range(n_folds):
-            self.checkpoint(fold).unlink(missing_ok=True)
+
+    def finish(self) -> None:
+        """Remove the checkpoints: the training has nothing left to do."""
+        for path in self._checkpoints():
+            path.unlink(missing_ok=True)
         with suppress(OSError):  # a link, or something else lies in it
             self.checkpoints.rmdir()
 
@@ -193,20 +249,19 @@ class RunFolder:
         outer = list(self.root.iterdir()) if self.root.exists() else []
         linked = self.checkpoints.is_symlink()
         inner = list(self.checkpoints.iterdir()) if self.checkpoints in outer and not linked else []
-        versions = self.root / "versions"
-        earlier = list(versions.iterdir()) if versions.is_dir() and not versions.is_symlink() else []
+        earlier = _within(self.root / "versions")
         drafts = [path for path in (*outer, *inner, *earlier) if _is_draft(path)]
         saved = [self.checkpoints] if linked else [path for path in inner if CHECKPOINT.fullmatch(path.name)]
         if self.config.is_file() and not self.config.is_symlink() and MARK.search(self.config.read_bytes()):
+            if self.config.read_bytes() == claim:
+                return drafts  # this very training
             if overwrite:
                 numbered = [path for path in earlier if VERSION.fullmatch(path.name)]
                 return [*(self.root / name for name in FILES), *numbered, *saved, *drafts]
-            if self.config.read_bytes() != claim:
-                raise ArtefactError(
-                    f"{self.root} holds a training with another config or other images; "
-                    "choose another --out, or replace it with --overwrite"
-                )
-            return drafts  # the same training goes on, or, where there is no checkpoint, runs again
+            raise ArtefactError(
+                f"{self.root} holds a training with another config or other images; "
+                "choose another --out, or replace it with --overwrite"
+            )
         known = {*drafts, *filter(_is_checkpoint, saved), *(() if linked else [self.checkpoints])}
         if others := {*outer, *inner} - known:
             raise ArtefactError(f"{self.root} holds other files ({min(others).name}) and no run; choose another --out")
@@ -219,6 +274,11 @@ def _is_draft(path: Path) -> bool:
     return draft is not None and (
         draft[1] in (*FILES, "config.toml") or any(kind.fullmatch(draft[1]) for kind in (CHECKPOINT, VERSION))
     )
+
+
+def _within(folder: Path) -> list[Path]:
+    """What a folder holds; of a link to one, and of what is none, nothing."""
+    return list(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []
 
 
 def _remove(path: Path) -> None:

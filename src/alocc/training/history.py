@@ -22,11 +22,11 @@ class History:
         """Take the losses of one iteration."""
         self.losses.append(losses)
 
-    def write_row(self, phase: str, iteration: int, seconds: float, watched: Mapping[str, float]) -> None:
+    def write_row(self, phase: str, iteration: int, watched: Mapping[str, float]) -> None:
         """Close a row: the mean of the losses since the last one, and what was watched now."""
         names = self.losses[0] if self.losses else {}
         means = {name: sum(losses[name] for losses in self.losses) / len(self.losses) for name in names}
-        self.rows.append({"phase": phase, "iteration": iteration, "seconds": round(seconds, 2), **means, **watched})
+        self.rows.append({"phase": phase, "iteration": iteration, **means, **watched})
         self.losses.clear()
 
 
@@ -34,12 +34,9 @@ def joined(folds: Sequence[Sequence[Row]]) -> list[Row]:
     """The rows of trainings that came one after another, as of one; which fold a row is of, if there are several."""
     rows: list[Row] = []
     for index, fold in enumerate(folds):
-        iterations, seconds = (int(rows[-1]["iteration"]), float(rows[-1]["seconds"])) if rows else (0, 0.0)
+        before = int(rows[-1]["iteration"]) if rows else 0
         for row in fold:
-            at = {
-                "iteration": iterations + int(row["iteration"]),
-                "seconds": round(seconds + float(row["seconds"]), 2),
-            }
+            at = {"iteration": before + int(row["iteration"])}
             rows.append(row | at | ({"fold": index + 1} if len(folds) > 1 else {}))
     return rows
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from alocc.training.step import Losses
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+    from alocc.detector import Detector
 
 CHECKPOINT_SECONDS = 30.0
 COST: Mapping[str, float] = {"discrimination": 2.0, "places": 0.5}
@@ -51,13 +54,17 @@ class Hooks:
     resumed: Callable[[int], None] | None = None
     """Told how many iterations were done already, if the training goes on from a checkpoint."""
     started: Callable[[Plan, bool], None] | None = None
-    """Told of the plan before the training starts, and whether it is finished already and runs again."""
+    """Told of the plan before the training starts, and whether it was finished already and runs again."""
     open_watch: Callable[[Plan], Callable[[Any], Mapping[str, float]]] | None = None
     """Makes a function that measures the detector as it stands now and then; the figures go into the history."""
     watch_every: int | None = None
     """Iterations between two watches; none: eight times through the training."""
     stop_requested: Callable[[], bool] | None = None
     """Asked after each iteration; true stops the training, with a checkpoint."""
+    warned: Callable[[str], None] = warnings.warn
+    """Told of checkpoints that are damaged, and where the training goes on instead."""
+    written: Callable[[Detector], None] | None = None
+    """Told of the detector once it is in its run folder; the training is finished when this returns."""
     later: float = 0.0
     """Seconds that come after the iterations, as far as they are known; for ``progress``."""
 
@@ -113,7 +120,7 @@ def train_networks(
             due = {"watch": done % watch_every == 0 or finished, "polarity": polarity_due}
             measured = [measure for name, measure in measures.items() if due[name]]
             if row_due or measured or finished:
-                state.history.write_row(phase.name, done, state.seconds, _measured(state, measured))
+                state.history.write_row(phase.name, done, _measured(state, measured))
             if finished:
                 state.phase, state.iteration = state.phase + 1, 0
 
@@ -146,10 +153,10 @@ def _stopped(plan: Plan, fold: int, done: int) -> StoppedError:
 
 def _resume(plan: Plan, fold: int, state: TrainingState, hooks: Hooks, checkpoint: Path | None) -> None:
     """Go on from the checkpoint, or write the first one."""
-    if checkpoint and checkpoint.exists():
-        state.restore(checkpoint)
-    elif checkpoint:
-        state.save(checkpoint)
+    if checkpoint:
+        state.restore(checkpoint, hooks.warned)
+        if not (state.phase or state.iteration):
+            state.save(checkpoint)
     done = plan.length_before(fold) + sum(phase.iterations for phase in plan.phases[fold][: state.phase])
     has_begun = state.phase or state.iteration
     is_finished = state.phase == len(plan.phases[fold]) and fold + 1 < len(plan.phases)

@@ -47,6 +47,7 @@ class Settings:
     out: str | Path | None = None
     overwrite: bool = False
     strict: bool = False
+    again: bool = False
     notes: Mapping[str, Any] = field(default_factory=dict)
     """Kept in the run's summary, for the report."""
 

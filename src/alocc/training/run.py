@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -15,7 +16,7 @@ import torch
 from alocc.config import Config
 from alocc.data.sources import Data
 from alocc.detector import Detector, image_hashes
-from alocc.errors import ConfigError
+from alocc.errors import ArtefactError, ConfigError, DamagedError
 from alocc.networks.architecture import build_networks
 from alocc.parts.places import Places
 from alocc.scorer import Scorer
@@ -42,6 +43,8 @@ from alocc.training.plan import Device, Plan, Settings, load_training_images
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+    Watch = Callable[[Detector], Mapping[str, float]]
+
 AS_FITTING = {False: 1.5, True: 4.5}
 """How many times as long as the first fit of the parts all takes that follows the iterations, without folds and with:
 weights, calibration, maps and the health check. Measured on five sets: 1.2, and 3.0 to 5.5, of tiny images 8."""
@@ -61,6 +64,7 @@ def train(
     out: str | Path | None = None,
     overwrite: bool = False,
     strict: bool = False,
+    again: bool = False,
     progress: bool = False,
     hooks: Hooks | None = None,
 ) -> Detector:
@@ -77,9 +81,11 @@ def train(
         alpha: false-positive rate to keep; none: 0.01, or the smallest that the images support.
         contamination: share of the training images that may be anomalies; the most unusual ones do not train then.
         device: where to train; "auto" takes a GPU if there is one.
-        out: run folder to write; if it holds this very training unfinished, the training goes on there.
+        out: run folder to write; if it holds this very training unfinished, the training goes on there, and if it
+            holds it finished, its detector is returned.
         overwrite: replace another training in ``out``.
         strict: stop before the training if an image cannot be used, instead of leaving it out.
+        again: train again what is finished in ``out``; the detector there stays as an earlier version.
         progress: whether to show a bar with rate and time left.
         hooks: what else looks at the training, or stops it.
 
@@ -88,7 +94,7 @@ def train(
         NonFiniteLossError: if the training diverges.
     """
     settings = Settings(
-        data, normal, config, seed, iterations, epochs, alpha, contamination, device, out, overwrite, strict
+        data, normal, config, seed, iterations, epochs, alpha, contamination, device, out, overwrite, strict, again
     )
     return run(settings, hooks or Hooks(), progress=progress)
 
@@ -103,14 +109,25 @@ def run(settings: Settings, hooks: Hooks, *, progress: bool = False) -> Detector
 
     config = settings.resolved_config()
     fabric = make_fabric(settings.device, config.training.precision)
-    images = load_training_images(settings.data, settings.normal, config, settings.strict)
-    plan = Plan.settle(config, images, settings.iterations, settings.epochs)
-    watch = hooks.open_watch(plan) if hooks.open_watch else None
     folder = RunFolder(Path(settings.out)) if settings.out is not None else None
-    if folder:
-        folder.claim(plan.config, plan.identity["images"], overwrite=settings.overwrite)
-    if hooks.started:
-        hooks.started(plan, folder is not None and folder.model.exists())
+    with folder.locked() if folder else nullcontext():
+        images = load_training_images(settings.data, settings.normal, config, settings.strict)
+        plan = Plan.settle(config, images, settings.iterations, settings.epochs)
+        watch = hooks.open_watch(plan) if hooks.open_watch else None
+        if folder:
+            folder.claim(plan.config, plan.identity["images"], overwrite=settings.overwrite)
+            if folder.is_finished and not settings.again:
+                return _finished(folder)
+        if hooks.started:
+            hooks.started(plan, folder is not None and folder.is_finished)
+        return _train(plan, fabric, hooks, watch, folder, settings.notes)
+
+
+def _train(
+    plan: Plan, fabric: Fabric, hooks: Hooks, watch: Watch | None, folder: RunFolder | None, notes: Mapping[str, Any]
+) -> Detector:
+    """Fold after fold from the checkpoints on, then calibration, which is computed from them anew."""
+    images = plan.images
     seen = image_hashes(images.normals.images)
     earlier, started = 0.0, time.perf_counter()
     folds: list[FoldScorer] = []
@@ -138,12 +155,21 @@ def run(settings: Settings, hooks: Hooks, *, progress: bool = False) -> Detector
         earlier += state.seconds - (time.perf_counter() - before)  # what an earlier, stopped training took
         folds.append(fold)
         histories.append(state.history.rows)
-    notes = {**images.summary, **_findings(kinds, histories)}
-    detector = calibrate(plan, folds, kinds, seen, notes)
+    detector = calibrate(plan, folds, kinds, seen, {**images.summary, **_findings(kinds, histories)})
     if folder:
         seconds = earlier + time.perf_counter() - started
-        folder.write(detector, joined(histories), _run_notes(plan, seconds, fabric, settings.notes), len(folds))
+        folder.write(detector, joined(histories), _run_notes(plan, seconds, fabric, notes))
+        if hooks.written:
+            hooks.written(detector)
+        folder.finish()
     return detector
+
+
+def _finished(folder: RunFolder) -> Detector:
+    try:
+        return Detector.load(folder.root)
+    except DamagedError as error:
+        raise ArtefactError(f"{error}; --again trains it again") from None
 
 
 def initial_state(plan: Plan, fold: int, scorer: Scorer, n_images: int, fabric: Fabric) -> TrainingState:
