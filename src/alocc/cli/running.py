@@ -8,10 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from alocc.cli import console
 from alocc.cli.cores import use_free_cores
 from alocc.config import Config, load_config, preset, with_settings
 from alocc.errors import AloccError, ConfigError, DataError
+from alocc.progress import iterating
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,7 +64,7 @@ def load_engine(
         detector = detector.with_alpha(alpha)
     if device == "cpu" or (device == "auto" and not torch.accelerator.is_available()):
         return detector  # without Fabric, which takes a second to load
-    from alocc.training.run import make_fabric
+    from alocc.training.folds import make_fabric
 
     return detector.to(make_fabric(device, "32-true").device)
 
@@ -122,6 +125,22 @@ def train_in_terminal(
     else:
         console.print_finished(detector, out)
     return detector
+
+
+def follow_in_terminal(device: Device) -> None:
+    """Train with the first of the processes that a launcher started; that one says what there is to say.
+
+    Raises:
+        typer.Exit: with code 1, if the training stopped.
+    """
+    from alocc.training.loop import Hooks
+    from alocc.training.processes import follow
+
+    try:
+        with console.stop_on_interrupt() as stop_requested:
+            follow(device, Hooks(progress=lambda _: iterating.set(), stop_requested=stop_requested))
+    except AloccError:
+        raise typer.Exit(1) from None
 
 
 def compare_tiles(source: Source, to: ImageFormat) -> str | None:
