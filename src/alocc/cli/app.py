@@ -115,7 +115,8 @@ def train(
     from alocc.training.ranks import follows
 
     if follows():
-        return follow_in_terminal(device)
+        follow_in_terminal(device)
+        return
     chosen = with_settings(with_ignored(load_settings(preset, config, []), class_names(ignore) or ()), set_ or [])
     settings = Settings(
         data, class_names(normal, data, "train"), chosen, seed, iterations, epochs,

@@ -79,6 +79,7 @@ class Worker:
     process: BaseProcess
     line: Connection
     was_heard: bool = False
+    """Or need not be, as the first of those that train together speaks for all."""
     is_done: bool = False
 
 
@@ -234,7 +235,7 @@ def _train(works: Sequence[Work], progress: Progress) -> None:
                 process = context.Process(target=_work, args=(theirs, replace(work, tasks=tasks)), daemon=True)
                 process.start()
                 theirs.close()
-                workers.append(Worker(work, process, ours))
+                workers.append(Worker(work, process, ours, was_heard=bool(work.together and work.together.rank)))
         _listen(workers, progress)
     finally:
         for worker in workers:

@@ -70,11 +70,9 @@ class Ranks:
         """Sum the gradients over the processes, all in one message."""
         if self.size > 1:
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-            flat = self.sum(torch.cat([gradient.flatten() for gradient in gradients]))
-            for gradient, summed in zip(
-                gradients, torch.split(flat, [each.numel() for each in gradients]), strict=True
-            ):
-                gradient.copy_(summed.view_as(gradient))
+            summed = self.sum(torch.cat([gradient.flatten() for gradient in gradients]))
+            for gradient, own in zip(gradients, torch.split(summed, [g.numel() for g in gradients]), strict=True):
+                gradient.copy_(own.view_as(gradient))
 
     def previous(self, x: Tensor, batch_size: int) -> Tensor:
         """The image before each of this process's images in the batch; before the first, the last."""
@@ -230,5 +228,7 @@ def _others_alive() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[-200:]
-        raise ConfigError(f"another process of this training has ended ({reason}); the same command goes on") from None
+        reason = str(error).split("] ", 1)[-1].split(". ")[0]  # between a line of C++ and a guess
+        raise ConfigError(
+            f"another process of this training has ended ({reason}); the same command goes on from the checkpoints"
+        ) from None
