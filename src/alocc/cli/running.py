@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -14,7 +15,6 @@ from alocc.cli import console
 from alocc.cli.cores import use_free_cores
 from alocc.config import Config, load_config, preset, with_settings
 from alocc.errors import AloccError, ConfigError, DataError
-from alocc.progress import iterating
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -136,9 +136,11 @@ def follow_in_terminal(device: Device) -> None:
     from alocc.training.loop import Hooks
     from alocc.training.processes import follow
 
+    signals: list[int] = []  # which the first one is sent too: it says so, and when to leave
+    for which in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(which, lambda signum, _: signals.append(signum))
     try:
-        with console.stop_on_interrupt() as stop_requested:
-            follow(device, Hooks(progress=lambda _: iterating.set(), stop_requested=stop_requested))
+        follow(device, Hooks(progress=lambda _: None, stop_requested=lambda: bool(signals)))
     except AloccError:
         raise typer.Exit(1) from None
 

@@ -131,6 +131,8 @@ def n_ranks(settings: Settings) -> int:
         ConfigError: if there are not as many as the settings say, or cannot be, or the training cannot be spread.
     """
     devices, nodes, size = settings.devices, settings.nodes, launched_size()
+    if min(settings.processes, 1 if devices is None else devices) < 1:
+        raise ConfigError("processes and devices must be at least 1")
     if settings.processes > 1 and max(size, devices or 1) > 1:
         raise ConfigError("--processes trains folds side by side, --devices each of them together: give one of the two")
     if size > 1 and (devices not in (None, launched_here()) or nodes not in (None, size // launched_here())):
