@@ -187,8 +187,9 @@ def test_one_bit_that_flips_is_noticed(two_checkpoints, at):
     assert_equal(everything(state), before)
     assert len(told) == 1 and "going on from the checkpoint before" in told[0]
     state.save(path)  # the damaged one does not take the place of the good one
-    assert {one.name for one in path.parent.iterdir()} == {"x.safetensors", "x-previous.safetensors"}
+    path.unlink()
     state.restore(path, never)
+    assert_equal(everything(state), before)
 
 
 @pytest.mark.parametrize("n_there", [1, 2])
