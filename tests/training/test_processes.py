@@ -3,7 +3,10 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -98,6 +101,33 @@ def test_two_devices_are_stopped_killed_and_gone_on_with_by_another_number(alocc
     assert not multiprocessing.active_children()
 
     assert "going on from iteration" in alocc(*command)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+def test_processes_end_with_the_one_that_started_them(good, tmp_path):
+    words = ["train", good, "--out", tmp_path / "run", *TINY, "--iterations", "100000", "--processes", "2"]
+    job = subprocess.Popen([sys.executable, "-m", "alocc", *map(str, words)], stderr=subprocess.DEVNULL)
+    names = [tmp_path / "run" / "checkpoints" / name for name in ("last.safetensors", "fold2.safetensors")]
+    while not all(name.exists() for name in names):
+        assert job.poll() is None
+        time.sleep(0.1)
+    started = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+    training = [pid for pid in started if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert len(training) == 2
+    job.kill()
+    job.wait()
+    ends = time.monotonic() + 5
+    while any(is_running(pid) for pid in training):
+        assert time.monotonic() < ends
+        time.sleep(0.1)
+
+
+def is_running(pid):
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 @pytest.mark.parametrize(

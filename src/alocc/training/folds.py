@@ -118,9 +118,12 @@ def make_fabric(
     devices = 1 if number is None or n_gpus(device) == 0 else [number % n_gpus(device)]
     alone = LightningEnvironment()  # whatever started this process: its ranks are our own
     try:
-        return Fabric(accelerator=device, devices=devices, precision=precision, plugins=alone)  # type: ignore[arg-type]
+        fabric = Fabric(accelerator=device, devices=devices, precision=precision, plugins=alone)  # type: ignore[arg-type]
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"device {device} is not available on this machine ({error}); use --device auto") from None
+    if number is not None and fabric.device.type == "cuda":
+        torch.cuda.set_device(fabric.device)  # where NCCL keeps what it needs
+    return fabric
 
 
 def n_gpus(device: Device) -> int:
