@@ -97,8 +97,7 @@ def train_networks(
     """
     phases, before = plan.phases[fold], plan.length_before(fold)
     own_length = plan.length_before(fold + 1) - before
-    _resume(plan, fold, state, hooks, checkpoint)
-    ranks.same(state)
+    _resume(plan, fold, state, ranks, hooks, checkpoint)
     row_every, watch_every = max(10, min(100, own_length // 50)), hooks.watch_every or max(1, own_length // EVALUATIONS)
     started, saved = time.perf_counter() - state.seconds, state.seconds
     for phase in phases[state.phase :]:
@@ -153,12 +152,13 @@ def _stopped(plan: Plan, fold: int, done: int) -> StoppedError:
     return StoppedError(f"stopped after {done} of {plan.length} iterations{where}")
 
 
-def _resume(plan: Plan, fold: int, state: TrainingState, hooks: Hooks, checkpoint: Path | None) -> None:
+def _resume(plan: Plan, fold: int, state: TrainingState, ranks: Ranks, hooks: Hooks, checkpoint: Path | None) -> None:
     """Go on from the checkpoint, or write the first one."""
     if checkpoint:
         state.restore(checkpoint, hooks.warned)
         if not (state.phase or state.iteration):
             state.save(checkpoint)
+    ranks.same(state)
     done = plan.length_before(fold) + sum(phase.iterations for phase in plan.phases[fold][: state.phase])
     has_begun = state.phase or state.iteration
     is_finished = state.phase == len(plan.phases[fold]) and fold + 1 < len(plan.phases)

@@ -29,7 +29,7 @@ from alocc.stages import stage
 from alocc.training.folds import FoldTask, make_fabric, n_gpus, train_fold
 from alocc.training.loop import Hooks, Moment, as_stage
 from alocc.training.plan import Device, Plan, Settings
-from alocc.training.ranks import Ranks, first_has, joined, launched_here, launched_number, launched_size
+from alocc.training.ranks import Ranks, first_has, follows, joined, launched_here, launched_number, launched_size
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -133,6 +133,8 @@ def n_ranks(settings: Settings) -> int:
     devices, nodes, size = settings.devices, settings.nodes, launched_size()
     if min(settings.processes, 1 if devices is None else devices) < 1:
         raise ConfigError("processes and devices must be at least 1")
+    if follows():
+        raise ConfigError("a launcher started several of these; have it start alocc train, which shares the work")
     if settings.processes > 1 and max(size, devices or 1) > 1:
         raise ConfigError("--processes trains folds side by side, --devices each of them together: give one of the two")
     if size > 1 and (devices not in (None, launched_here()) or nodes not in (None, size // launched_here())):
