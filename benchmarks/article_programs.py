@@ -20,6 +20,7 @@ from alocc.seeding import generator
 from alocc.training.batches import Batches
 from alocc.training.checkpoint import TrainingState
 from alocc.training.phases import STREAMS, Images, Phase, begin, make_optimizers
+from alocc.training.ranks import Ranks
 from alocc.training.run import make_fabric
 
 HERE = Path(__file__).parent
@@ -79,5 +80,6 @@ def start_alocc(images: NDArray[np.uint8], config: Config | None = None, precisi
     state = TrainingState(networks, make_optimizers(phases, networks), streams, batches, identity={})
     kinds = config.training.discrimination.kinds if config.training.discrimination else ()
     normals = torch.from_numpy(images)[:, None]
-    begun = begin(phases[-1], config, state, Images(normals, normals[:0], kinds), make_fabric("cpu", precision))
+    ranks = Ranks(make_fabric("cpu", precision))
+    begun = begin(phases[-1], config, state, Images(normals, normals[:0], kinds), ranks)
     return Training(begun.iterate, R, D)

@@ -19,7 +19,7 @@ from alocc.parts.part import Normals
 from alocc.scorer import Scorer
 from alocc.seeding import generator
 from alocc.synthesis.negatives import NEGATIVES
-from alocc.training import calibrating, phases, run
+from alocc.training import calibrating, folds, phases
 from alocc.training.calibrating import FoldScorer, Kinds, calibrate_map
 from alocc.training.loop import Hooks
 from alocc.training.run import train
@@ -71,8 +71,8 @@ def trainings(monkeypatch):
         train_networks(plan, fold, state, images, *rest)
         hook.remove()
 
-    train_networks = run.train_networks
-    monkeypatch.setattr(run, "train_networks", spy)
+    train_networks = folds.train_networks
+    monkeypatch.setattr(folds, "train_networks", spy)
     return found
 
 

@@ -113,7 +113,7 @@ def test_r_is_judged_against_the_clean_image():
 def test_reconstruction_updates_r_alone():
     it = Recorder(latent_dim=3, latent_noise=0.5)
     losses = reconstruction_iteration(
-        it.R, it.draw_noisy, it.update("R"), latent_dim=3, generator=generator(0, "latent")
+        it.R, it.draw_noisy, lambda: torch.randn((8, 3), generator=generator(0, "latent")), it.update("R")
     )
     assert [name for name, _ in it.log] == ["R"]
     assert list(losses) == ["r_mse"]
@@ -123,7 +123,7 @@ def test_reconstruction_puts_its_noise_on_the_bottleneck_and_is_judged_against_t
     it = Recorder(latent_dim=3, latent_noise=0.5)
     it.R.eval()
     losses = reconstruction_iteration(
-        it.R, it.draw_noisy, lambda loss: None, latent_dim=3, generator=generator(0, "latent")
+        it.R, it.draw_noisy, lambda: torch.randn((8, 3), generator=generator(0, "latent")), lambda loss: None
     )
     x, x_noisy = it.draws[0]
     latent_noise = torch.randn((8, 3), generator=generator(0, "latent"))
@@ -170,7 +170,7 @@ def test_old_is_gold_weighs_its_four_terms_as_the_paper_does():
     old = copy.deepcopy(it.R)
     torch.nn.init.normal_(old.decoder.to_image.bias, generator=generator(0, "weights"))
     seen, own = [], OldIsGoldConfig(old_after=1, real_weight=0.1, old_weight=0.001)
-    losses = old_is_gold_iteration(it.R, old, it.D, it.draw, seen.append, config=own)
+    losses = old_is_gold_iteration(it.R, old, it.D, it.draw, lambda x: x.roll(1, 0), seen.append, config=own)
     x = it.draws[0][0]
     with torch.no_grad():
         pseudo = it.R((old(x) + old(x).roll(1, 0)) / 2)

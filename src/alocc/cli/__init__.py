@@ -35,6 +35,8 @@ def main() -> None:
 
 def _exit_code() -> int:
     """Of the command that is asked for; wrong words on the command line are one line."""
+    import typer
+
     from alocc.cli.app import app  # here, as Ctrl-C may come while it loads
     from alocc.cli.console import print_error
     from alocc.cli.options import USAGE_ERROR, usage_text
@@ -45,3 +47,5 @@ def _exit_code() -> int:
         if message := usage_text(error):
             print_error(message)
         return 2
+    except typer.Abort:  # Ctrl-C outside of what saves
+        return 130

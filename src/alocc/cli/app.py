@@ -98,6 +98,12 @@ def train(
         typer.Option("--log", metavar="WHERE…", help="Show the training in tensorboard, mlflow, or both."),
     ] = None,
     device: Device = "auto",
+    processes: Annotated[int, typer.Option(min=1, help="Folds that train side by side, each in its process.")] = 1,
+    devices: Annotated[
+        int | None,
+        typer.Option(min=1, help="GPUs, or processes where there is none, that train the same networks together."),
+    ] = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="Machines of a training that torchrun starts.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace another training in the run folder.")] = False,
     again: Annotated[
         bool, typer.Option("--again", help="Train again what is finished; the earlier detector stays as a version.")
@@ -110,14 +116,19 @@ def train(
     stopped, with Ctrl-C or by whatever else, goes on where it was when the same command is given again; of one that is
     finished, the command says so.
     """
-    from alocc.cli.running import load_settings, train_in_terminal
+    from alocc.cli.running import follow_in_terminal, load_settings, train_in_terminal
     from alocc.config import with_ignored, with_settings
     from alocc.training.plan import Settings
+    from alocc.training.ranks import follows
 
+    if follows():
+        follow_in_terminal(device)
+        return
     chosen = with_settings(with_ignored(load_settings(preset, config, []), class_names(ignore) or ()), set_ or [])
     settings = Settings(
         data, class_names(normal, data, "train"), chosen, seed, iterations, epochs,
         alpha, contamination, device, overwrite=overwrite, strict=strict, again=again,
+        processes=processes, devices=devices, nodes=nodes,
     )  # fmt: skip
     names = class_names(anomalous, watch)
     train_in_terminal(settings, out, watch=watch, anomalous=names, watch_every=watch_every, log=class_names(log) or ())

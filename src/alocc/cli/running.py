@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import typer
 
 from alocc.cli import console
 from alocc.cli.cores import use_free_cores
@@ -68,7 +71,7 @@ def load_engine(
         detector = detector.with_alpha(alpha)
     if device == "cpu" or (device == "auto" and not torch.accelerator.is_available()):
         return detector  # without Fabric, which takes a second to load
-    from alocc.training.run import make_fabric
+    from alocc.training.folds import make_fabric
 
     return detector.to(make_fabric(device, "32-true").device)
 
@@ -96,6 +99,7 @@ def train_in_terminal(
         from alocc.training.folder import RunFolder
         from alocc.training.loop import Hooks
         from alocc.training.run import run
+        from alocc.training.tiles import compare
 
         use_free_cores()
         plans: list[Plan] = []
@@ -110,6 +114,10 @@ def train_in_terminal(
         def started(plan: Plan, again: bool) -> None:
             plans.append(plan)
             console.print_training_start(plan.images, again)
+            images, goes_on = plan.images, RunFolder(out).checkpoints.exists()  # which said it when it began
+            found = None if goes_on else compare(images.normals, plan.config, images.summary["original_size"])
+            if found:
+                console.print_note(str(found))
 
         def written(detector: Detector) -> None:
             verdicts.append(check_trained(detector, plans[0].images, RunFolder(out)))
@@ -133,6 +141,24 @@ def train_in_terminal(
     else:
         console.print_finished(detector, out)
     return detector
+
+
+def follow_in_terminal(device: Device) -> None:
+    """Train with the first of the processes that a launcher started; that one says what there is to say.
+
+    Raises:
+        typer.Exit: with code 1, if the training stopped.
+    """
+    from alocc.training.loop import Hooks
+    from alocc.training.processes import follow
+
+    signals: list[int] = []  # which the first one is sent too: it says so, and when to leave
+    for which in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(which, lambda signum, _: signals.append(signum))
+    try:
+        follow(device, Hooks(progress=lambda _: None, stop_requested=lambda: bool(signals)))
+    except AloccError:
+        raise typer.Exit(1) from None
 
 
 def compare_tiles(source: Source, to: ImageFormat) -> Comparison | None:

@@ -98,13 +98,13 @@ def trial_thumbnails(plan: Plan, held_out: Tensor) -> Tensor:
     return plan.frame.thumbnails(trial_images(plan, held_out))
 
 
-def polarity_measure(plan: Plan, fold: FoldScorer, kinds: Kinds) -> Callable[[], Mapping[str, float]]:
-    """Measures D's AUROC on kinds of pseudo-anomaly that it does not meet."""
+def polarity_measure(plan: Plan, scorer: Scorer, held_out: Tensor, kinds: Kinds) -> Callable[[], Mapping[str, float]]:
+    """Measures D's AUROC on kinds of pseudo-anomaly that it does not meet, made of these thumbnails."""
     stream = generator(plan.config.seed, "polarity")
-    images = to_unit_range(trial_thumbnails(plan, fold.held_out)[:POLARITY_IMAGES])
+    images = to_unit_range(held_out[:POLARITY_IMAGES])
     normals = jitter(images, stream)
     pseudo = make_negatives(images[torch.randperm(len(images), generator=stream)], kinds.unseen, stream)
-    scorer = fold.scorer.of_thumbnails()
+    scorer = scorer.of_thumbnails()
 
     def measure() -> Mapping[str, float]:
         normal, anomalous = (

@@ -56,14 +56,14 @@ class TrainingState:
         try:
             if path.exists():
                 path.replace(previous(path))
-            save_tensors(path, *self._content())
+            save_tensors(path, *self.content())
         except OSError as error:
             raise ArtefactError(f"{path} cannot be written ({error.strerror or error})") from None
         except ArtefactError as error:
             remedy = "; the same command goes on from the checkpoint before" * previous(path).exists()
             raise ArtefactError(f"{error}{remedy}") from None
 
-    def _content(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def content(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What a checkpoint holds: tensors, which change with the training, and metadata."""
         tensors = {f"{name}.{key}": value for name, net in self.networks.items() for key, value in _tensors(net)}
         for name, optimizer in self.optimizers.items():
@@ -91,18 +91,18 @@ class TrainingState:
         Raises:
             ArtefactError: if a checkpoint cannot be read, or is of another training.
         """
-        tensors, metadata = self._content()
+        tensors, metadata = self.content()
         fresh = {name: value.detach().clone() for name, value in tensors.items()}
         found = [candidate for candidate in (path, previous(path)) if candidate.exists()]
         damaged: list[DamagedError] = []
         for candidate in found:
             try:
-                self._take(candidate, *load_tensors(candidate))
+                self.take(candidate, *load_tensors(candidate))
                 break
             except DamagedError as error:
                 damaged.append(error)
         else:
-            self._take(path, fresh, metadata)
+            self.take(path, fresh, metadata)
         if damaged:
             is_lost = len(damaged) == len(found)
             remedy = "these networks start anew" if is_lost else "going on from the checkpoint before"
@@ -111,7 +111,7 @@ class TrainingState:
             with suppress(OSError):
                 candidate.unlink()
 
-    def _take(self, path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    def take(self, path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
         """Become what a checkpoint holds."""
         if metadata.get("identity") != self.identity:
             raise ArtefactError(

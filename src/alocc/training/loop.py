@@ -18,11 +18,10 @@ from alocc.training.checkpoint import TrainingState
 from alocc.training.history import Row
 from alocc.training.phases import Images, Phase, begin, reconstructions, set_learning_rates
 from alocc.training.plan import Plan
+from alocc.training.ranks import Ranks
 from alocc.training.step import Losses
 
 if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-
     from alocc.detector import Detector
 
 CHECKPOINT_SECONDS = 30.0
@@ -88,7 +87,7 @@ def train_networks(
     fold: int,
     state: TrainingState,
     images: Images,
-    fabric: Fabric,
+    ranks: Ranks,
     hooks: Hooks,
     measures: Mapping[str, Measure],
     checkpoint: Path | None = None,
@@ -97,6 +96,8 @@ def train_networks(
 
     Args:
         state: the networks, their optimisers and random streams.
+        images: what is trained with.
+        ranks: the processes that train these networks; the first one's checkpoint and measures are those of all.
         measures: "watch", measured now and then, and "polarity", eight times in each phase that trains D: figures of
             the networks as they would score, for the history.
         checkpoint: where to keep the state; if the file is there, the training goes on from it.
@@ -107,11 +108,11 @@ def train_networks(
     """
     phases, before = plan.phases[fold], plan.length_before(fold)
     own_length = plan.length_before(fold + 1) - before
-    _resume(plan, fold, state, hooks, checkpoint)
+    _resume(plan, fold, state, ranks, hooks, checkpoint)
     row_every, watch_every = max(10, min(100, own_length // 50)), hooks.watch_every or max(1, own_length // EVALUATIONS)
     started, saved = time.perf_counter() - state.seconds, state.seconds
     for phase in phases[state.phase :]:
-        begun = begin(phase, plan.config, state, images, fabric)
+        begun = begin(phase, plan.config, state, images, ranks)
         done_before = sum(earlier.iterations for earlier in phases[: state.phase])
         polarity_every = max(1, phase.iterations // EVALUATIONS)
         finished = False
@@ -122,7 +123,8 @@ def train_networks(
             state.seconds = time.perf_counter() - started
             done = done_before + state.iteration
             state.history.add(losses)
-            (hooks.progress or _as_stage)(_moment(plan, fold, state, before + done, losses, hooks))
+            (hooks.progress or as_stage)(_moment(plan, fold, state, before + done, losses, hooks))
+
             row_due = done % row_every == 0
             finished = state.iteration == phase.iterations or (row_due and begun.may_stop())
             polarity_due = "D" in phase.trained and state.iteration % polarity_every == 0
@@ -154,7 +156,8 @@ def _moment(
     return Moment(now.name, done, plan.length, losses, left, hooks.later)
 
 
-def _as_stage(moment: Moment) -> None:
+def as_stage(moment: Moment) -> None:
+    """Show a moment where no hook wants it."""
     stage(moment.phase, moment.iteration, moment.planned)
 
 
@@ -167,12 +170,13 @@ def _stopped(plan: Plan, fold: int, done: int) -> StoppedError:
     return StoppedError(f"stopped after {done} of {plan.length} iterations{where}")
 
 
-def _resume(plan: Plan, fold: int, state: TrainingState, hooks: Hooks, checkpoint: Path | None) -> None:
+def _resume(plan: Plan, fold: int, state: TrainingState, ranks: Ranks, hooks: Hooks, checkpoint: Path | None) -> None:
     """Go on from the checkpoint, or write the first one."""
     if checkpoint:
         state.restore(checkpoint, hooks.warned)
         if not (state.phase or state.iteration):
             state.save(checkpoint)
+    ranks.same(state)
     done = plan.length_before(fold) + sum(phase.iterations for phase in plan.phases[fold][: state.phase])
     has_begun = state.phase or state.iteration
     is_finished = state.phase == len(plan.phases[fold]) and fold + 1 < len(plan.phases)

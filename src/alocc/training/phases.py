@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from alocc.synthesis.deformation import jitter
 from alocc.synthesis.negatives import make_negatives
 from alocc.synthesis.pasting import pasted
 from alocc.training.checkpoint import TrainingState
+from alocc.training.ranks import Ranks
 from alocc.training.step import (
     Draw,
     Losses,
@@ -38,9 +39,6 @@ from alocc.training.step import (
     places_iteration,
     reconstruction_iteration,
 )
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
 STREAMS = ("batches", "noise", "latent_noise", "negatives", "places")
 TRAINED = {
@@ -76,6 +74,11 @@ class Phase:
         """The networks that it updates."""
         return TRAINED[self.name]
 
+    def batch_size(self, config: Config) -> int:
+        """Images of an update."""
+        own = self.config.batch_size if isinstance(self.config, PlacesConfig) else config.training.batch_size
+        return own or 1
+
 
 class Images(NamedTuple):
     """What a fold is trained with."""
@@ -106,31 +109,39 @@ def make_optimizers(phases: Iterable[Phase], networks: Mapping[str, nn.Module]) 
     }
 
 
-def begin(phase: Phase, config: Config, state: TrainingState, images: Images, fabric: Fabric) -> Begun:
+def begin(phase: Phase, config: Config, state: TrainingState, images: Images, ranks: Ranks) -> Begun:
     """Put the networks into the phase's modes, and bind them to its step."""
+    begun, n = _bound(phase, config, state, images, ranks), phase.batch_size(config)
+    return Begun(lambda: ranks.mean_losses(begun.iterate(), n), lambda: ranks.any(begun.may_stop()))
+
+
+def _bound(phase: Phase, config: Config, state: TrainingState, images: Images, ranks: Ranks) -> Begun:
+    fabric, batch_size = ranks.fabric, phase.batch_size(config)
     networks = {name: fabric.setup_module(state.networks[name]) for name in state.networks if name != "R_old"}
     for name, network in networks.items():
         network.train(name in phase.trained)
     R, D = networks["R"], networks["D"]
-    update = {name: _update_with(state.optimizers[f"{phase.name}.{name}"], fabric) for name in phase.trained}
+    update = {name: _update_with(state.optimizers[f"{phase.name}.{name}"], ranks, batch_size) for name in phase.trained}
     streams = state.streams
 
     def draw_on_cpu() -> Tensor:
         return to_unit_range(images.fit[state.batches()])
 
     def draw() -> Tensor:
-        return draw_on_cpu().to(fabric.device)
+        return ranks.share(draw_on_cpu()).to(fabric.device)
 
     def draw_noisy() -> tuple[Tensor, Tensor]:
-        x = draw()
-        return x, corrupt(x, config.corruption.sigma, streams["noise"])
+        x = draw_on_cpu().to(fabric.device)
+        x_noisy = corrupt(x, config.corruption.sigma, streams["noise"])
+        return ranks.share(x), ranks.share(x_noisy)
+
+    def draw_latent_noise() -> Tensor:
+        noise = torch.randn((batch_size, config.networks.latent_dim), generator=streams["latent_noise"])
+        return ranks.share(noise).to(fabric.device)
 
     match phase.config:
         case ReconstructionConfig():
-            return Begun(partial(
-                reconstruction_iteration, R, draw_noisy, update["R"],
-                latent_dim=config.networks.latent_dim, generator=streams["latent_noise"],
-            ))  # fmt: skip
+            return Begun(partial(reconstruction_iteration, R, draw_noisy, draw_latent_noise, update["R"]))
         case AdversarialConfig() as own:
             iterate = partial(adversarial_iteration, R, D, draw_noisy, update["R"], update["D"], config=own)
             iterate = partial(iterate, sees_pair=config.networks.discriminator_input == "pair")
@@ -138,18 +149,19 @@ def begin(phase: Phase, config: Config, state: TrainingState, images: Images, fa
                 iterate = partial(_keeping_young_r, iterate, state, phase.young_r_after)
             return Begun(iterate, partial(_mse_is_below, own.stop_mse, state.networks["R"], images.held_out))
         case OldIsGoldConfig() as own:
-            return Begun(partial(old_is_gold_iteration, R, state.networks["R_old"], D, draw, update["D"], config=own))
+            previous, R_old = partial(ranks.previous, batch_size=batch_size), state.networks["R_old"]
+            return Begun(partial(old_is_gold_iteration, R, R_old, D, draw, previous, update["D"], config=own))
         case DiscriminationConfig() as own:
-            draw_both = _drawing_negatives(own, draw_on_cpu, fabric.device, images, streams["negatives"])
+            draw_both = _drawing_negatives(own, draw_on_cpu, ranks, images, streams["negatives"])
             input_of = cast(Discriminator, state.networks["D"]).input_of
             return Begun(partial(discrimination_iteration, R, D, draw_both, update["D"], input_of=input_of))
         case PlacesConfig() as own:
-            draw_pasted = _drawing_pasted(own.batch_size, images.fit, fabric.device, streams["places"])
+            draw_pasted = _drawing_pasted(own.batch_size, images.fit, ranks, streams["places"])
             return Begun(partial(places_iteration, networks["places"], draw_pasted, update["places"]))
 
 
 def _drawing_negatives(
-    own: DiscriminationConfig, draw: Draw, device: torch.device, images: Images, stream: torch.Generator
+    own: DiscriminationConfig, draw: Draw, ranks: Ranks, images: Images, stream: torch.Generator
 ) -> Callable[[], tuple[Tensor, Tensor]]:
     """Batches of x⁺, jittered, and of x⁻, pseudo-anomalies of other images; with noise of the same strength on both."""
     sigma_max = own.sigma_max * contrast(images.fit)
@@ -158,21 +170,21 @@ def _drawing_negatives(
         x_normal, x_other = draw(), draw()
         x_normal = jitter(x_normal, stream) if own.jitter else x_normal
         x = torch.cat([x_normal, make_negatives(x_other, images.kinds, stream)])
-        x = corrupt_each(x, sigma_max, own.noisy, stream).to(device)
-        return x[: len(x_normal)], x[len(x_normal) :]
+        x_normal, x_negative = torch.split(corrupt_each(x, sigma_max, own.noisy, stream), len(x_normal))
+        return ranks.share(x_normal).to(ranks.fabric.device), ranks.share(x_negative).to(ranks.fabric.device)
 
     return draw_both
 
 
 def _drawing_pasted(
-    batch_size: int, fit: Tensor, device: torch.device, stream: torch.Generator
+    batch_size: int, fit: Tensor, ranks: Ranks, stream: torch.Generator
 ) -> Callable[[], tuple[Tensor, Tensor]]:
     """Batches of images with something pasted in, and which of their pixels that is."""
 
     def draw_pasted() -> tuple[Tensor, Tensor]:
         chosen = torch.randint(len(fit), (batch_size,), generator=stream)
         x, is_pasted = pasted(to_unit_range(fit[chosen]), stream)
-        return x.to(device), is_pasted.to(device)
+        return ranks.share(x).to(ranks.fabric.device), ranks.share(is_pasted).to(ranks.fabric.device)
 
     return draw_pasted
 
@@ -239,12 +251,14 @@ def _adam(parameters: Iterable[nn.Parameter], config: AdamConfig) -> Optimizer:
     return kind(parameters, config.learning_rate, config.betas, weight_decay=config.weight_decay, fused=fused)
 
 
-def _update_with(optimizer: Optimizer, fabric: Fabric) -> Update:
-    wrapped: Any = fabric.setup_optimizers(optimizer)
+def _update_with(optimizer: Optimizer, ranks: Ranks, batch_size: int) -> Update:
+    wrapped: Any = ranks.fabric.setup_optimizers(optimizer)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
     def update(loss: Tensor) -> None:
         wrapped.zero_grad()
-        fabric.backward(loss)
+        ranks.fabric.backward(ranks.weigh(loss, batch_size))
+        ranks.sum_gradients(parameters)
         wrapped.step()
 
     return update

@@ -48,6 +48,11 @@ class Settings:
     overwrite: bool = False
     strict: bool = False
     again: bool = False
+    processes: int = 1
+    """In which folds train side by side."""
+    devices: int | None = None
+    """Processes or GPUs on each node that train the same networks together; none: one, or as a launcher started."""
+    nodes: int | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
     """Kept in the run's summary, for the report."""
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,28 +15,27 @@ from alocc.config import Config
 from alocc.data.sources import Data
 from alocc.detector import Detector, image_hashes
 from alocc.errors import ArtefactError, ConfigError, DamagedError
-from alocc.networks.architecture import build_networks
-from alocc.parts.places import Places
+from alocc.parts.part import Normals
 from alocc.scorer import Scorer
-from alocc.seeding import generator
 from alocc.stages import in_stage
-from alocc.training.batches import Batches
 from alocc.training.calibrating import (
     FoldScorer,
     Kinds,
     calibrate,
     choose_kinds,
     fit_part,
-    polarity_measure,
     trial_thumbnails,
     watch_measure,
 )
 from alocc.training.checkpoint import TrainingState
 from alocc.training.folder import RunFolder
+from alocc.training.folds import FoldTask, make_fabric, train_fold
 from alocc.training.history import Row, joined
-from alocc.training.loop import Hooks, Measure, train_networks
-from alocc.training.phases import STREAMS, Images, make_optimizers
+from alocc.training.loop import Hooks
+from alocc.training.phases import Images
 from alocc.training.plan import Device, Plan, Settings, load_training_images
+from alocc.training.processes import lead, leading, n_ranks, train_apart, train_together
+from alocc.training.ranks import Ranks, check_shares, launched_number
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -65,6 +62,8 @@ def train(
     overwrite: bool = False,
     strict: bool = False,
     again: bool = False,
+    processes: int = 1,
+    devices: int | None = None,
     progress: bool = False,
     hooks: Hooks | None = None,
 ) -> Detector:
@@ -86,6 +85,9 @@ def train(
         overwrite: replace another training in ``out``.
         strict: stop before the training if an image cannot be used, instead of leaving it out.
         again: train again what is finished in ``out``; the detector there stays as an earlier version.
+        processes: in which folds train side by side, each with its share of the threads; needs ``out``. They import
+            the program that asks: what it does stands below ``if __name__ == "__main__"``.
+        devices: GPUs, or processes without any, that train the same networks together; needs ``out``, as above.
         progress: whether to show a bar with rate and time left.
         hooks: what else looks at the training, or stops it.
 
@@ -94,8 +96,9 @@ def train(
         NonFiniteLossError: if the training diverges.
     """
     settings = Settings(
-        data, normal, config, seed, iterations, epochs, alpha, contamination, device, out, overwrite, strict, again
-    )
+        data, normal, config, seed, iterations, epochs, alpha, contamination, device, out, overwrite, strict, again,
+        processes, devices,
+    )  # fmt: skip
     return run(settings, hooks or Hooks(), progress=progress)
 
 
@@ -108,11 +111,15 @@ def run(settings: Settings, hooks: Hooks, *, progress: bool = False) -> Detector
             return run(settings, replace(hooks, progress=bar))
 
     config = settings.resolved_config()
-    fabric = make_fabric(settings.device, config.training.precision)
+    size = n_ranks(settings)
+    if hooks.open_watch and max(size, settings.processes) > 1:
+        raise ConfigError("a training is watched in one process: leave --watch out, or --processes and --devices")
+    fabric = make_fabric(settings.device, config.training.precision, launched_number())
     folder = RunFolder(Path(settings.out)) if settings.out is not None else None
-    with folder.locked() if folder else nullcontext():
+    with folder.locked() if folder else nullcontext(), leading(settings.device, fabric) as ranks:
         images = load_training_images(settings.data, settings.normal, config, settings.strict)
         plan = Plan.settle(config, images, settings.iterations, settings.epochs)
+        check_shares(plan, size)
         watch = hooks.open_watch(plan) if hooks.open_watch else None
         if folder:
             folder.claim(plan.config, plan.identity["images"], overwrite=settings.overwrite)
@@ -120,18 +127,18 @@ def run(settings: Settings, hooks: Hooks, *, progress: bool = False) -> Detector
                 return _finished(folder)
         if hooks.started:
             hooks.started(plan, folder is not None and folder.is_finished)
-        return _train(plan, fabric, hooks, watch, folder, settings.notes)
+        return _train(plan, ranks, hooks, watch, folder, settings)
 
 
 def _train(
-    plan: Plan, fabric: Fabric, hooks: Hooks, watch: Watch | None, folder: RunFolder | None, notes: Mapping[str, Any]
+    plan: Plan, ranks: Ranks, hooks: Hooks, watch: Watch | None, folder: RunFolder | None, settings: Settings
 ) -> Detector:
     """Fold after fold from the checkpoints on, then calibration, which is computed from them anew."""
     images = plan.images
     seen = image_hashes(images.normals.images)
-    earlier, started = 0.0, time.perf_counter()
+    trained, started = 0.0, time.perf_counter()
     folds: list[FoldScorer] = []
-    histories: list[list[Row]] = []
+    states: list[TrainingState] = []
     kinds = Kinds((), ())
     for index, split in enumerate(images.split.folds):
         normals = plan.normals(split.fit)
@@ -142,27 +149,50 @@ def _train(
                 fit_part(part, few)
             kinds = choose_kinds(plan, fold.scorer, few, fold.held_out) if index == 0 else kinds
             hooks = replace(hooks, later=AS_FITTING[images.split.crosses] * (time.perf_counter() - fitting))
-        state = initial_state(plan, index, fold.scorer, len(normals), fabric)
-        measures: dict[str, Measure] = {}
-        if watch:
-            measures["watch"] = watch_measure(watch, plan, fold, seen)
-        if "d" in plan.config.scoring:
-            measures["polarity"] = polarity_measure(plan, fold, kinds)
-        trained_with = Images(normals.images, trial_thumbnails(plan, fold.held_out), kinds.met)
-        before = time.perf_counter()
-        checkpoint = folder.checkpoint(index) if folder else None
-        train_networks(plan, index, state, trained_with, fabric, hooks, measures, checkpoint)
-        earlier += state.seconds - (time.perf_counter() - before)  # what an earlier, stopped training took
+        before, task = time.perf_counter(), _task(plan, index, normals, kinds, folder)
+        if index == 0 and _train_elsewhere(task, ranks, hooks, folder, settings):
+            hooks = replace(hooks, resumed=None)  # which was said there
+        measures = {"watch": watch_measure(watch, plan, fold, seen)} if watch else {}
+        states.append(train_fold(task, Ranks(ranks.fabric), hooks, fold.scorer, measures))
+        trained += time.perf_counter() - before
         folds.append(fold)
-        histories.append(state.history.rows)
+    histories = [state.history.rows for state in states]
     detector = calibrate(plan, folds, kinds, seen, {**images.summary, **_findings(kinds, histories)})
     if folder:
+        of_folds = [state.seconds for state in states]  # side by side, or one after the other
+        earlier = max(0.0, max(*of_folds, sum(of_folds) / settings.processes) - trained)  # until it was stopped
         seconds = earlier + time.perf_counter() - started
-        folder.write(detector, joined(histories), _run_notes(plan, seconds, fabric, notes))
+        folder.write(detector, joined(histories), _run_notes(plan, seconds, ranks.fabric, settings))
         if hooks.written:
             hooks.written(detector)
         folder.finish()
     return detector
+
+
+def _task(plan: Plan, fold: int, normals: Normals, kinds: Kinds, folder: RunFolder | None) -> FoldTask:
+    held_out = plan.images.normals.images[plan.images.split.folds[fold].held_out]
+    images = Images(normals.images, trial_thumbnails(plan, held_out), kinds.met)
+    return FoldTask(plan, fold, images, kinds, folder.checkpoint(fold) if folder else None)
+
+
+def _train_elsewhere(first: FoldTask, ranks: Ranks, hooks: Hooks, folder: RunFolder | None, settings: Settings) -> bool:
+    """Train all folds to their last checkpoints in other processes, if that is asked for; whether it is."""
+    plan, splits = first.plan, first.plan.images.split.folds
+    processes, size = min(settings.processes, len(splits)), max(ranks.size, settings.devices or 1)
+    if processes < settings.processes:
+        hooks.warned(f"--processes {settings.processes}: this training has {len(splits)} fold{'s'[: len(splits) > 1]}")
+    if max(processes, size) == 1:
+        return False
+    others = [
+        _task(plan, fold, plan.normals(split.fit), first.kinds, folder) for fold, split in enumerate(splits) if fold
+    ]
+    if ranks.size > 1:
+        lead([first, *others], ranks, hooks)
+    elif size > 1:
+        train_together([first, *others], settings.device, size, hooks)
+    else:
+        train_apart([first, *others], settings.device, processes, hooks)
+    return True
 
 
 def _finished(folder: RunFolder) -> Detector:
@@ -170,41 +200,6 @@ def _finished(folder: RunFolder) -> Detector:
         return Detector.load(folder.root)
     except DamagedError as error:
         raise ArtefactError(f"{error}; --again trains it again") from None
-
-
-def initial_state(plan: Plan, fold: int, scorer: Scorer, n_images: int, fabric: Fabric) -> TrainingState:
-    """Fresh networks, put into the scorer, with their optimisers and random streams."""
-    config, seen, prefix = plan.config, plan.frame.thumbnail_format, f"fold{fold + 1}/" if fold else ""
-    streams = {name: generator(config.seed, prefix + name) for name in STREAMS}
-    R, D = build_networks(config.networks, seen.channels, seen.size, generator(config.seed, prefix + "weights"))
-    scorer.add_networks(R, D)
-    networks: dict[str, torch.nn.Module] = {"R": R, "D": D}
-    if config.training.old_is_gold:
-        networks["R_old"] = copy.deepcopy(R).eval()
-    if any("places" in phase.trained for phase in plan.phases[fold]):
-        networks["places"] = cast(Places, scorer.parts["places"]).network
-        cast(Places, scorer.parts["places"]).network.initialise(streams["places"])
-    scorer.compute_on(fabric.device)
-    for network in networks.values():
-        network.to(fabric.device)
-    batches = Batches(n_images, config.training.batch_size or 1, streams["batches"])
-    optimizers = make_optimizers(plan.phases[fold], networks)
-    return TrainingState(networks, optimizers, streams, batches, {**plan.identity, "fold": fold})
-
-
-def make_fabric(device: Device, precision: Literal["auto", "32-true", "bf16-mixed"]) -> Fabric:
-    """One device and one precision, through Lightning Fabric.
-
-    Raises:
-        ConfigError: if the machine has no such device.
-    """
-    from lightning_fabric import Fabric
-
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    try:
-        return Fabric(accelerator=device, devices=1, precision=precision)  # type: ignore[arg-type]  # settled before
-    except (RuntimeError, ValueError) as error:
-        raise ConfigError(f"device {device} is not available on this machine ({error}); use --device auto") from None
 
 
 def _findings(kinds: Kinds, histories: Sequence[Sequence[Row]]) -> dict[str, Any]:
@@ -218,7 +213,10 @@ def _findings(kinds: Kinds, histories: Sequence[Sequence[Row]]) -> dict[str, Any
     return found
 
 
-def _run_notes(plan: Plan, seconds: float, fabric: Fabric, notes: Mapping[str, Any]) -> dict[str, Any]:
+def _run_notes(plan: Plan, seconds: float, fabric: Fabric, settings: Settings) -> dict[str, Any]:
     skipped = [item._asdict() for item in plan.images.normals.skipped]
     device = {"device": str(fabric.device), "threads": torch.get_num_threads()}
-    return {**plan.images.summary, **device, "training_seconds": round(seconds, 2), "skipped": skipped, **notes}
+    spread = {"processes": settings.processes, "ranks": n_ranks(settings)}
+    several = {name: n for name, n in spread.items() if n > 1}
+    took = {"training_seconds": round(seconds, 2), "skipped": skipped}
+    return {**plan.images.summary, **device, **several, **took, **settings.notes}

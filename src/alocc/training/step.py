@@ -15,7 +15,7 @@ The robust preset trains R by L_R alone, then D on pairs, against pseudo-anomali
 Each function is one iteration. ``draw()`` gives a fresh batch of clean images, (N, C, H, W) in [0, 1], ``draw_noisy()``
 another with fresh noise on a copy, ``draw_both()`` x⁺ and x⁻, ``draw_pasted()`` images and which of their pixels were
 pasted over; an ``update`` takes a loss and does backward and the optimiser's step; ``input_of(x, x_hat)`` is what D
-sees.
+sees; ``previous(x)`` is, of each image of a batch, the one before.
 """
 
 from __future__ import annotations
@@ -74,19 +74,23 @@ def adversarial_iteration(
     return {"d_real": d_loss.real, "d_fake": d_loss.fake, "r_adversarial": r_loss.adversarial, "r_mse": r_loss.mse}
 
 
-def reconstruction_iteration(
-    R: nn.Module, draw_noisy: DrawNoisy, update_R: Update, *, latent_dim: int, generator: torch.Generator
-) -> Losses:
+def reconstruction_iteration(R: nn.Module, draw_noisy: DrawNoisy, draw_latent_noise: Draw, update_R: Update) -> Losses:
     """R learns to restore x, with noise on its bottleneck."""
     x, x_noisy = draw_noisy()
-    latent_noise = torch.randn((len(x), latent_dim), generator=generator).to(x.device)
-    mse = F.mse_loss(R(x_noisy, latent_noise), x)
+    mse = F.mse_loss(R(x_noisy, draw_latent_noise()), x)
     update_R(mse)
     return {"r_mse": mse}
 
 
 def old_is_gold_iteration(
-    R: nn.Module, R_old: nn.Module, D: nn.Module, draw: Draw, update_D: Update, *, config: OldIsGoldConfig
+    R: nn.Module,
+    R_old: nn.Module,
+    D: nn.Module,
+    draw: Draw,
+    previous: Callable[[Tensor], Tensor],
+    update_D: Update,
+    *,
+    config: OldIsGoldConfig,
 ) -> Losses:
     """D learns to tell good reconstructions from poor ones: OGNet's second phase, R and its younger self frozen.
 
@@ -95,7 +99,7 @@ def old_is_gold_iteration(
     x = draw()
     with torch.no_grad():
         x_hat, x_old = R(x), R_old(x)
-        x_pseudo = R((x_old + x_old.roll(1, 0)) / 2)
+        x_pseudo = R((x_old + previous(x_old)) / 2)
     good, old = discriminator_loss(D(x), D(x_old)), discriminator_loss(D(x_hat), D(x_pseudo))
     real = config.real_weight * good.real + (1 - config.real_weight) * old.real
     fake = config.old_weight * good.fake + (1 - config.old_weight) * old.fake
