@@ -124,7 +124,7 @@ def main() -> None:
         f"# Training in several processes\n\nWritten by `benchmarks/scale_training.py`; one thread a process.\n\n{note}{facts}\n"
         f"## The same networks\n\nR and D of `robust` on MNIST's '1', scored by these two alone, {arguments.iterations} iterations, float32, seed 0. Adam moves a weight "
         "that has no gradient by the sign of what rounding leaves, so trainings drift apart where sums have another order: "
-        f"those of two threads are as far from one.\n\n{same}\n"
+        f"those of two threads do too.\n\n{same}\n"
         f"## How much sooner\n\nTogether (`--devices`), each process takes half of every batch; side by side "
         f"(`--processes`), each takes a fold.\n\n{faster}",
     )  # fmt: skip
