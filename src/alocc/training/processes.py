@@ -318,6 +318,7 @@ def _work(line: Connection, work: Work) -> None:
                     line.send(("ended", task.fold))
     except AloccError as error:
         line.send(("failed", error))
+    os._exit(0)  # nothing is left to do, and threads of gloo may abort a process that winds up while others have left
 
 
 def _end_with(parent: BaseProcess) -> None:
