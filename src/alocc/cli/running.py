@@ -99,7 +99,6 @@ def train_in_terminal(
         from alocc.training.folder import RunFolder
         from alocc.training.loop import Hooks
         from alocc.training.run import run
-        from alocc.training.tiles import compare
 
         use_free_cores()
         plans: list[Plan] = []
@@ -114,10 +113,6 @@ def train_in_terminal(
         def started(plan: Plan, again: bool) -> None:
             plans.append(plan)
             console.print_training_start(plan.images, again)
-            images, goes_on = plan.images, RunFolder(out).checkpoints.exists()  # which said it when it began
-            found = None if goes_on else compare(images.normals, plan.config, images.summary["original_size"])
-            if found:
-                console.print_note(str(found))
 
         def written(detector: Detector) -> None:
             verdicts.append(check_trained(detector, plans[0].images, RunFolder(out)))

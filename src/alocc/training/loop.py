@@ -96,7 +96,6 @@ def train_networks(
 
     Args:
         state: the networks, their optimisers and random streams.
-        images: what is trained with.
         ranks: the processes that train these networks; the first one's checkpoint and measures are those of all.
         measures: "watch", measured now and then, and "polarity", eight times in each phase that trains D: figures of
             the networks as they would score, for the history.
@@ -114,8 +113,7 @@ def train_networks(
     for phase in phases[state.phase :]:
         begun = begin(phase, plan.config, state, images, ranks)
         done_before = sum(earlier.iterations for earlier in phases[: state.phase])
-        polarity_every = max(1, phase.iterations // EVALUATIONS)
-        finished = False
+        polarity_every, finished = max(1, phase.iterations // EVALUATIONS), False
         while not finished:
             set_learning_rates(phase, state)
             losses = _finite(begun.iterate(), phase, state, checkpoint)
@@ -124,7 +122,6 @@ def train_networks(
             done = done_before + state.iteration
             state.history.add(losses)
             (hooks.progress or as_stage)(_moment(plan, fold, state, before + done, losses, hooks))
-
             row_due = done % row_every == 0
             finished = state.iteration == phase.iterations or (row_due and begun.may_stop())
             polarity_due = "D" in phase.trained and state.iteration % polarity_every == 0
