@@ -52,7 +52,7 @@ def test_a_pattern_has_the_classes_below_its_fixed_part(parts):
     images = open_source(f"{parts}/**/*.png", "test").load(GREY)
     assert (values(images), images.classes.tolist()) == ([20, 0, 10], ["bent", "good", "good"])
     assert open_source(f"{parts}/good/*.png", "test").load(GREY).classes.tolist() == ["", ""]
-    with pytest.raises(DataError, match="holds no image files"):
+    with pytest.raises(DataError, match="matches no image files"):
         open_source(f"{parts}/*.tiff", "test")
 
 
