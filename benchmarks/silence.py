@@ -38,7 +38,7 @@ class Watched(NamedTuple):
 
 
 def watch(arguments: list[str], folder: Path) -> Watched:
-    """Run a command of alocc in a folder, and listen to what it writes to either stream."""
+    """Run a command of alocc in a folder above the images, and listen to what it writes to either stream."""
     began = last = time.perf_counter()
     command = [str(ALOCC), *arguments]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
@@ -56,25 +56,26 @@ def watch(arguments: list[str], folder: Path) -> Watched:
     return Watched(" ".join(arguments), now - began, gap, before, process.returncode)
 
 
-def commands(data: Path) -> list[list[str]]:
-    """Every command of a detector's life, in its order."""
-    train, test = str(data / "train"), str(data)
-    good = str(data / "test" / "good")
+def commands(data: Path, to: Path) -> list[list[str]]:
+    """Every command of a detector's life, in its order, with its files in a folder."""
+    train, test, good = str(data / "train"), str(data), str(data / "test" / "good")
+    run, other, exported = str(to / "run"), str(to / "run2"), str(to / "run" / "model.onnx")
+    maps = ["--maps", str(to / "maps"), "--regions", str(to / "regions.csv")]
     return [
-        ["inspect", train, "--sheet", "sheet.png"],
-        ["train", train, "--out", "run"],
-        ["info", "run"],
-        ["score", "run", test, "--out", "scores.csv", "--maps", "maps", "--regions", "regions.csv"],
-        ["evaluate", "run", test],
-        ["report", "run", test],
-        ["check", "run"],
-        ["monitor", "run", good, "--window", "10", "--chart", "drift.svg"],
-        ["export", "run"],
-        ["score", "run/model.onnx", test, "--out", "exported.csv"],
-        ["train", train, "--out", "run2", "--preset", "features"],
-        ["compare", "run", "run2", test],
-        ["calibrate", "run", good],
-        ["benchmark", "real", test, "--methods", "robust", "--out", "table"],
+        ["inspect", train, "--sheet", str(to / "sheet.png")],
+        ["train", train, "--out", run],
+        ["info", run],
+        ["score", run, test, "--out", str(to / "scores.csv"), *maps],
+        ["evaluate", run, test],
+        ["report", run, test],
+        ["check", run, good],
+        ["monitor", run, good, "--window", "10", "--chart", str(to / "drift.svg")],
+        ["export", run, "--maps"],
+        ["score", exported, test, "--out", str(to / "exported.csv")],
+        ["train", train, "--out", other, "--preset", "features"],
+        ["compare", run, other, test],
+        ["calibrate", run, good],
+        ["benchmark", "real", test, "--methods", "robust", "--out", str(to / "table")],
     ]
 
 
@@ -84,7 +85,7 @@ def page(data: Path, watched: list[Watched]) -> str:
     sizes = Counter(Image.open(path).size for path in images)
     (width, height), _ = sizes.most_common(1)[0]
     rows = [
-        f"| `alocc {one.command.replace(str(data), 'DATA')}` | {one.seconds:.0f} | {one.longest_gap:.1f} | "
+        f"| `alocc {one.command}` | {one.seconds:.0f} | {one.longest_gap:.1f} | "
         f"{one.said_before.replace('|', '/')[:60]} |"
         for one in watched
     ]
@@ -111,8 +112,9 @@ def main() -> int:
     data = arguments.data.resolve()
     watched = []
     with tempfile.TemporaryDirectory() as folder:
-        for command in commands(data):
-            watched.append(watch(command, Path(folder)))
+        for command in commands(data, Path(folder)):
+            seen = watch(command, data.parent)
+            watched.append(seen._replace(command=seen.command.replace(str(data), "DATA").replace(f"{folder}/", "")))
             print(*watched[-1], sep="  ", file=sys.stderr, flush=True)
     text = page(data, watched)
     if arguments.page:

@@ -167,6 +167,7 @@ def compare_tiles(source: Source, to: ImageFormat) -> Comparison | None:
     size = source.original_size()
     if len(source.class_names) > 1 or not len(source) or max(size) <= SHRUNK_FROM * max(to.size):
         return None
+    use_free_cores()
     found = None
     with console.stage_progress(), suppress(DataError):  # none of these few can be read
         found = compare(source.some(IMAGES).load(to), preset("robust"), size)
