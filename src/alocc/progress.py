@@ -200,6 +200,21 @@ def image_progress(description: str, n_images: int | None, done: int = 0) -> Ite
 
 
 @contextmanager
+def run_progress(n_runs: int) -> Iterator[Callable[[int, bool], None]]:
+    """A bar over the runs of a benchmark, some of which may be there already; without a terminal, plain lines.
+
+    What is given takes how many are done, and whether the last was there. The stages within a run do not show.
+    """
+    with _bar_or_lines("runs") as show, listening(lambda *_: None):
+
+        def count(done: int, was_there: bool) -> None:
+            show("runs done before" if was_there else "runs", done, n_runs, "")  # their time is not known
+
+        show("runs", 0, n_runs, "")
+        yield count
+
+
+@contextmanager
 def stage_progress() -> Iterator[None]:
     """A bar over whatever stages a computation says that it is in."""
     with _bar_or_lines("working"):

@@ -17,9 +17,9 @@ from alocc.progress import (
     err,
     image_progress,
     iterating,
-    open_bar,
     plain,
     print_note,
+    run_progress,
     stage_progress,
     training_progress,
 )
@@ -250,9 +250,8 @@ def print_versions(versions: Sequence[Version]) -> None:
 
 @contextmanager
 def cell_progress(n_cells: int) -> Iterator[Callable[[Result, bool], None]]:
-    """A bar over the runs of a benchmark; without a terminal, a line for each."""
-    with open_bar() as bar:
-        task = bar.add_task("benchmark", total=n_cells, note="")
+    """A line for each finished run of a benchmark, and a bar; without a terminal, a plain line now and then."""
+    with run_progress(n_cells) as count:
         done = 0
 
         def show(result: Result, was_there: bool) -> None:
@@ -260,10 +259,9 @@ def cell_progress(n_cells: int) -> Iterator[Callable[[Result, bool], None]]:
             done += 1
             cell = result.cell
             auroc = f"AUROC {result.figures['auroc']:.4f}" if result.figures else f"left out: {result.missing}"
-            note = plain(f"{cell.label}, {cell.method}, seed {cell.seed}: {auroc}").plain
-            bar.update(task, completed=done, note=note)
-            if not err.is_terminal and not was_there:
-                print_note(f"{done}/{n_cells}  {note}")
+            if not was_there:
+                print_note(f"{done}/{n_cells}  {cell.label}, {cell.method}, seed {cell.seed}: {auroc}")
+            count(done, was_there)
 
         yield show
 
