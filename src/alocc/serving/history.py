@@ -6,6 +6,7 @@ Every method may be called from any thread, and waits for the database.
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -43,6 +44,7 @@ PAGE = 1000
 LONGEST = 1000
 """Characters of a name, a comment or an error that are kept."""
 
+CURSOR = re.compile("[0-9]{1,18}-[0-9]{1,18}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -250,6 +252,8 @@ class History:
     ) -> tuple[list[ImageRow], str | None, int]:
         """A page of images, the newest first: rows, the cursor of the next page if there is one, and how many in all.
 
+        How many there are in all is what it was at the first page.
+
         Args:
             before: cursor of the page; none: the first one.
             limit: rows of a page, at least 1.
@@ -259,12 +263,14 @@ class History:
         """
         conditions = _conditions(wanted or Filter())
         page = select(images).where(*conditions).order_by(images.c.number.desc()).limit(limit + 1)
-        if before is not None:
-            page = page.where(images.c.number < _cursor(before))
         with self._reading() as connection:
+            if before is None:
+                total = connection.execute(select(func.count()).select_from(images).where(*conditions)).scalar_one()
+            else:  # counting takes longer than a page: it is done once, and goes along
+                number, total = _cursor(before)
+                page = page.where(images.c.number < number)
             found = connection.execute(page).all()
-            total = connection.execute(select(func.count()).select_from(images).where(*conditions)).scalar_one()
-        following = str(found[limit - 1].number) if len(found) > limit else None
+        following = f"{found[limit - 1].number}-{total}" if len(found) > limit else None
         return [_image(row) for row in found[:limit]], following, total
 
     def export(self, wanted: Filter | None = None) -> Iterator[ImageRow]:
@@ -487,10 +493,11 @@ def _conditions(wanted: Filter) -> list[Any]:
     return conditions
 
 
-def _cursor(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 19):
+def _cursor(text: str) -> tuple[int, int]:
+    if not CURSOR.fullmatch(text):
         raise ConfigError(f'there is no page before "{text[:40]}": give "next" of the page before it')
-    return int(text)
+    number, total = map(int, text.split("-"))
+    return number, total
 
 
 def _found(connection: Connection, id: str) -> Any:
