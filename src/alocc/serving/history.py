@@ -27,11 +27,11 @@ from alocc.errors import AloccError, ConfigError, InputError
 from alocc.serving import database
 from alocc.serving.tables import VERSION_TABLE, batches, calibrations, images, marks
 
-NORMAL, UNSURE, ANOMALOUS = "normal", "can't tell", "anomalous"
+NORMAL, CANT_TELL, ANOMALOUS = "normal", "can't tell", "anomalous"
 FALSE_ALARM, MISSED, CONFIRMED = "false alarm", "missed", "confirmed"
 MARKS: Mapping[str | None, tuple[str, ...]] = {
     ANOMALOUS: (FALSE_ALARM, CONFIRMED),
-    UNSURE: (FALSE_ALARM, CONFIRMED),
+    CANT_TELL: (FALSE_ALARM, CONFIRMED),
     NORMAL: (MISSED,),
 }
 """Which marks an image of each verdict can have: false alarm = it is good, missed and confirmed = it is defective."""
@@ -286,11 +286,17 @@ class History:
                 return
             page = rows.where(images.c.number < found[-1].number)
 
-    def last(self, model: str, n: int, version: str | None = None) -> list[ImageRow]:
-        """The newest n images with a verdict of a model, or of one version of it, the newest first."""
+    def last(self, model: str, n: int, version: str | None = None, upto: str | None = None) -> list[ImageRow]:
+        """The newest n images with a verdict of a model, or of one version of it, the newest first.
+
+        Args:
+            upto: id of the newest image that counts; none: the newest there is.
+        """
         wanted = [images.c.model == model, images.c.verdict.is_not(None)]
         if version is not None:
             wanted.append(images.c.version == version)
+        if upto is not None:
+            wanted.append(images.c.number <= select(images.c.number).where(images.c.id == upto).scalar_subquery())
         with self._reading() as connection:
             found = connection.execute(select(images).where(*wanted).order_by(images.c.number.desc()).limit(n)).all()
         return [_image(row) for row in found]
@@ -304,15 +310,23 @@ class History:
             ).all()
         return {(verdict, mark): n for verdict, mark, n in found}
 
-    def prune(self, most_rows: int) -> int:
-        """Delete the oldest rows beyond so many, and say how many; those that anybody ever marked stay."""
-        with self._writing() as connection:
-            newest = select(images.c.number).order_by(images.c.number.desc()).offset(most_rows).limit(1)
-            last = connection.execute(newest).scalar_one_or_none()
-            if last is None:
-                return 0
-            ever_marked = select(marks.c.image).where(marks.c.image == images.c.number).exists()
-            return connection.execute(delete(images).where(images.c.number <= last, ~ever_marked)).rowcount
+    def prune(self, older_than: datetime) -> int:
+        """Delete rows from before a moment, and say how many.
+
+        Those that anybody ever marked stay, and so do those of batches under way.
+        """
+        ever_marked = select(marks.c.image).where(marks.c.image == images.c.number).exists()
+        is_open = batches.c.state.in_(OPEN_STATES)
+        under_way = select(batches.c.id).where(batches.c.id == images.c.batch, is_open).exists()
+        old = select(images.c.number).where(images.c.time < _whole(older_than), ~ever_marked, ~under_way)
+        n_rows = 0
+        while True:
+            with self._writing() as connection:  # a few at a time: others write in between
+                some = connection.execute(old.order_by(images.c.time).limit(PAGE)).scalars().all()
+                connection.execute(delete(images).where(images.c.number.in_(some)))
+            n_rows += len(some)
+            if len(some) < PAGE:
+                return n_rows
 
     def let_go(self, sha256: Sequence[str]) -> None:
         """Note that the bytes of these images are no longer kept."""
