@@ -51,29 +51,17 @@ def load_engine(
     path: Path, engine: EngineName | None, alpha: float | None, device: Device, *, maps: bool = False
 ) -> Engine:
     """What scores: a detector, or an exported file, by its name or as the engine says; with maps if it is made anew."""
-    import torch
+    from alocc.scoring.open import is_exported, open_engine
+    from alocc.training.folds import on_device
 
-    from alocc.detector import Detector
-    from alocc.scoring.open import is_exported, open_exported
-
-    if engine == "torch" and is_exported(path):
-        raise ConfigError(f"{path} is an exported file; --engine torch needs a run folder or a .safetensors file")
-    if engine in ("onnx", "openvino") or is_exported(path):
-        if device in ("cuda", "mps"):
-            raise ConfigError(f"exported detectors compute on the CPU; omit --device {device}, or use --engine torch")
-        exported = open_exported(path, engine, alpha, note=console.print_note, maps=maps)
-        console.print_health_warning(exported.health)
-        return exported
-    use_free_cores()
-    detector = Detector.load(path)
-    console.print_health_warning(detector.health)
-    if alpha is not None:
-        detector = detector.with_alpha(alpha)
-    if device == "cpu" or (device == "auto" and not torch.accelerator.is_available()):
-        return detector  # without Fabric, which takes a second to load
-    from alocc.training.folds import make_fabric
-
-    return detector.to(make_fabric(device, "32-true").device)
+    exported = is_exported(path) or engine in ("onnx", "openvino")
+    if exported and engine != "torch" and device in ("cuda", "mps"):
+        raise ConfigError(f"exported detectors compute on the CPU; omit --device {device}, or use --engine torch")
+    if not exported:
+        use_free_cores()
+    opened = open_engine(path, engine, alpha, console.print_note, maps=maps)
+    console.print_health_warning(opened.health)
+    return on_device(opened, device)
 
 
 def train_in_terminal(

@@ -63,6 +63,30 @@ def is_exported(path: Path) -> bool:
     return path.suffix in SUFFIXES
 
 
+def open_engine(
+    path: Path,
+    engine: EngineName | None,
+    alpha: float | None = None,
+    note: Callable[[str], None] = lambda _: None,
+    *,
+    maps: bool = False,
+) -> Detector | ExportedDetector:
+    """What scores, on the CPU: a detector, or an exported file, by its name or as the engine says.
+
+    Args:
+        path, engine, alpha, note, maps: as for :func:`open_exported`.
+
+    Raises:
+        ArtefactError, ConfigError: if there is no such file, or it cannot be read, or does not support alpha.
+    """
+    if engine == "torch" and is_exported(path):
+        raise ConfigError(f"{path} is an exported file; --engine torch needs a run folder or a .safetensors file")
+    if engine in ("onnx", "openvino") or is_exported(path):
+        return open_exported(path, engine, alpha, note=note, maps=maps)
+    detector = Detector.load(path)
+    return detector if alpha is None else detector.with_alpha(alpha)
+
+
 def open_exported(
     path: Path,
     engine: EngineName | None,
