@@ -6,6 +6,7 @@ Every method may be called from any thread, and waits for the database.
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,11 +27,11 @@ from alocc.errors import AloccError, ConfigError, InputError
 from alocc.serving import database
 from alocc.serving.tables import VERSION_TABLE, batches, calibrations, images, marks
 
-NORMAL, UNSURE, ANOMALOUS = "normal", "can't tell", "anomalous"
+NORMAL, CANT_TELL, ANOMALOUS = "normal", "can't tell", "anomalous"
 FALSE_ALARM, MISSED, CONFIRMED = "false alarm", "missed", "confirmed"
 MARKS: Mapping[str | None, tuple[str, ...]] = {
     ANOMALOUS: (FALSE_ALARM, CONFIRMED),
-    UNSURE: (FALSE_ALARM, CONFIRMED),
+    CANT_TELL: (FALSE_ALARM, CONFIRMED),
     NORMAL: (MISSED,),
 }
 """Which marks an image of each verdict can have: false alarm = it is good, missed and confirmed = it is defective."""
@@ -43,6 +44,7 @@ PAGE = 1000
 LONGEST = 1000
 """Characters of a name, a comment or an error that are kept."""
 
+CURSOR = re.compile("[0-9]{1,18}-[0-9]{1,18}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -250,6 +252,8 @@ class History:
     ) -> tuple[list[ImageRow], str | None, int]:
         """A page of images, the newest first: rows, the cursor of the next page if there is one, and how many in all.
 
+        How many there are in all is what it was at the first page.
+
         Args:
             before: cursor of the page; none: the first one.
             limit: rows of a page, at least 1.
@@ -259,12 +263,14 @@ class History:
         """
         conditions = _conditions(wanted or Filter())
         page = select(images).where(*conditions).order_by(images.c.number.desc()).limit(limit + 1)
-        if before is not None:
-            page = page.where(images.c.number < _cursor(before))
         with self._reading() as connection:
+            if before is None:
+                total = connection.execute(select(func.count()).select_from(images).where(*conditions)).scalar_one()
+            else:  # counting takes longer than a page: it is done once, and goes along
+                number, total = _cursor(before)
+                page = page.where(images.c.number < number)
             found = connection.execute(page).all()
-            total = connection.execute(select(func.count()).select_from(images).where(*conditions)).scalar_one()
-        following = str(found[limit - 1].number) if len(found) > limit else None
+        following = f"{found[limit - 1].number}-{total}" if len(found) > limit else None
         return [_image(row) for row in found[:limit]], following, total
 
     def export(self, wanted: Filter | None = None) -> Iterator[ImageRow]:
@@ -280,11 +286,17 @@ class History:
                 return
             page = rows.where(images.c.number < found[-1].number)
 
-    def last(self, model: str, n: int, version: str | None = None) -> list[ImageRow]:
-        """The newest n images with a verdict of a model, or of one version of it, the newest first."""
+    def last(self, model: str, n: int, version: str | None = None, upto: str | None = None) -> list[ImageRow]:
+        """The newest n images with a verdict of a model, or of one version of it, the newest first.
+
+        Args:
+            upto: id of the newest image that counts; none: the newest there is.
+        """
         wanted = [images.c.model == model, images.c.verdict.is_not(None)]
         if version is not None:
             wanted.append(images.c.version == version)
+        if upto is not None:
+            wanted.append(images.c.number <= select(images.c.number).where(images.c.id == upto).scalar_subquery())
         with self._reading() as connection:
             found = connection.execute(select(images).where(*wanted).order_by(images.c.number.desc()).limit(n)).all()
         return [_image(row) for row in found]
@@ -298,15 +310,23 @@ class History:
             ).all()
         return {(verdict, mark): n for verdict, mark, n in found}
 
-    def prune(self, most_rows: int) -> int:
-        """Delete the oldest rows beyond so many, and say how many; those that anybody ever marked stay."""
-        with self._writing() as connection:
-            newest = select(images.c.number).order_by(images.c.number.desc()).offset(most_rows).limit(1)
-            last = connection.execute(newest).scalar_one_or_none()
-            if last is None:
-                return 0
-            ever_marked = select(marks.c.image).where(marks.c.image == images.c.number).exists()
-            return connection.execute(delete(images).where(images.c.number <= last, ~ever_marked)).rowcount
+    def prune(self, older_than: datetime) -> int:
+        """Delete rows from before a moment, and say how many.
+
+        Those that anybody ever marked stay, and so do those of batches under way.
+        """
+        ever_marked = select(marks.c.image).where(marks.c.image == images.c.number).exists()
+        is_open = batches.c.state.in_(OPEN_STATES)
+        under_way = select(batches.c.id).where(batches.c.id == images.c.batch, is_open).exists()
+        old = select(images.c.number).where(images.c.time < _whole(older_than), ~ever_marked, ~under_way)
+        n_rows = 0
+        while True:
+            with self._writing() as connection:  # a few at a time: others write in between
+                some = connection.execute(old.order_by(images.c.time).limit(PAGE)).scalars().all()
+                connection.execute(delete(images).where(images.c.number.in_(some)))
+            n_rows += len(some)
+            if len(some) < PAGE:
+                return n_rows
 
     def let_go(self, sha256: Sequence[str]) -> None:
         """Note that the bytes of these images are no longer kept."""
@@ -487,10 +507,11 @@ def _conditions(wanted: Filter) -> list[Any]:
     return conditions
 
 
-def _cursor(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 19):
+def _cursor(text: str) -> tuple[int, int]:
+    if not CURSOR.fullmatch(text):
         raise ConfigError(f'there is no page before "{text[:40]}": give "next" of the page before it')
-    return int(text)
+    number, total = map(int, text.split("-"))
+    return number, total
 
 
 def _found(connection: Connection, id: str) -> Any:

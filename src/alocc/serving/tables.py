@@ -70,6 +70,7 @@ images = Table(
     Column("kept", Boolean, nullable=False),
     Column("mark", String(16)),
     UniqueConstraint("batch", "position"),
+    Index("ix_images_model", "model", "number"),
     Index("ix_images_model_verdict", "model", "verdict", "number"),
     Index("ix_images_verdict", "verdict", "number"),
     Index("ix_images_mark", "mark", "number"),

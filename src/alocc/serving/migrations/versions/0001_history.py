@@ -85,6 +85,7 @@ def _images() -> None:
         sa.UniqueConstraint("batch", "position"),
         sqlite_autoincrement=True,
     )
+    op.create_index("ix_images_model", "images", ["model", "number"])
     op.create_index("ix_images_model_verdict", "images", ["model", "verdict", "number"])
     op.create_index("ix_images_verdict", "images", ["verdict", "number"])
     op.create_index("ix_images_mark", "images", ["mark", "number"])
