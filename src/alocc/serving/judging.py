@@ -180,7 +180,9 @@ class Judge:
         assert maxima is not None
         assert scores.anomaly_map is not None
         threshold, alphas = map_threshold(maxima, self.calibration.alpha), self.calibration
-        called = replace(scores, p_value=p_values, is_anomaly=p_values <= alphas.alpha, review_alpha=alphas.review_alpha)
+        called = replace(
+            scores, p_value=p_values, is_anomaly=p_values <= alphas.alpha, review_alpha=alphas.review_alpha
+        )
         pixels = (_pixels(case).transpose(2, 0, 1).astype(np.float32) / 255 for case in cases)
         sizes = [(case.picture.height, case.picture.width) for case in cases if case.picture]
         regions = regions_of_anomalies(called, pixels, threshold, maxima, sizes)

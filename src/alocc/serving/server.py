@@ -84,7 +84,9 @@ def _listening(host: str, port: int) -> socket.socket:
         family = found[0][0]
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise ConfigError(f"cannot listen at {host}, port {port} ({error.strerror or error}); try another --port") from None
+        raise ConfigError(
+            f"cannot listen at {host}, port {port} ({error.strerror or error}); try another --port"
+        ) from None
 
 
 def _address(host: str, listener: socket.socket) -> str:
