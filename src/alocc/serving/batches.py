@@ -22,7 +22,6 @@ from alocc.serving.addresses import Addresses
 from alocc.serving.archives import Archive
 from alocc.serving.history import OPEN_STATES, BatchRow, Filter, HistoryError, ImageRow, UnknownRowError, new_id, now
 from alocc.serving.images import shown_name
-from alocc.serving.logs import Log
 from alocc.serving.station import Options, Station, Upload
 
 TOGETHER = 8
@@ -67,15 +66,14 @@ class Batches:
 
     Args:
         station: what scores.
-        log: told of what nobody foresaw.
 
     Raises:
         ConfigError: if an allowed prefix of addresses is none.
     """
 
-    def __init__(self, station: Station, log: Log) -> None:
+    def __init__(self, station: Station) -> None:
         settings = station.settings
-        self.station, self.history, self.limits, self.log = station, station.history, settings.limits, log
+        self.station, self.history, self.limits, self.log = station, station.history, settings.limits, station.log
         self.folder = settings.store / "uploads"
         self.addresses = Addresses(
             settings.addresses, private=settings.private_addresses, most_bytes=self.limits.body_bytes

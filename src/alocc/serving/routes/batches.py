@@ -19,7 +19,6 @@ from alocc.errors import RefusedError
 from alocc.scoring.table import WRITERS
 from alocc.serving.batches import Batches
 from alocc.serving.history import BatchRow, Filter, State
-from alocc.serving.logs import Log
 from alocc.serving.replies import ID, errors
 from alocc.serving.station import Options
 from alocc.serving.uploads import problems_in_words
@@ -33,7 +32,7 @@ MOST_ADDRESSES = 10_000
 @asynccontextmanager
 async def working(app: FastAPI) -> AsyncIterator[None]:
     """The worker lives as long as the application, and ends before the station does."""
-    batches = Batches(app.state.station, getattr(app.state, "log", None) or Log())
+    batches = Batches(app.state.station)
     await asyncio.to_thread(batches.start)
     app.state.batches = batches
     yield
