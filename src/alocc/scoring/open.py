@@ -78,7 +78,7 @@ def open_engine(
         path, engine, alpha, note, maps, review_alpha: as for :func:`open_exported`.
 
     Raises:
-        ArtefactError, ConfigError: if there is no such file, or it cannot be read, or does not support alpha.
+        ArtefactError, ConfigError: if there is no such file, or it cannot be read, or does not support the rates.
     """
     if engine == "torch" and is_exported(path):
         raise ConfigError(f"{path} is an exported file; --engine torch needs a run folder or a .safetensors file")

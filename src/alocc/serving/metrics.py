@@ -11,7 +11,7 @@ LATENCY = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0
 SCORES = (-2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 7.5, 10.0, 20.0, 50.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 RECENT = 1_000
-"""Verdicts of a model of which the share that was called anomalous is shown: on normal images it should be near alpha."""
+"""Images of a model of which the share that was called anomalous is shown; on normal images it should be near alpha."""
 
 
 class Metrics:

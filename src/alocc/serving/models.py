@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from alocc.calibration import Calibration
 from alocc.detector import artefact_path
 from alocc.errors import AloccError, ConfigError, UnknownModelError
 from alocc.scoring.open import is_exported, open_engine
@@ -121,20 +120,13 @@ class Models:
 
     def _load(self, name: str, path: Path) -> Loaded:
         settings = self._settings
-        engine = on_device(open_engine(path, settings.engine, settings.alpha, self._note, maps=True), settings.device)
-        check_review_alpha(settings.review_alpha, engine.calibration)
+        rates = {"alpha": settings.alpha, "review_alpha": settings.review_alpha}
+        opened = open_engine(path, settings.engine, note=self._note, maps=True, **rates)
+        engine = on_device(opened, settings.device)
         version = digest(path if is_exported(path) else artefact_path(path))[:12]
         height, width, channels = engine.image_format
         engine.score(np.zeros((1, height, width, channels), np.uint8))  # what fails, fails before anybody relies on it
         return Loaded(name, path, version, engine, datetime.now(UTC))
-
-
-def check_review_alpha(review_alpha: float | None, calibration: Calibration) -> None:
-    """Refuse, with a ConfigError, a second alpha that leaves nothing between the first and itself."""
-    if review_alpha is not None and not calibration.alpha <= review_alpha < 1:
-        raise ConfigError(
-            f"the review alpha must be at least alpha, {calibration.alpha:g}, and below 1, got {review_alpha:g}"
-        )
 
 
 def _stamp(path: Path) -> Stamp:
