@@ -227,7 +227,7 @@ class History:
     # images
 
     def add(self, rows: Sequence[ImageRow], *, batch: str | None = None, done: int | None = None) -> None:
-        """Write rows, all or none. A row whose batch and position are there already is left out.
+        """Write rows, all or none. One whose id, or batch and position, is there already is left out.
 
         Args:
             batch: id of a batch that has come so far with these rows, in the same transaction.
@@ -235,7 +235,7 @@ class History:
         """
         with self._writing() as connection:
             if rows:
-                statement = self._insert(images).on_conflict_do_nothing(index_elements=["batch", "position"])
+                statement = self._insert(images).on_conflict_do_nothing()
                 connection.execute(statement, [_values(row) for row in rows])
             if batch is not None:
                 connection.execute(update(batches).where(batches.c.id == batch).values(done=done))
