@@ -1,1 +1,1 @@
-"""Detectors as a service: HTTP and a page, in one process. The only user of FastAPI, SQLAlchemy and prometheus."""
+"""The inspection station: a server over detectors, with history, marks and recalibration, and the page to work on."""
