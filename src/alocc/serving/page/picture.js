@@ -5,7 +5,7 @@ import { h, place, freshId } from "./dom.js";
 import { icon, key } from "./icons.js";
 
 const LEAST_PIXELATED = 3; // from this enlargement on, pixels stay squares
-const kept = { map: true, boxes: true, opacity: 0.7 }; // as people left them, for every picture of the page
+const kept = { map: true, boxes: true, opacity: 1 }; // as people left them, for every picture of the page
 
 /** A stage for one image after another. {element, tools, show(row), clear(), keys, highlight(index), dispose()} */
 export class Picture {
@@ -106,7 +106,7 @@ export class Picture {
   }
 
   #drawBoxes(row) {
-    const [width, height] = this.#size;
+    const [width, height] = row.width ? [row.width, row.height] : this.#size; // the picture of a huge image is smaller
     const boxes = (row.regions ?? []).map((region, i) => {
       const { left, top, right, bottom } = region.box;
       const box = h("div", { class: i ? "box" : "box first" }, h("span", { "aria-hidden": "true" }, String(i + 1)));
