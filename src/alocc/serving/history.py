@@ -22,12 +22,11 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import SQLAlchemyError
 
-from alocc.calibration import FloatArray
-from alocc.errors import AloccError, ConfigError, InputError
+from alocc.calibration import ANOMALOUS, CANT_TELL, NORMAL, FloatArray
+from alocc.errors import AloccError, ConfigError, RefusedError
 from alocc.serving import database
 from alocc.serving.tables import VERSION_TABLE, batches, calibrations, images, marks
 
-NORMAL, CANT_TELL, ANOMALOUS = "normal", "can't tell", "anomalous"
 FALSE_ALARM, MISSED, CONFIRMED = "false alarm", "missed", "confirmed"
 MARKS: Mapping[str | None, tuple[str, ...]] = {
     ANOMALOUS: (FALSE_ALARM, CONFIRMED),
@@ -52,8 +51,11 @@ class HistoryError(AloccError):
     """The database does not answer, or does not take what it is given; the cause is its own error."""
 
 
-class UnknownRowError(InputError):
+class UnknownRowError(RefusedError):
     """No image, or no batch, has that id."""
+
+    def __init__(self, what: str, id: str) -> None:
+        super().__init__(404, f'the history has no {what} "{_text(id)[:40]}"')
 
 
 @dataclass(frozen=True)
@@ -296,7 +298,9 @@ class History:
         if version is not None:
             wanted.append(images.c.version == version)
         if upto is not None:
-            wanted.append(images.c.number <= select(images.c.number).where(images.c.id == upto).scalar_subquery())
+            wanted.append(
+                images.c.number <= select(images.c.number).where(images.c.id == _text(upto)).scalar_subquery()
+            )
         with self._reading() as connection:
             found = connection.execute(select(images).where(*wanted).order_by(images.c.number.desc()).limit(n)).all()
         return [_image(row) for row in found]
@@ -517,7 +521,7 @@ def _cursor(text: str) -> tuple[int, int]:
 def _found(connection: Connection, id: str) -> Any:
     found = connection.execute(select(images).where(images.c.id == _text(id)).with_for_update()).one_or_none()
     if found is None:
-        raise UnknownRowError(f'the history has no image "{_text(id)[:40]}"')
+        raise UnknownRowError("image", id)
     return found
 
 
@@ -529,7 +533,7 @@ def _marked(connection: Connection, number: int, mark: str | None) -> ImageRow:
 def _batch(connection: Connection, id: str) -> BatchRow:
     found = connection.execute(select(batches).where(batches.c.id == _text(id))).one_or_none()
     if found is None:
-        raise UnknownRowError(f'there is no batch "{_text(id)[:40]}"')
+        raise UnknownRowError("batch", id)
     return _batch_row(found)
 
 

@@ -16,20 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from alocc.calibration import Calibration, FloatArray, images_needed
+from alocc.calibration import ANOMALOUS, CANT_TELL, NORMAL, Calibration, FloatArray, images_needed
 from alocc.errors import ConfigError, DamagedError, RefusedError
-from alocc.serving.history import (
-    ANOMALOUS,
-    CANT_TELL,
-    CONFIRMED,
-    FALSE_ALARM,
-    MISSED,
-    NORMAL,
-    CalibrationRow,
-    History,
-    ImageRow,
-    now,
-)
+from alocc.serving.history import CONFIRMED, FALSE_ALARM, MISSED, CalibrationRow, History, ImageRow, now
 
 if TYPE_CHECKING:
     from alocc.evaluation.monitoring import Drift
