@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse
 from alocc import __version__
 from alocc.errors import AloccError, BusyError, InputError, RefusedError, UnknownModelError
 from alocc.serving.history import HistoryError, UnknownRowError
-from alocc.serving.routes import health, models, scoring
+from alocc.serving.routes import health, models, page, scoring
 from alocc.serving.station import Station
 from alocc.serving.uploads import problems_in_words
 
@@ -47,6 +47,7 @@ def create_app(station: Station) -> FastAPI:
     app.include_router(scoring.router)
     app.include_router(models.router)
     app.include_router(health.router)
+    app.include_router(page.router)
     return app
 
 
