@@ -38,7 +38,7 @@ export async function mark(row, what) {
 /** Take back the last mark. */
 export async function undo() {
   try {
-    const row = await send("POST", "/v1/marks/undo");
+    const { image: row } = await send("POST", "/v1/marks/undo");
     if (!row) return toast("There is no mark to take back");
     station.changed(row);
     const now = row.mark ? markWord(row.mark, row.verdict).toLowerCase() : "no mark";
@@ -78,7 +78,6 @@ export function markButtons(row, then = () => {}) {
     return h("button", { type: "button", class: "mark", "aria-pressed": String(row.mark === what), onclick: press },
       words, key(letter.toUpperCase()));
   });
-  const back = h("button", { type: "button", class: "plain", "aria-label": "Take the last mark back", title: "Take the last mark back (U)", onclick: undo },
-    icon("undo"), key("U"));
+  const back = h("button", { type: "button", class: "plain", onclick: undo }, icon("undo"), "Take the last mark back", key("U"));
   return h("div", { class: "marks", role: "group", "aria-label": "Your mark" }, buttons, back);
 }

@@ -3,87 +3,111 @@
 import { get, ofModel, send } from "./api.js";
 import { countsChart } from "./counts_chart.js";
 import { h } from "./dom.js";
-import { rowList, verdictChange } from "./row_list.js";
+import { alphasOf, asQuery } from "./own_alpha.js";
+import { changeList } from "./row_list.js";
 import { station } from "./station.js";
 import { complain, toast } from "./toasts.js";
-import { alphaValue, count, counted, score, whenInFull } from "./words.js";
+import { alphaValue, count, counted, percent, score, when, whenInFull } from "./words.js";
 
 const BASES = [
-  ["added", "Held-out images, and good ones since", "What the model was calibrated on stays, and images that count as good since then are added."],
-  ["recent", "Good images since, alone", "For when normal images look different now. It needs enough of them for the alpha."],
+  ["added", "Held-out images, and good ones since", "What the model was calibrated on stays; images that count as good since then are added."],
+  ["recent", "Good images since, alone", "For when normal images look different now. Needs enough of them for the alpha."],
 ];
 
-/** The section; asked has the alphas and the last N of the sliders above it. {element, load()} */
+/** The section; asked has the alphas of the sliders above it. {element, load()} */
 export function recalibration(asked, signal) {
-  const proposal = h("div", { class: "proposal", "aria-live": "polite" });
+  const proposal = h("div", { class: "proposal", role: "status" });
   const versions = h("div", { class: "versions" });
   const bases = BASES.map(([value, words, help], i) => h("label", { class: "choice" },
     h("input", { type: "radio", name: "basis", value, checked: i === 0, onchange: () => proposal.replaceChildren() }),
     h("span", {}, h("strong", {}, words), h("span", { class: "soft small" }, help))));
   const basis = () => bases.map((label) => label.querySelector("input")).find(({ checked }) => checked).value;
-  const query = () => ({ basis: basis(), alpha: asked.alpha, review_alpha: asked.review, last: asked.last });
-  const load = () => { proposal.replaceChildren(); showVersions(versions); };
+  const clear = () => proposal.replaceChildren();
 
   const propose = async () => {
-    const wanted = query();
+    const wanted = { basis: basis(), ...asQuery(asked) };
     try {
       const found = await get(ofModel(station.model.name, "recalibration"), wanted);
-      proposal.replaceChildren(...proposalParts(found, () => apply(wanted, found.digest), () => proposal.replaceChildren()));
+      proposal.replaceChildren(...proposalParts(found, () => apply(wanted, found.digest), clear));
     } catch (error) {
       proposal.replaceChildren(h("p", { class: "problem" }, error.message));
     }
   };
   const apply = async (wanted, digest) => {
     try {
-      const { name } = station.model;
+      const { name, calibration } = station.model;
       const { number } = await send("POST", ofModel(name, "recalibration"), { ...wanted, digest });
       await station.refreshModel(name);
       load();
-      toast(`Calibration ${number} is in use`, { label: "Roll back", act: () => activate(name, number - 1, versions) });
+      toast(`Calibration ${number} is in use`, { label: "Roll back", act: () => activate(name, calibration.number, versions) });
     } catch (error) {
       complain(error);
       if (error.status === 409) propose();
     }
   };
+  const load = () => { clear(); showVersions(versions); };
   const element = h("section", { class: "card", "aria-labelledby": "recalibration-title" },
     h("h2", { id: "recalibration-title" }, "Recalibrate"),
-    h("p", { class: "soft" }, "Sets the alarm line anew, from images that count as good: not called and not marked as missed, or marked as a false alarm. ",
-      "Called images without a mark are left out. Nothing is trained, nothing is lost."),
+    h("p", { class: "soft" }, "Sets the alarm line anew, with the alphas above, from images that count as good: marked as a false alarm, or neither called nor marked as missed. ",
+      "Called images without a mark are left out. Nothing is trained, and every version is kept."),
     h("fieldset", { class: "choices" }, h("legend", {}, "From"), bases),
     h("div", { class: "actions" }, h("button", { type: "button", class: "primary", onclick: propose }, "Show what would change")),
     proposal, h("h3", {}, "Versions"), versions);
-  station.on("row", () => proposal.replaceChildren(), signal);
+  station.on("row", clear, signal);
   return { element, load };
 }
 
 function proposalParts(found, apply, dismiss) {
-  const { old_threshold: before, new_threshold: after } = found;
-  const moves = after > before ? "higher: fewer images are called" : after < before ? "lower: more images are called" : "where it was";
-  const rows = found.changes;
+  const { threshold_before: before, threshold: after } = found;
+  const way = after > before ? "It rises: fewer images are called." : after < before ? "It falls: more images are called." : "It stays.";
+  const { review } = alphasOf(found);
+  const alphas = review === null ? `alpha ${alphaValue(found.alpha)}` : `alpha ${alphaValue(found.alpha)}, can't tell up to ${alphaValue(review)}`;
+  const sure = found.n_left_out ? ` ${counted(found.n_left_out, "called image")} without a mark ${found.n_left_out === 1 ? "is" : "are"} left out; if all of them are good, ${percent(found.rate_if_left_out_are_good)} of good images would be called.` : "";
+  const changes = found.changes.map(({ image, ...verdicts }) => ({ row: image, ...verdicts }));
+  const nChanges = found.verdicts.filter((one) => one.before !== one.after).reduce((sum, { n }) => sum + n, 0);
   return [
     h("p", { class: "figure" }, `Alarm line ${score(before)} `, h("span", { "aria-hidden": "true" }, "→"), h("span", { class: "unseen" }, "to"), " ", h("strong", {}, score(after))),
-    h("p", {}, `It is ${moves}. ${counted(found.n_normals, "good image")} of this history ${found.n_normals === 1 ? "is" : "are"} in it, ${count(found.n_false_alarms)} of them false alarms that somebody marked.`),
-    countsChart([["Now", found.old_counts], ["Then", found.new_counts]]),
-    rows.length ? h("details", { open: rows.length <= 12 }, h("summary", {}, `${counted(found.n_changes, "image")} of the last ${count(found.n_last)} would get another verdict`),
-      rowList(rows.map(({ row }) => row), (row) => { const one = rows.find((other) => other.row.id === row.id); return verdictChange(one.before, one.after); })) : h("p", {}, "No verdict among the last images would change."),
+    h("p", {}, `${way} It would rest on ${counted(found.n_held_out, "score")}, at ${alphas}: ${counted(found.n_normals, "good image")} of this history, ${count(found.n_false_alarms)} of them marked as such.${sure}`),
+    countsChart([["Now", sums(found.verdicts, "before")], ["Then", sums(found.verdicts, "after")]]),
+    changeList(changes, nChanges, `of the last ${count(found.n_images)} would get another verdict`),
+    h("p", {}, precisionChange(found)),
     h("div", { class: "actions" }, h("button", { type: "button", class: "primary", onclick: apply }, "Apply for everybody"), h("button", { type: "button", onclick: dismiss }, "Leave it")),
   ];
+}
+
+function sums(verdicts, side) {
+  const found = {};
+  for (const one of verdicts) found[one[side]] = (found[one[side]] ?? 0) + one.n;
+  return found;
+}
+
+function precisionChange({ precision_before: before, precision: after }) {
+  const words = ({ value, n_confirmed: right, n_false_alarms: wrong }) =>
+    (value === null ? "none that anybody looked at" : `${right} of ${right + wrong} right`);
+  return `Of called images that somebody looked at: now ${words(before)}, then ${words(after)}. These very images set the line, so new ones will show somewhat less.`;
 }
 
 async function showVersions(element) {
   const { name } = station.model;
   try {
-    const { calibrations } = await get(ofModel(name, "calibrations"));
-    const rows = calibrations.map((one) => h("tr", {},
+    const found = await get(ofModel(name, "calibrations"));
+    const rows = found.map((one) => h("tr", {},
       h("th", { scope: "row" }, one.number ? `Calibration ${one.number}` : "The file's own"),
-      h("td", {}, score(one.threshold)), h("td", {}, alphaValue(one.alpha), one.review_alpha ? ` to ${alphaValue(one.review_alpha)}` : ""),
-      h("td", {}, count(one.n_images)), h("td", {}, one.date ? whenInFull(one.date) : ""),
-      h("td", {}, one.active ? h("strong", { class: "in-use" }, "in use") : h("button", { type: "button", class: "small", onclick: () => activate(name, one.number, element) }, "Use this one"))));
-    element.replaceChildren(h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Versions" }, h("table", {}, h("thead", {}, h("tr", {},
-      ["Version", "Alarm line", "Alpha", "Images", "Made", ""].map((head) => h("th", { scope: "col" }, head || h("span", { class: "unseen" }, "Use"))))), h("tbody", {}, rows))));
+      h("td", {}, score(one.threshold)), h("td", {}, alphaWords(one)), h("td", {}, count(one.n_held_out)),
+      h("td", {}, one.time ? h("time", { datetime: one.time, title: whenInFull(one.time) }, when(one.time)) : "–"),
+      h("td", {}, one.active ? h("strong", { class: "in-use" }, "in use")
+        : h("button", { type: "button", class: "small", "aria-label": one.number ? `Use calibration ${one.number}` : "Use the file's own calibration", onclick: () => activate(name, one.number, element) }, "Use this one"))));
+    const heads = ["Version", "Alarm line", "Alpha", "Scores in it", "Made", "State"].map((head) => h("th", { scope: "col" }, head));
+    element.replaceChildren(h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Versions" },
+      h("table", {}, h("thead", {}, h("tr", {}, heads)), h("tbody", {}, rows))));
   } catch (error) {
     complain(error);
   }
+}
+
+function alphaWords(calibration) {
+  const { alpha, review } = alphasOf(calibration);
+  return review === null ? alphaValue(alpha) : `${alphaValue(alpha)}, can't tell to ${alphaValue(review)}`;
 }
 
 async function activate(name, number, versions) {
@@ -96,4 +120,3 @@ async function activate(name, number, versions) {
     complain(error);
   }
 }
-

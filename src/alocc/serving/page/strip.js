@@ -2,6 +2,7 @@
 
 import { h, place } from "./dom.js";
 import { verdictShape } from "./icons.js";
+import { reviewLine } from "./effect.js";
 import { results } from "./results.js";
 import { station } from "./station.js";
 import { markWord, score, verdictClass, verdictWord } from "./words.js";
@@ -11,30 +12,40 @@ const ROOM = 0.08; // above the highest and below the lowest dot
 /** The strip as an element; it draws itself until the signal ends. */
 export function strip(signal) {
   const line = h("div", { class: "alarm" }, h("span", {}));
+  const second = h("div", { class: "alarm review-line", hidden: true }, h("span", {}));
   const dots = h("div", { class: "dots", role: "group", "aria-label": "Last results, the newest on the right; arrow keys move" });
   const empty = h("p", { class: "soft strip-empty" }, "Results will line up here, the newest on the right.");
-  const element = h("div", { class: "strip" }, line, dots, empty);
+  const element = h("div", { class: "strip" }, line, second, dots, empty);
+  let reviewAt = null;
   const draw = () => {
     const rows = results.rows;
     empty.hidden = rows.length > 0;
     line.hidden = !station.model || !rows.length;
     const axis = axisOf(rows, station.model?.threshold);
-    if (station.model) placeLine(line, axis, station.model.threshold);
+    if (station.model) placeLine(line, axis, station.model.threshold, "alarm line");
+    second.hidden = reviewAt === null || !rows.length;
+    if (reviewAt !== null) placeLine(second, axis, reviewAt, "can't tell from");
     const hadFocus = dots.contains(document.activeElement);
     dots.replaceChildren(...rows.map((row, i) => dot(row, axis, i === rows.length - 1)));
     if (hadFocus) dots.querySelector("[tabindex='0']")?.focus({ preventScroll: true });
   };
   results.addEventListener("rows", draw, { signal });
   results.addEventListener("selected", draw, { signal });
-  station.on("models", draw, signal);
+  const load = async () => {
+    if (!station.model) return;
+    reviewAt = await reviewLine(station.model).catch(() => null);
+    draw();
+  };
+  station.on("models", load, signal);
   dots.addEventListener("keydown", move);
   draw();
+  load();
   return element;
 }
 
-function placeLine(line, axis, threshold) {
+function placeLine(line, axis, threshold, words) {
   place(line, { "--y": String(axis(threshold)) });
-  line.firstChild.textContent = `alarm line ${score(threshold)}`;
+  line.firstChild.textContent = `${words} ${score(threshold)}`;
 }
 
 /** Scores → 0 (bottom) to 1 (top). Scores far above the alarm line share the top: what matters is near the line. */

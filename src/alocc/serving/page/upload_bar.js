@@ -14,7 +14,7 @@ export function uploadBar(signal) {
   const close = h("button", { type: "button", class: "plain", "aria-label": "Close", title: "Close", onclick: () => { element.hidden = true; } }, icon("close"));
   const more = h("details", { class: "broken", hidden: true });
   const element = h("section", { class: "card upload", "aria-label": "Upload", hidden: true },
-    h("div", { class: "upload-row" }, words, pause, cancel, close), meter, more);
+    h("div", { class: "upload-row" }, words, more, pause, cancel, close), meter);
   const draw = () => {
     const { isActive } = uploads;
     if (!uploads.n) { element.hidden = true; return; }
@@ -54,7 +54,7 @@ function listBroken(more) {
   if (more.hidden) return;
   const items = uploads.broken.slice(0, 50).map(([name, why]) => h("li", {}, h("strong", {}, name), ` ${why}`));
   const rest = uploads.broken.length - items.length;
-  more.replaceChildren(h("summary", {}, `${counted(uploads.broken.length, "image")} could not be used`),
-    h("ul", {}, items), rest > 0 ? h("p", { class: "soft" }, `and ${count(rest)} more`) : "");
+  const after = rest > 0 ? h("li", { class: "soft" }, `and ${count(rest)} more`) : "";
+  more.replaceChildren(h("summary", {}, "Why"), h("ul", {}, items, after));
 }
 

@@ -1,8 +1,8 @@
-// Images on their way to the server: 32 a request, two requests at a time, paused, cancelled, and patient with a busy server.
+// Images on their way to the server: 32 a request, two requests at a time, one once it was busy; paused, cancelled.
 
 import { address, send } from "./api.js";
 import { results } from "./results.js";
-import { ownAlphas } from "./own_alpha.js";
+import { asQuery, ownAlphas } from "./own_alpha.js";
 import { station } from "./station.js";
 
 const A_REQUEST = 32;
@@ -18,6 +18,7 @@ class Uploads extends EventTarget {
   isPaused = false;
   busyUntil = 0;
   #running = 0;
+  #atOnce = AT_ONCE;
   #stop = new AbortController();
   #began = 0;
   #worked = 0;
@@ -68,10 +69,11 @@ class Uploads extends EventTarget {
   #reset() {
     Object.assign(this, { n: 0, nDone: 0, tally: {}, broken: [], isPaused: false });
     this.#worked = this.#began = 0;
+    this.#atOnce = AT_ONCE;
   }
 
   #go() {
-    while (!this.isPaused && this.waiting.length && this.#running < AT_ONCE) this.#work(this.#next());
+    while (!this.isPaused && this.waiting.length && this.#running < this.#atOnce) this.#work(this.#next());
   }
 
   #next() {
@@ -103,11 +105,12 @@ class Uploads extends EventTarget {
     for (;;) {
       const form = new FormData();
       images.forEach(({ file, path }) => form.append("images", file, path));
-      const query = { model: station.model?.name, source: "page", keep: true, ...ownAlphas(station.model?.name) };
+      const query = { model: station.model?.name, source: "page", ...asQuery(ownAlphas(station.model)) };
       try {
         return await send("POST", address("/v1/score", query), form, { signal });
       } catch (error) {
         if (error.status !== 429) throw error;
+        this.#atOnce = 1;
         await this.#wait(Math.max(0.5, error.retryAfter), signal);
       }
     }

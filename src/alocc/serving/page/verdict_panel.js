@@ -55,7 +55,7 @@ function regions(row, highlight) {
 
 function facts(row) {
   const line = (name, value, title) => value && h("div", { title }, h("dt", {}, name), h("dd", {}, value));
-  const alphas = row.review_alpha ? `${alphaValue(row.alpha)}, can't tell to ${alphaValue(row.review_alpha)}` : row.alpha && alphaValue(row.alpha);
+  const alphas = row.review_alpha > row.alpha ? `${alphaValue(row.alpha)}, can't tell to ${alphaValue(row.review_alpha)}` : row.alpha && alphaValue(row.alpha);
   return h("dl", { class: "facts" },
     line("Score", row.verdict && score(row.anomaly_score)), line("p-value", row.verdict && chance(row.p_value)), line("Alpha", alphas),
     line("Size", row.width && `${row.width} × ${row.height}`), line("Model", `${row.model}${row.calibration ? `, calibration ${row.calibration}` : ""}`, `version ${row.version}`),

@@ -32,7 +32,7 @@ export function openViewer(list, i, left = () => {}) {
     draw();
     picture.show(row);
     try {
-      const whole = await get(`/v1/history/${next.id}`);
+      const { image: whole } = await get(`/v1/history/${next.id}`);
       if (row.id !== next.id) return;
       row = whole;
       draw();

@@ -71,7 +71,7 @@ function present(picture, panel, hint, follow) {
 
 async function complete(row, picture) {
   try {
-    const whole = await get(`/v1/history/${row.id}`);
+    const { image: whole } = await get(`/v1/history/${row.id}`);
     if (shown.id !== row.id) return;
     station.changed(whole);
     picture.show(whole);

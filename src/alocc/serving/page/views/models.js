@@ -29,7 +29,8 @@ function card(model) {
     h("div", { class: "model-top" }, h("h2", {}, model.name), choose),
     model.problem ? h("p", { class: "problem" }, `A newer file is not used: ${model.problem}`) : null,
     health(model.health), facts(model),
-    more("Curves of its training", () => curves(model)), more("Report", () => report(model)));
+    model.has_curves ? more("Curves of its training", () => curves(model)) : null,
+    model.has_report ? more("Report", () => report(model)) : h("p", { class: "soft small" }, "No report was written for it; alocc report makes one."));
 }
 
 function facts(model) {
@@ -64,7 +65,7 @@ function more(title, fill) {
 }
 
 async function curves(model) {
-  const columns = await get(ofModel(model.name, "curves"));
+  const { columns } = await get(ofModel(model.name, "curves"));
   const x = columns.iteration;
   const charts = Object.entries(columns).filter(([name]) => !NO_CURVES.has(name)).map(([name, values]) => {
     const points = values.map((value, i) => [x[i], value]).filter(([, value]) => typeof value === "number");
@@ -74,11 +75,8 @@ async function curves(model) {
   return h("div", { class: "curves" }, charts);
 }
 
-async function report(model) {
+function report(model) {
   const path = ofModel(model.name, "report");
-  const found = await fetch(path);
-  found.body.cancel();
-  if (!found.ok) throw new Error("This run has no report yet; alocc report makes it.");
   return [h("p", {}, h("a", { href: path, target: "_blank", rel: "noopener" }, "Open in its own tab")),
     h("iframe", { class: "report", title: `Report of ${model.name}`, src: path, sandbox: "allow-scripts", loading: "lazy" })];
 }

@@ -4,23 +4,25 @@ import { get, ofModel } from "../api.js";
 import { AlphaSlider } from "../alpha_slider.js";
 import { countsChart } from "../counts_chart.js";
 import { h, whenQuiet } from "../dom.js";
-import { keepAlphas, ownAlphas } from "../own_alpha.js";
+import { effectOf } from "../effect.js";
+import { alphasOf, keepAlphas, ownAlphas } from "../own_alpha.js";
 import { precisionWords } from "../precision_words.js";
 import { recalibration } from "../recalibration.js";
-import { rowList, verdictChange } from "../row_list.js";
+import { changeList } from "../row_list.js";
 import { station } from "../station.js";
 import { complain, toast } from "../toasts.js";
-import { alphaValue, counted, score } from "../words.js";
+import { alphaValue, count, counted, score } from "../words.js";
 
 const LAST = [100, 500, 2000, 10000];
 
 export function show(main, signal) {
   const asked = { alpha: 0.01, review: null, last: 500 };
-  const effect = h("div", { class: "effect", "aria-live": "polite" });
+  const effect = h("div", { class: "effect" });
   const precision = h("div", { class: "precision" });
-  const soon = whenQuiet(() => showEffect(effect, asked), 120);
-  const sliders = alphaControls(asked, soon);
+  const update = whenQuiet(() => showEffect(effect, asked, redraw), 120);
+  const sliders = alphaControls(asked, update);
   const recalibrate = recalibration(asked, signal);
+  const redraw = () => { sliders.takeFrom(station.model); update(); };
   main.append(
     h("section", { class: "card", "aria-labelledby": "line-title" }, h("h2", { id: "line-title" }, "Alarm line"), sliders.element, effect),
     h("section", { class: "card", "aria-labelledby": "precision-title" }, h("h2", { id: "precision-title" }, "How often a call was right"), precision),
@@ -31,8 +33,7 @@ export function show(main, signal) {
     const facts = model && [model.name, model.version, model.calibration.number, model.alpha, model.review_alpha].join();
     if (!model || facts === drawn) return;
     drawn = facts;
-    sliders.takeFrom(model);
-    soon();
+    redraw();
     showPrecision(precision);
     recalibrate.load();
   };
@@ -61,71 +62,70 @@ function alphaControls(asked, changed) {
     LAST.map((n) => h("option", { value: String(n) }, counted(n, "image"))));
   last.value = String(asked.last);
   const takeFrom = (model) => {
-    const own = { alpha: model.alpha, review_alpha: model.review_alpha, ...ownAlphas(model.name) };
-    alpha.limits(1 / (model.calibration.n_images + 1));
-    alpha.set(own.alpha);
+    const used = ownAlphas(model) ?? alphasOf(model);
+    alpha.limits(model.smallest_alpha);
+    alpha.set(used.alpha);
     asked.alpha = alpha.value;
     review.limits(asked.alpha);
-    review.set(own.review_alpha ?? Math.min(0.5, 5 * asked.alpha));
-    third.checked = own.review_alpha !== null && own.review_alpha !== undefined;
+    review.set(used.review ?? 5 * asked.alpha);
+    third.checked = used.review !== null;
     review.disable(!third.checked);
     asked.review = third.checked ? review.value : null;
   };
-  const element = h("div", { class: "alphas" }, alpha.element,
-    h("div", {}, h("label", { class: "check" }, third, "A third verdict, can't tell"), review.element),
-    h("label", { class: "last" }, "Tried on the last", last));
+  const element = h("div", { class: "alphas" }, alpha.element, review.element,
+    h("label", { class: "check" }, third, "With a third verdict, can't tell"), h("label", { class: "last" }, "Tried on the last", last));
   return { element, takeFrom };
 }
 
-/** What the alphas asked for would change among the last images. */
-async function showEffect(element, asked) {
+/** What the alphas asked for would change among the last images; a later question's answer takes the place of an earlier one. */
+let asking = new AbortController();
+async function showEffect(element, asked, redraw) {
   const { model } = station;
   if (!model) return;
-  const query = { alpha: asked.alpha, review_alpha: asked.review, last: asked.last };
+  asking.abort();
+  asking = new AbortController();
   try {
-    const found = await get(ofModel(model.name, "alpha"), query);
-    if (query.alpha !== asked.alpha || query.review_alpha !== asked.review) return;
-    element.replaceChildren(...effectParts(found, model, asked));
+    const found = await effectOf(model, { ...asked }, { signal: asking.signal });
+    element.replaceChildren(...effectParts(found, model, asked, redraw));
   } catch (error) {
-    complain(error);
+    if (error.name !== "AbortError") complain(error);
   }
 }
 
-function effectParts(found, model, asked) {
-  if (!found.n) return [h("p", { class: "soft" }, "No image was scored by this model yet: there is nothing to try it on.")];
-  const line = h("p", {}, "The alarm line is at ", h("strong", {}, score(found.threshold)), `, now at ${score(model.threshold)}. `,
-    `Of the last ${counted(found.n, "image")}:`);
-  const same = asked.alpha === model.alpha && asked.review === (model.review_alpha ?? null);
-  const bars = same ? [["Now", found.now]] : [["Now", found.now], [`With alpha ${alphaValue(asked.alpha)}`, found.then]];
-  return [line, countsChart(bars), ...changes(found), use(asked, model)];
+function effectParts(found, model, asked, redraw) {
+  if (!found.n) return [h("p", { class: "soft" }, "This model has scored no image yet: there is nothing to try it on.")];
+  const own = alphasOf(model);
+  const isSame = asked.alpha === own.alpha && asked.review === own.review;
+  const [{ alarm: before }, { alarm: after }] = found.lines;
+  const words = isSame ? ["The alarm line is at ", h("strong", {}, score(before)), "."]
+    : ["The alarm line would go from ", score(before), " to ", h("strong", {}, score(after)), "."];
+  const bars = isSame ? [["Now", found.before]] : [["Now", found.before], [`Alpha ${alphaValue(asked.alpha)}`, found.after]];
+  return [h("p", { role: "status" }, ...words, ` Of the last ${counted(found.n, "image")}:`), countsChart(bars), ...changes(found, isSame), choice(asked, model, isSame, redraw)];
 }
 
-function changes({ changes: rows, n_changes: n }) {
-  if (!n) return [];
-  const title = h("summary", {}, `${counted(n, "image")} would get another verdict`);
-  const more = n > rows.length ? h("p", { class: "soft" }, `The newest ${rows.length} of them.`) : null;
-  return [h("details", { open: n <= 12 }, title, rowList(rows.map(({ row }) => row), (row) => {
-    const { before, after } = rows.find((one) => one.row.id === row.id);
-    return verdictChange(before, after);
-  }), more)];
+function changes({ changes: rows, nListed }, isSame) {
+  if (isSame) return [];
+  return [changeList(rows, rows.length, `of the newest ${count(nListed)} would get another verdict`)];
 }
 
-function use(asked, model) {
-  const own = ownAlphas(model.name);
-  const isOwn = own.alpha !== undefined;
-  const take = () => {
-    keepAlphas(model.name, { alpha: asked.alpha, review_alpha: asked.review });
+/** Buttons: use these alphas in this browser, or the model's own again. */
+function choice(asked, model, isSame, redraw) {
+  const own = ownAlphas(model);
+  const use = () => {
+    keepAlphas(model, { alpha: asked.alpha, review: asked.review });
     toast(`Images sent from this browser are now called at alpha ${alphaValue(asked.alpha)}`);
-    station.dispatchEvent(new Event("models"));
+    redraw();
   };
   const back = () => {
-    keepAlphas(model.name, null);
-    toast(`Back to the model's alpha, ${alphaValue(model.alpha)}`);
-    station.dispatchEvent(new Event("models"));
+    keepAlphas(model, null);
+    toast(`Back to the model's own alpha, ${alphaValue(model.alpha)}`);
+    redraw();
   };
-  const words = isOwn ? `This browser uses alpha ${alphaValue(own.alpha)}.` : "Recalibrate, below, to change it for everybody.";
-  return h("div", { class: "actions" }, h("button", { type: "button", onclick: take }, "Use it in this browser"),
-    isOwn ? h("button", { type: "button", onclick: back }, "Back to the model's") : null, h("span", { class: "soft" }, words));
+  const isUsed = own ? own.alpha === asked.alpha && own.review === asked.review : isSame;
+  const words = own ? `This browser uses alpha ${alphaValue(own.alpha)}.` : "Recalibrate, below, to change it for everybody.";
+  return h("div", { class: "actions" },
+    h("button", { type: "button", disabled: isUsed, onclick: use }, "Use in this browser"),
+    own ? h("button", { type: "button", onclick: back }, "Back to the model's own") : null, h("span", { class: "soft" }, words));
 }
 
 async function showPrecision(element) {
