@@ -633,3 +633,74 @@ def monitor(
     console.print_note(drift.verdict)
     if drift.has_drifted:
         raise typer.Exit(3)
+
+
+@app.command(cls=ClassListCommand)
+def serve(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN_OR_MODEL [RUN_OR_MODEL…]",
+            help="Run folders, or .safetensors, .onnx or .xml files; NAME=PATH names one. The first is the default.",
+        ),
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for any that is free.")] = 8000,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="File with the token that clients must know. Or ALOCC_TOKEN, a variable."),
+    ] = None,
+    no_token: Annotated[
+        bool, typer.Option("--no-token", help="Let everybody in who can reach another --host than this machine's own.")
+    ] = False,
+    store: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder of the history and of images that are kept.")
+    ] = Path("station"),
+    database: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Database of the history: postgresql://… Default: SQLite in the store."),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(metavar="NAME…", help="Further names by which requests may call the server.")
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None, typer.Option(metavar="ORIGIN…", help="Pages of other servers that may use this one.")
+    ] = None,
+    allow_address: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PREFIX…", help="How addresses must begin whose images a batch may fetch. Default: none."),
+    ] = None,
+    allow_private: Annotated[
+        bool, typer.Option("--allow-private", help="Such addresses may lie in a private network.")
+    ] = False,
+    alpha: OwnAlpha = None,
+    review_alpha: ReviewAlpha = None,
+    engine: Engine = None,
+    device: Device = "auto",
+    keep_days: Annotated[float, typer.Option(help="Days for which images and rows of the history are kept.")] = 30,
+    keep_gb: Annotated[float, typer.Option(help="Gigabytes of images that are kept.")] = 10,
+    per_second: Annotated[float, typer.Option(help="Requests a second of one client; 0: any number.")] = 0,
+    json_log: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a line of JSON for each request, without images.")
+    ] = None,
+) -> None:
+    """Serve detectors over HTTP, with a page to work on, a history, marks and recalibration; Ctrl-C ends it.
+
+    Requests that were accepted are answered before it ends. docs/serving.md says what can be asked.
+    """
+    from alocc.cli.cores import use_free_cores
+    from alocc.cli.serving import check_libraries, named_models, read_token, settings_of
+
+    check_libraries()
+    from alocc.serving.security import check_exposure
+    from alocc.serving.server import run
+
+    settings = settings_of(
+        models=named_models(models), host=host, port=port, token=read_token(token_file, no_token=no_token),
+        hosts=tuple(allow_host or ()), origins=tuple(allow_origin or ()), store=store, database=database,
+        addresses=tuple(allow_address or ()), private_addresses=allow_private, keep_days=keep_days, keep_gb=keep_gb,
+        engine=engine, device=device, alpha=alpha, review_alpha=review_alpha, limits={"per_second": per_second},
+    )  # fmt: skip
+    check_exposure(settings, without_token=no_token)
+    use_free_cores()
+    run(settings, console.print_note, console.print_warning, json_log)

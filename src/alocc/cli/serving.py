@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-import ipaddress
+import importlib.util
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
+from alocc.config import in_words
 from alocc.errors import ConfigError
+
+if TYPE_CHECKING:
+    from alocc.serving.settings import Settings
 
 TOKEN = "ALOCC_TOKEN"
 """Variable that may hold the token, instead of a file."""
-SHORTEST = 16
-"""Characters of a token: shorter ones can be guessed."""
-MISSING = "alocc serve needs more libraries; install them with: pip install 'alocc[serve]'"
+LIBRARIES = ("fastapi", "uvicorn", "httptools", "multipart", "sqlalchemy", "alembic", "prometheus_client", "httpx")
+"""Of the extra ``serve``."""
+
+
+def check_libraries() -> None:
+    """Refuse, with a ConfigError that says what to install, where the server's libraries are missing."""
+    missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"alocc serve needs {', '.join(missing)}; install with: pip install 'alocc[serve]'")
 
 
 def named_models(words: Sequence[str]) -> dict[str, Path]:
@@ -44,22 +57,15 @@ def _name_of(path: Path) -> str:
     return re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "model"
 
 
-def read_token(file: Path | None, host: str, *, no_token: bool) -> str | None:
-    """What clients must know: of the file, or the environment; none if nothing is asked for.
+def read_token(file: Path | None, *, no_token: bool) -> str | None:
+    """What clients must know: of the file, or the environment; none if there is neither.
 
     Raises:
-        ConfigError: if other machines could come in without a token, and nobody said that they may.
+        ConfigError: if the file cannot be read, or ``--no-token`` contradicts it.
     """
     token = _of_file(file) if file else os.environ.get(TOKEN, "").strip() or None
     if token and no_token:
         raise ConfigError(f"--no-token contradicts {'--token-file' if file else TOKEN}; leave one of them out")
-    if token and not (len(token) >= SHORTEST and token.isascii() and token.isprintable() and " " not in token):
-        raise ConfigError(f"a token must have {SHORTEST} characters or more, ASCII without spaces")
-    if token is None and not no_token and not _is_loopback(host):
-        raise ConfigError(
-            f"--host {host} can be reached by other machines: give --token-file FILE, or {TOKEN} in the environment; "
-            "--no-token lets everybody in"
-        )
     return token
 
 
@@ -73,10 +79,17 @@ def _of_file(file: Path) -> str:
     return token
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
+def settings_of(**values: Any) -> Settings:
+    """The settings that these options mean.
+
+    Raises:
+        ConfigError: if one of them has a value that it cannot have.
+    """
+    from alocc.serving.settings import Settings
+
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        return Settings(**values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        option = str(problem["loc"][-1]).replace("_", "-")
+        raise ConfigError(f"--{option} {in_words(problem)}, got {problem['input']}") from None

@@ -94,16 +94,16 @@ def map_png(anomaly_map: NDArray[np.float32], threshold: float, size: tuple[int,
 
 
 def overlay_png(
-    upload: Upload, size: tuple[int, int], anomaly_map: NDArray[np.float32], threshold: float, is_anomaly: bool
+    upload: Upload, size: tuple[int, int], anomaly_map: NDArray[np.float32], threshold: float, is_suspect: bool
 ) -> bytes:
     """An image with its map over it and outlines around the places that are marked, as a PNG.
 
     Args:
         upload, size: the image, and its height and width; beyond :data:`LONGEST_SIDE` the picture is smaller.
         anomaly_map, threshold: as for :func:`map_png`.
-        is_anomaly: whether it is called one; an image that is not has nothing drawn over it.
+        is_suspect: whether it is not called normal; over an image that is, nothing is drawn.
     """
-    return _png(Image.fromarray(overlay(_in_colour(upload, size), anomaly_map, threshold, is_anomaly)))
+    return _png(Image.fromarray(overlay(_in_colour(upload, size), anomaly_map, threshold, is_suspect)))
 
 
 def image_png(upload: Upload, size: tuple[int, int]) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -112,8 +112,7 @@ class Judge:
         if not self.later:
             self.batcher.admit(len(uploads))
         cases = list(map(_Case, uploads))
-        for scored in [self._scored(part) for part in _parts(cases)]:
-            yield scored
+        yield from [self._scored(part) for part in _parts(cases)]
         suspects = [
             case
             for case in cases
@@ -162,8 +161,8 @@ class Judge:
         p_values = self._p_values(scores)
         verdicts = self.calibration.verdicts(p_values)
         of_each = zip(cases, scores.anomaly_score.tolist(), p_values.tolist(), verdicts.tolist(), strict=True)
-        for case, case.anomaly_score, case.p_value, case.verdict in of_each:
-            pass
+        for case, anomaly_score, p_value, verdict in of_each:
+            case.anomaly_score, case.p_value, case.verdict = anomaly_score, p_value, verdict
 
     def _p_values(self, scores: Scores) -> NDArray[np.float64]:
         """Those of the engine, unless another calibration took the place of its own."""
@@ -179,17 +178,18 @@ class Judge:
         maxima, p_values = self.loaded.engine.map_maxima, self._p_values(scores)
         assert maxima is not None
         assert scores.anomaly_map is not None
-        threshold, alphas = map_threshold(maxima, self.calibration.alpha), self.calibration
-        called = replace(scores, p_value=p_values, is_anomaly=p_values <= alphas.alpha, review_alpha=alphas.review_alpha)
-        pixels = (_pixels(case).transpose(2, 0, 1).astype(np.float32) / 255 for case in cases)
+        alpha, review_alpha = self.calibration.alpha, self.calibration.review_alpha
+        threshold = map_threshold(maxima, alpha)
+        called = replace(scores, p_value=p_values, is_anomaly=p_values <= alpha, review_alpha=review_alpha)
+        pixels = (np.divide(_pixels(case).transpose(2, 0, 1), 255, dtype=np.float32) for case in cases)
         sizes = [(case.picture.height, case.picture.width) for case in cases if case.picture]
         regions = regions_of_anomalies(called, pixels, threshold, maxima, sizes)
-        for case, case.map, found, size in zip(cases, scores.anomaly_map, regions, sizes, strict=True):
-            case.regions = list(map(region_json, found))
+        for case, anomaly_map, found, size in zip(cases, scores.anomaly_map, regions, sizes, strict=True):
+            case.map, case.regions = anomaly_map, list(map(region_json, found))
             if options.map:
-                case.map_png = map_png(case.map, threshold)
+                case.map_png = map_png(anomaly_map, threshold)
             if options.overlay:
-                case.overlay = overlay_png(case.upload, size, case.map, threshold, case.verdict != NORMAL)
+                case.overlay = overlay_png(case.upload, size, anomaly_map, threshold, case.verdict != NORMAL)
 
     def _judged(self, cases: Sequence[_Case], options: Options) -> list[Judged]:
         threshold, time = self.calibration.threshold, now()

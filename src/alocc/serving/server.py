@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +10,12 @@ import uvicorn
 
 from alocc.errors import ConfigError
 from alocc.serving.app import create_app
+from alocc.serving.connections import Connection
 from alocc.serving.history import History
 from alocc.serving.kept import Kept
+from alocc.serving.logs import Log
 from alocc.serving.models import Models
-from alocc.serving.recalibration import Calibrations
+from alocc.serving.security import Guard
 from alocc.serving.settings import Settings
 from alocc.serving.station import Station
 
@@ -24,24 +25,33 @@ LEAVE = 60
 """Seconds after which replies that nobody fetches no longer hold up the end."""
 
 
-def run(settings: Settings, note: Callable[[str], None]) -> None:
+def run(
+    settings: Settings,
+    note: Callable[[str], None],
+    warn: Callable[[str], None] = lambda _: None,
+    json_log: Path | None = None,
+) -> None:
     """Serve until SIGTERM or Ctrl-C; what was accepted is answered and in the history when this returns.
 
     The signal is raised again in the end, for whoever called.
 
     Args:
         settings: what is served, where, to whom.
-        note: told what is done, and at last the address.
+        note, warn: told what is done, and at last the address; of what a health check said of a detector.
+        json_log: file for a line of each request.
 
     Raises:
         ConfigError: if the address is taken, or the models do not support the alphas.
         ArtefactError: if a model, the store or the history cannot be opened.
     """
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     with _listening(settings.host, settings.port) as listener:
-        station = open_station(settings, note)
+        station = open_station(settings, Log(json_log), note)
+        for loaded in station.models.all():
+            if loaded.engine.health and loaded.engine.health.warning:
+                warn(f"{loaded.name}: {loaded.engine.health.warning}")
         config = uvicorn.Config(
-            create_app(station),
+            Guard(create_app(station), settings, station.log),
+            http=Connection,
             log_config=None,
             access_log=False,
             server_header=False,
@@ -53,7 +63,7 @@ def run(settings: Settings, note: Callable[[str], None]) -> None:
         _Server(config, station).run([listener])
 
 
-def open_station(settings: Settings, note: Callable[[str], None] = lambda _: None) -> Station:
+def open_station(settings: Settings, log: Log, note: Callable[[str], None] = lambda _: None) -> Station:
     """Load the models and open the store: everything but the network.
 
     Raises:
@@ -63,7 +73,7 @@ def open_station(settings: Settings, note: Callable[[str], None] = lambda _: Non
     store = _made(settings.store)
     history = History(settings.database or store / DATABASE)
     history.migrate()
-    return Station(settings, models, history, Kept(store / IMAGES), Calibrations(history))
+    return Station(settings, models, history, Kept(store / IMAGES), log, note)
 
 
 class _Server(uvicorn.Server):
@@ -84,7 +94,9 @@ def _listening(host: str, port: int) -> socket.socket:
         family = found[0][0]
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise ConfigError(f"cannot listen at {host}, port {port} ({error.strerror or error}); try another --port") from None
+        raise ConfigError(
+            f"cannot listen at {host}, port {port} ({error.strerror or error}); try another --port"
+        ) from None
 
 
 def _address(host: str, listener: socket.socket) -> str:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import math
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 from starlette.requests import Request
 
-from alocc.errors import BusyError, ConfigError
+from alocc.errors import BusyError
 from alocc.serving.batcher import Batcher
 from alocc.serving.feed import Feed
 from alocc.serving.history import History, ImageRow
 from alocc.serving.images import Upload
 from alocc.serving.judging import Judge, Judged, Options, Source, finish, finished
-from alocc.serving.kept import Kept
+from alocc.serving.kept import Kept, retain
+from alocc.serving.logs import Log
 from alocc.serving.metrics import Metrics
 from alocc.serving.models import Models
 from alocc.serving.recalibration import Calibrations
@@ -27,10 +30,8 @@ __all__ = ["Judged", "Options", "Source", "Station", "Upload", "station_of"]
 
 DECODERS = 2
 """Threads that decode and draw."""
-LOOK = 2.0
-"""Seconds between two looks at the models' files."""
-
-log = logging.getLogger(__name__)
+LOOK, RETAIN = 2.0, 600.0
+"""Seconds between two looks at the models' files, and between two times that old images and rows are removed."""
 
 
 class Station:
@@ -38,26 +39,34 @@ class Station:
 
     Args:
         settings: what whoever starts it decided.
-        models, history, kept, calibrations: ready to use; :meth:`close` closes the history.
+        models, history, kept, log: ready to use; :meth:`close` closes the history and the log.
+        note: told what whoever started the server should know.
     """
 
     def __init__(
-        self, settings: Settings, models: Models, history: History, kept: Kept, calibrations: Calibrations
+        self,
+        settings: Settings,
+        models: Models,
+        history: History,
+        kept: Kept,
+        log: Log,
+        note: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.settings = settings
         self.models = models
         self.history = history
         self.kept = kept
-        self.calibrations = calibrations
+        self.calibrations = Calibrations(history)
+        self.log, self._note = log, note
         self.metrics = Metrics()
         self.feed = Feed()
-        self.writer = Writer(history, kept)
+        self.writer = Writer(history, kept, log)
         self._threads = ThreadPoolExecutor(DECODERS, "alocc-decode")
         self._batchers = {loaded.name: self._batcher(loaded.name) for loaded in models.all()}
         self._ending = threading.Event()
-        self._looking = threading.Thread(target=self._look_at_files, name="alocc-reload", daemon=True)
+        self._tending = threading.Thread(target=self._tend, name="alocc-tend", daemon=True)
         self.metrics.watch_history(lambda: self.writer.unwritten)
-        self._looking.start()
+        self._tending.start()
 
     async def judge(self, uploads: Sequence[Upload], options: Options) -> list[Judged]:
         """Verdicts on images, in their order; those that cannot be used say why in ``row.error``.
@@ -103,12 +112,13 @@ class Station:
         """Finish what was accepted, write it, and let everything go."""
         self.feed.close()
         self._ending.set()
-        self._looking.join()
+        self._tending.join()
         self._threads.shutdown()
         for batcher in self._batchers.values():
             batcher.close()
         self.writer.close()
         self.history.close()
+        self.log.close()
 
     def _judge(self, options: Options, *, later: bool = False, place: tuple[str, int] | None = None) -> Judge:
         loaded = self.models.get(options.model)
@@ -137,13 +147,20 @@ class Station:
                 self.metrics.judged(row.model, row.verdict, row.anomaly_score)
         self.feed.publish(rows)
 
-    def _look_at_files(self) -> None:
+    def _tend(self) -> None:
+        """Now and then, look at the models' files, and let go what is no longer kept."""
+        retained = -math.inf
         while not self._ending.wait(LOOK):
             try:
                 for line in self.models.reload():
-                    log.warning(line)
-            except Exception:  # the next look may go better
-                log.exception("a model's file cannot be looked at")
+                    self.log.note("reload", message=line)
+                    self._note(line)
+                if time.monotonic() - retained > RETAIN:
+                    retained = time.monotonic()
+                    freed = retain(self.history, self.kept, self.settings.keep_days, self.settings.keep_gb)
+                    self.log.note("retention", **vars(freed))
+            except Exception as error:  # the next time may go better
+                self.log.failure("tending", error)
 
 
 def station_of(request: Request) -> Station:
@@ -156,7 +173,5 @@ async def settled(request: Request) -> None:
     """Wait, a little, until what was scored before is in the history: routes that read it depend on this."""
     flushed = station_of(request).writer.flushed()
     if not flushed.done():
-        try:
+        with suppress(TimeoutError):  # the database does not answer then; the route will say so
             await asyncio.wait_for(asyncio.wrap_future(flushed), 2.0)
-        except TimeoutError:  # the database does not answer; the route will say so
-            pass

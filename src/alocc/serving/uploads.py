@@ -54,9 +54,7 @@ async def _form(request: Request, limits: Limits) -> tuple[list[Upload], Options
         unknown = sorted({key for key in form if key != FIELD})
         if unknown or not all(isinstance(file, UploadFile) for file in files):
             raise RefusedError(422, f'a form has files named "{FIELD}" and nothing else; options go into the address')
-        found = [
-            Upload(shown_name(file.filename), await file.read()) for file in files if isinstance(file, UploadFile)
-        ]
+        found = [Upload(shown_name(file.filename), await file.read()) for file in files if isinstance(file, UploadFile)]
     return found, options
 
 

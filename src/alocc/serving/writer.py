@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -11,6 +11,7 @@ from dataclasses import replace
 from alocc.errors import AloccError, BusyError
 from alocc.serving.history import History, ImageRow
 from alocc.serving.kept import Kept
+from alocc.serving.logs import Log
 
 MOST_ROWS, MOST_BYTES = 4096, 256 << 20
 """Rows, and bytes of images, that wait to be written; while there are more, nothing new is scored."""
@@ -19,14 +20,12 @@ GATHERING, AGAIN = 0.02, 1.0
 LAST_TRIES = 5
 """How often a database that fails is asked while the server ends."""
 
-log = logging.getLogger(__name__)
-
 
 class Writer:
     """What was scored and is not in the history yet. Any thread may put rows; one writes."""
 
-    def __init__(self, history: History, kept: Kept) -> None:
-        self._history, self._kept = history, kept
+    def __init__(self, history: History, kept: Kept, log: Log) -> None:
+        self._history, self._kept, self._log = history, kept, log
         self._rows: list[ImageRow] = []
         self._contents: dict[str, bytes] = {}
         self._n_bytes = 0
@@ -104,23 +103,21 @@ class Writer:
         while tries:
             try:
                 self._history.add(rows)
-            except Exception as error:  # whatever it is, rows must not be lost by it, nor the thread
+            except Exception as error:  # whatever it is, neither rows nor this thread may be lost by it
                 if self.problem is None:
-                    log.exception("rows cannot be written to the history")
+                    self._log.failure("history", error)
                 self.problem = str(error) if isinstance(error, AloccError) else "the history cannot be written"
                 tries -= self._closing.is_set()
-                self._closing.wait(AGAIN)
-                if self._closing.is_set():
-                    threading.Event().wait(AGAIN)
+                time.sleep(AGAIN)
             else:
                 self.problem = None
                 return
-        log.error("%d rows are lost: the history could not be written before the server ended", len(rows))
+        self._log.failure("history", RuntimeError(f"{len(rows)} rows are lost: the history could not be written"))
 
     def _keep(self, sha256: str, content: bytes) -> bool:
         try:
             self._kept.put(sha256, content)
-        except (AloccError, OSError):
-            log.exception("an image cannot be kept")
+        except (AloccError, OSError) as error:
+            self._log.failure("keep", error)
             return False
         return True
