@@ -2,7 +2,7 @@
 
 import { svg } from "./dom.js";
 
-const SIZE = { width: 640, height: 220, left: 52, right: 14, top: 14, bottom: 28 };
+const ROOM = { left: 48, right: 12, top: 16, bottom: 26 };
 
 /** Round steps between two values: at most six or so, of 1, 2 or 5 times a power of ten. */
 export function ticks(low, high, most = 5) {
@@ -21,15 +21,16 @@ const short = (value) => (Math.abs(value) >= 10000 || (value !== 0 && Math.abs(v
 
 /**
  * A chart of lines over one axis.
- * series: [{name, points: [[x, y]…], kind: class}]; lines: [{y, words}]; marks: [[x, words]…] along the top.
+ * series: [{name, points: [[x, y]…]}]; lines: [{y, words}]; marks: [[x, words]…] along the top; whole: x are numbers
+ * of things. Without a single point there is no chart: null.
  */
-export function lineChart({ label, series, lines = [], marks = [], low, high, xWords = short, yWords = short }) {
+export function lineChart({ label, series, lines = [], marks = [], low, high, yWords = short, width = 480, height = 190, whole = false }) {
   const points = series.flatMap((one) => one.points).filter(([, y]) => Number.isFinite(y));
   if (!points.length) return null;
   const [x0, x1] = span(points.map(([x]) => x));
   const ys = [...points.map(([, y]) => y), ...lines.map(({ y }) => y)];
   const [y0, y1] = [low ?? Math.min(...ys), high ?? Math.max(...ys)];
-  const { width, height, left, right, top, bottom } = SIZE;
+  const { left, right, top, bottom } = ROOM;
   const toX = (x) => left + ((width - left - right) * (x - x0)) / (x1 - x0 || 1);
   const toY = (y) => height - bottom - ((height - top - bottom) * (y - y0)) / (y1 - y0 || 1);
   const axis = [
@@ -37,13 +38,13 @@ export function lineChart({ label, series, lines = [], marks = [], low, high, xW
       svg("path", { class: "grid", d: `M${left} ${toY(y)}H${width - right}` }),
       svg("text", { class: "tick", x: left - 8, y: toY(y) + 4, "text-anchor": "end" }, yWords(y)),
     ]),
-    ...ticks(x0, x1, 6).map((x) => svg("text", { class: "tick", x: toX(x), y: height - 8, "text-anchor": "middle" }, xWords(x))),
+    ...ticks(x0, x1, 6).filter((x) => !whole || Number.isInteger(x)).map((x) => svg("text", { class: "tick", x: toX(x), y: height - 8, "text-anchor": "middle" }, short(x))),
   ];
-  const drawn = series.map(({ points: some, kind = "" }, i) => {
+  const drawn = series.map(({ points: some }, i) => {
     const known = some.filter(([, y]) => Number.isFinite(y));
     const path = known.map(([x, y], at) => `${at ? "L" : "M"}${toX(x).toFixed(1)} ${toY(y).toFixed(1)}`).join("");
     const dots = known.length <= 60 ? known.map(([x, y]) => svg("circle", { cx: toX(x), cy: toY(y), r: 3 })) : [];
-    return svg("g", { class: `series s${i} ${kind}` }, svg("path", { d: path }), dots);
+    return svg("g", { class: `series s${i}` }, svg("path", { d: path }), dots);
   });
   const across = lines.map(({ y, words }) => [
     svg("path", { class: "reference", d: `M${left} ${toY(y)}H${width - right}` }),

@@ -139,7 +139,7 @@ export class Picture {
       oninput: () => { kept.opacity = Number(this.slider.value); this.#apply(); },
     });
     this.zoomButton = h("button", {
-      type: "button", class: "tool", "aria-pressed": "false", title: "Every pixel, or fitted (Z)", onclick: () => this.#zoom(),
+      type: "button", class: "tool zoom", "aria-pressed": "false", title: "Every pixel, or fitted (Z)", onclick: () => this.#zoom(),
     }, icon("pixels"), h("span", {}, "Enlarge"), key("Z"));
     return h("div", { class: "tools", role: "group", "aria-label": "Picture" },
       toggle("map", "Map", "O"), h("label", { class: "opacity", for: id, title: "How strong the map is" }, h("span", { class: "unseen" }, "Opacity of the map"), this.slider),

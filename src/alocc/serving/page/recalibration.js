@@ -70,9 +70,9 @@ function proposalParts(found, apply, dismiss) {
     h("p", {}, `${way} It would rest on ${counted(found.n_held_out, "score")}, at ${alphas}: ${counted(found.n_normals, "good image")} of this history, ${count(found.n_false_alarms)} of them marked as such.${sure}`),
     countsChart([["Now", sums(found.verdicts, "before")], ["Then", sums(found.verdicts, "after")]]),
     changeList(changes, nChanges, `of the last ${count(found.n_images)} would get another verdict`),
-    h("p", {}, precisionChange(found)),
+    precisionChange(found),
     h("div", { class: "actions" }, h("button", { type: "button", class: "primary", onclick: apply }, "Apply for everybody"), h("button", { type: "button", onclick: dismiss }, "Leave it")),
-  ];
+  ].filter(Boolean);
 }
 
 function sums(verdicts, side) {
@@ -82,9 +82,10 @@ function sums(verdicts, side) {
 }
 
 function precisionChange({ precision_before: before, precision: after }) {
-  const words = ({ value, n_confirmed: right, n_false_alarms: wrong }) =>
-    (value === null ? "none that anybody looked at" : `${right} of ${right + wrong} right`);
-  return `Of called images that somebody looked at: now ${words(before)}, then ${words(after)}. These very images set the line, so new ones will show somewhat less.`;
+  const words = ({ n_confirmed: right, n_false_alarms: wrong }) => `${count(right)} of ${count(right + wrong)}`;
+  if (before.value === null && after.value === null) return null;
+  return h("p", {}, `Of called images that somebody marked, ${words(before)} are defective now, ${words(after)} then. `,
+    h("span", { class: "soft" }, "These very images set the line: expect a little less of new ones."));
 }
 
 async function showVersions(element) {

@@ -10,8 +10,11 @@ export const count = (n) => COUNT.format(n);
 /** "1 image", "1,200 images". */
 export const counted = (n, noun) => `${count(n)} ${noun}${n === 1 ? "" : "s"}`;
 
-/** An anomaly score: four figures at most after the point, fewer where it is large. */
-export const score = (value) => (value === null || value === undefined ? "–" : value.toFixed(Math.abs(value) < 100 ? 3 : 1));
+/** An anomaly score: three figures after the point, one where it is large. */
+export function score(value) {
+  if (value === null || value === undefined) return "–";
+  return value.toFixed(Math.abs(value) < 100 ? 3 : 1).replace("-", "−");
+}
 
 /** A probability that may be small. */
 export function chance(p) {
@@ -25,7 +28,7 @@ export const alphaValue = (alpha) => String(Number(alpha.toPrecision(3)));
 /** 0.8095 → "81 %"; small ones get figures. */
 export function percent(share) {
   const p = 100 * share;
-  return `${p === 0 || p >= 9.95 ? p.toFixed(0) : p >= 0.995 ? p.toFixed(1) : p.toPrecision(2)} %`;
+  return `${p >= 9.95 ? p.toFixed(0) : Number(p.toPrecision(2))} %`;
 }
 
 /** The clock for today, the day before it otherwise. */

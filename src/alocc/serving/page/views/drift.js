@@ -37,6 +37,7 @@ export function show(main, signal) {
 }
 
 function parts({ windows, verdict, has_drifted: hasDrifted }, model) {
+  if (!windows.length) return [h("section", { class: "card said", role: "status" }, h("p", {}, `${verdict}.`))];
   const points = (name) => windows.map((one, i) => [i + 1, one[name]]);
   const flags = windows.flatMap((one, i) => (one.has_drifted ? [[i + 1, `window ${i + 1} has drifted`]] : []));
   const shares = windows.map((one) => one.share_of_anomalies);
@@ -44,9 +45,9 @@ function parts({ windows, verdict, has_drifted: hasDrifted }, model) {
     h("section", { class: `card said ${hasDrifted ? "has-drifted" : ""}`, role: "status" }, h("h2", {}, hasDrifted ? "The images have changed" : "No sign of a change"), hasDrifted ? h("p", {}, verdict) : null),
     h("div", { class: "charts" },
       figure("Mean p-value", "About 0.5 while nothing has changed; lower when images get more unusual.",
-        lineChart({ label: "Mean p-value of each window", series: [{ name: "mean p-value", points: points("mean_p_value") }], lines: [{ y: 0.5, words: "usual" }], marks: flags, low: 0, high: 1 })),
+        lineChart({ label: "Mean p-value of each window", series: [{ name: "mean p-value", points: points("mean_p_value") }], whole: true, lines: [{ y: 0.5, words: "usual" }], marks: flags, low: 0, high: 1 })),
       figure("Called anomalous", `About ${percent(model.alpha)} of normal images are called, at alpha ${alphaValue(model.alpha)}.`,
-        lineChart({ label: "Share of each window that was called anomalous", series: [{ name: "share", points: points("share_of_anomalies") }], lines: [{ y: model.alpha, words: "alpha" }], marks: flags, low: 0, high: Math.min(1, Math.max(0.1, ...shares) * 1.1), yWords: percent }))),
+        lineChart({ label: "Share of each window that was called anomalous", series: [{ name: "share", points: points("share_of_anomalies") }], whole: true, lines: [{ y: model.alpha, words: "alpha" }], marks: flags, low: 0, high: Math.min(1, Math.max(0.1, ...shares) * 1.1), yWords: percent }))),
     h("section", { class: "card" }, h("details", {}, h("summary", {}, `Figures of ${counted(windows.length, "window")}`), table(windows))),
   ];
 }

@@ -29,7 +29,7 @@ const COLUMNS = [
 
 export function show(main, signal) {
   const found = h("p", { class: "found soft", role: "status" });
-  const download = h("a", { class: "button", download: "history.csv" }, icon("download"), "CSV");
+  const download = h("a", { class: "button", download: "history.csv" }, icon("download"), "Download CSV");
   const fresh = h("button", { type: "button", class: "fresh", hidden: true, onclick: () => load() });
   const list = { get total() { return pages.total; }, at: async (i) => { await pages.want(i); return pages.rows[i]; } };
   const table = new Table(COLUMNS, {

@@ -34,7 +34,7 @@ export function show(main, signal) {
   main.append(
     h("div", { class: "inspect" },
       h("div", { class: "toolbar" }, filesButton, folderButton, cameraButton, inputs, h("span", { class: "soft drop-words" }, "or drop images or a folder anywhere"),
-        h("label", { class: "check follow" }, follow, "Follow new results")),
+        h("label", { class: "check follow" }, follow, "Follow", h("span", { class: "wide-only" }, " new results"))),
       uploadBar(signal), stageCard, h("div", { class: "beside" }, camera.element, panel),
       h("section", { class: "card strip-card", "aria-label": "Last results" }, strip(signal))));
 
@@ -85,15 +85,15 @@ function steps() {
   return h("div", { class: "tools", role: "group", "aria-label": "Results" },
     tool("Result before (←)", "before", () => results.step(-1)), tool("Result after (→)", "after", () => results.step(1)),
     h("button", { type: "button", class: "tool", title: "Next one that was called or is to be looked at (Shift →)", onclick: () => results.step(1, true) },
-      h("span", {}, "Next called"), key("⇧→")));
+      h("span", {}, "Next called"), key("⇧ →")));
 }
 
 function choosers() {
   const take = ({ target }) => { send(chosen(target.files)); target.value = ""; };
   const files = h("input", { type: "file", multiple: true, accept: "image/*,.tif,.tiff", class: "unseen", tabindex: "-1", "aria-hidden": "true", onchange: take });
   const folder = h("input", { type: "file", webkitdirectory: true, class: "unseen", tabindex: "-1", "aria-hidden": "true", onchange: take });
-  const button = (words, name, input, kind = "") => h("button", { type: "button", class: kind, onclick: () => input.click() }, icon(name), words);
-  return [button("Choose images", "files", files, "primary"), button("Folder", "folder", folder), [files, folder]];
+  const button = (words, name, input, kind) => h("button", { type: "button", class: kind, onclick: () => input.click() }, icon(name), words);
+  return [button(["Choose", h("span", { class: "wide-only" }, "images")], "files", files, "primary"), button("Folder", "folder", folder, "wide-only"), [files, folder]];
 }
 
 function send({ images, nOthers }) {

@@ -69,7 +69,7 @@ async function curves(model) {
   const x = columns.iteration;
   const charts = Object.entries(columns).filter(([name]) => !NO_CURVES.has(name)).map(([name, values]) => {
     const points = values.map((value, i) => [x[i], value]).filter(([, value]) => typeof value === "number");
-    const chart = points.length > 1 && lineChart({ label: `${name} over iterations`, series: [{ name, points }] });
+    const chart = points.length > 1 && lineChart({ label: `${name} over iterations`, series: [{ name, points }], width: 340, height: 160 });
     return chart && h("figure", {}, h("figcaption", {}, name), chart);
   }).filter(Boolean);
   return h("div", { class: "curves" }, charts);
