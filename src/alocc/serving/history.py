@@ -227,7 +227,7 @@ class History:
     # images
 
     def add(self, rows: Sequence[ImageRow], *, batch: str | None = None, done: int | None = None) -> None:
-        """Write rows, all or none. A row whose batch and position are there already is left out.
+        """Write rows, all or none. One whose id, or batch and position, is there already is left out.
 
         Args:
             batch: id of a batch that has come so far with these rows, in the same transaction.
@@ -235,7 +235,7 @@ class History:
         """
         with self._writing() as connection:
             if rows:
-                statement = self._insert(images).on_conflict_do_nothing(index_elements=["batch", "position"])
+                statement = self._insert(images).on_conflict_do_nothing()
                 connection.execute(statement, [_values(row) for row in rows])
             if batch is not None:
                 connection.execute(update(batches).where(batches.c.id == batch).values(done=done))
@@ -294,7 +294,7 @@ class History:
         Args:
             upto: id of the newest image that counts; none: the newest there is.
         """
-        wanted = [images.c.model == model, images.c.verdict.is_not(None)]
+        wanted = [images.c.model == _text(model), images.c.verdict.is_not(None)]
         if version is not None:
             wanted.append(images.c.version == version)
         if upto is not None:
@@ -391,7 +391,12 @@ class History:
 
     def add_batch(self, batch: BatchRow) -> None:
         """Keep a batch that is to be done."""
-        values = {"id": batch.id, "time": _whole(batch.time), "model": batch.model, "job": json.dumps(dict(batch.job))}
+        values = {
+            "id": batch.id,
+            "time": _whole(batch.time),
+            "model": _text(batch.model),
+            "job": json.dumps(dict(batch.job)),
+        }
         progress = {"state": batch.state, "done": batch.done, "total": batch.total}
         with self._writing() as connection:
             connection.execute(insert(batches).values(**values, **progress))
@@ -446,13 +451,13 @@ class History:
 
     def add_calibration(self, row: CalibrationRow) -> CalibrationRow:
         """Keep a calibration under the next number of its model and version, whatever its own, and make it active."""
-        mine = (calibrations.c.model == row.model, calibrations.c.version == row.version)
+        mine = _of(row.model, row.version)
         scores = np.ascontiguousarray(row.held_out_scores, "<f8").tobytes()
         with self._writing() as connection:
             last = connection.execute(select(func.max(calibrations.c.number)).where(*mine)).scalar_one()
             number = (last or 0) + 1
             connection.execute(update(calibrations).where(*mine).values(active=False))
-            values = {"model": row.model, "version": row.version, "number": number, "time": _whole(row.time)}
+            values = {"model": _text(row.model), "version": row.version, "number": number, "time": _whole(row.time)}
             alphas = {"alpha": row.alpha, "review_alpha": row.review_alpha}
             more = {"basis": row.basis, "n_images": row.n_images, "held_out_scores": scores, "active": True}
             connection.execute(insert(calibrations).values(**values, **alphas, **more))
@@ -460,7 +465,7 @@ class History:
 
     def calibrations(self, model: str, version: str) -> list[CalibrationRow]:
         """Those of a model's version, the newest first."""
-        mine = (calibrations.c.model == model, calibrations.c.version == version)
+        mine = _of(model, version)
         with self._reading() as connection:
             found = connection.execute(select(calibrations).where(*mine).order_by(calibrations.c.number.desc())).all()
         return [_calibration(row) for row in found]
@@ -471,7 +476,7 @@ class History:
         Raises:
             ConfigError: if there is none of this number.
         """
-        mine = (calibrations.c.model == model, calibrations.c.version == version)
+        mine = _of(model, version)
         with self._writing() as connection:
             numbers = set(connection.execute(select(calibrations.c.number).where(*mine)).scalars())
             if number not in numbers | {0}:
@@ -498,7 +503,7 @@ def _conditions(wanted: Filter) -> list[Any]:
         (images.c.source, wanted.source, None),
     )
     conditions = [
-        column.is_(None) if value == nothing else column == value
+        column.is_(None) if value == nothing else column == _text(value)
         for column, value, nothing in exact
         if value is not None
     ]
@@ -516,6 +521,11 @@ def _cursor(text: str) -> tuple[int, int]:
         raise ConfigError(f'there is no page before "{text[:40]}": give "next" of the page before it')
     number, total = map(int, text.split("-"))
     return number, total
+
+
+def _of(model: str, version: str) -> tuple[Any, Any]:
+    """Which calibrations are of a model's file."""
+    return calibrations.c.model == _text(model), calibrations.c.version == version
 
 
 def _found(connection: Connection, id: str) -> Any:
@@ -544,6 +554,7 @@ def _values(row: ImageRow) -> dict[str, Any]:
     name = _text(row.name)
     return vars(row) | {
         "time": _whole(row.time),
+        "model": _text(row.model),
         "name": name,
         "folded": name.casefold(),
         "regions": json.dumps(list(row.regions)) if row.regions else "[]",

@@ -165,7 +165,7 @@ class Calibrations:
             held_out_scores=kept.held_out_scores,
         )
         number = self._history.add_calibration(row).number
-        self._forget(loaded)
+        self._look_again(loaded)
         return number
 
     def activate(self, loaded: Loaded, number: int) -> None:
@@ -175,7 +175,7 @@ class Calibrations:
             ConfigError: if there is none of this number.
         """
         self._history.activate(loaded.name, loaded.version, number)
-        self._forget(loaded)
+        self._look_again(loaded)
 
     def versions(self, loaded: Loaded) -> list[CalibrationRow]:
         """All calibrations of a model's file but its own, the newest first."""
@@ -228,9 +228,10 @@ class Calibrations:
             digest=f"{rows[0].id}-{_digest(number, present, calibration, images)}",
         )
 
-    def _forget(self, loaded: Loaded) -> None:
+    def _look_again(self, loaded: Loaded) -> None:
         with self._lock:
             self._current.pop((loaded.name, loaded.version), None)
+        self.current(loaded)  # here, where it may wait
 
 
 def counts_as_normal(row: ImageRow) -> bool:

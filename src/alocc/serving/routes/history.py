@@ -12,13 +12,14 @@ from fastapi import APIRouter, Depends, Query, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from alocc.calibration import map_threshold
 from alocc.errors import RefusedError
 from alocc.scoring.table import BOX_COLUMNS, csv_text
 from alocc.serving.history import Filter, ImageRow, MarkEvent
 from alocc.serving.images import Upload, decode, image_png, map_png
-from alocc.serving.station import Station, station_of
+from alocc.serving.station import Station, settled, station_of
 
-router = APIRouter(tags=["history"])
+router = APIRouter(tags=["history"], dependencies=[Depends(settled)])
 Here = Annotated[Station, Depends(station_of)]
 Mark = Literal["false alarm", "missed", "confirmed"]
 COLUMNS = (*(field.name for field in fields(ImageRow) if field.name != "regions"), *BOX_COLUMNS)
@@ -126,9 +127,10 @@ def picture_of_map(station: Here, id: str) -> Response:
         raise RefusedError(410, "the model that scored this image is no longer used, or makes no maps")
     engine = loaded.engine
     pixels = decode(upload, engine.image_format, station.settings.limits.pixels).pixels
-    found = engine.score(pixels[None], maps=True).anomaly_map
+    found, maxima = engine.score(pixels[None], maps=True).anomaly_map, engine.map_maxima
     assert found is not None
-    return Response(map_png(found[0], engine.map_threshold, size), media_type="image/png")
+    assert maxima is not None
+    return Response(map_png(found[0], map_threshold(maxima, row.alpha), size), media_type="image/png")
 
 
 @router.put("/v1/history/{id}/mark")

@@ -13,9 +13,9 @@ from alocc.evaluation.monitoring import FEWEST, Window
 from alocc.serving.history import ImageRow
 from alocc.serving.models import Loaded
 from alocc.serving.recalibration import LAST, Basis, Precision, Proposal, drift
-from alocc.serving.station import Station, station_of
+from alocc.serving.station import Station, settled, station_of
 
-router = APIRouter(prefix="/v1/models/{name}", tags=["recalibration"])
+router = APIRouter(prefix="/v1/models/{name}", tags=["recalibration"], dependencies=[Depends(settled)])
 Here = Annotated[Station, Depends(station_of)]
 Last = Annotated[int, Query(ge=1, le=100_000, description="how many images are looked at, the newest ones")]
 Alpha = Annotated[float | None, Query(gt=0, lt=1)]
