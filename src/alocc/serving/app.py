@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse
 from alocc import __version__
 from alocc.errors import AloccError, BusyError, InputError, RefusedError, UnknownModelError
 from alocc.serving.history import HistoryError, UnknownRowError
-from alocc.serving.routes import batches, health, models, scoring, session
+from alocc.serving.routes import batches, health, history, models, page, recalibration, scoring, session
 from alocc.serving.station import Station
 from alocc.serving.uploads import problems_in_words
 
@@ -46,9 +46,12 @@ def create_app(station: Station) -> FastAPI:
     app.add_exception_handler(Exception, _unforeseen)
     app.include_router(scoring.router)
     app.include_router(models.router)
+    app.include_router(history.router)
+    app.include_router(recalibration.router)
     app.include_router(batches.router)
     app.include_router(session.router)
     app.include_router(health.router)
+    app.include_router(page.router)
     return app
 
 
