@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse
 from alocc import __version__
 from alocc.errors import AloccError, BusyError, InputError, RefusedError, UnknownModelError
 from alocc.serving.history import HistoryError, UnknownRowError
-from alocc.serving.routes import health, models, scoring
+from alocc.serving.routes import health, history, models, recalibration, scoring
 from alocc.serving.station import Station
 from alocc.serving.uploads import problems_in_words
 
@@ -46,6 +46,8 @@ def create_app(station: Station) -> FastAPI:
     app.add_exception_handler(Exception, _unforeseen)
     app.include_router(scoring.router)
     app.include_router(models.router)
+    app.include_router(history.router)
+    app.include_router(recalibration.router)
     app.include_router(health.router)
     return app
 
