@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse
 from alocc import __version__
 from alocc.errors import AloccError, BusyError, InputError, RefusedError, UnknownModelError
 from alocc.serving.history import HistoryError, UnknownRowError
-from alocc.serving.routes import health, history, models, recalibration, scoring
+from alocc.serving.routes import batches, health, history, models, page, recalibration, scoring, session
 from alocc.serving.station import Station
 from alocc.serving.uploads import problems_in_words
 
@@ -48,7 +48,10 @@ def create_app(station: Station) -> FastAPI:
     app.include_router(models.router)
     app.include_router(history.router)
     app.include_router(recalibration.router)
+    app.include_router(batches.router)
+    app.include_router(session.router)
     app.include_router(health.router)
+    app.include_router(page.router)
     return app
 
 
