@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     """A file, the bytes of one, such bytes with a name, or pixels (H, W) or (H, W, 3)."""
 
 BUSY = 429
+ZIP = {"Content-Type": "application/zip"}
 FINISHED = ("done", "failed", "cancelled")
 
 
@@ -188,9 +189,8 @@ class Client:
         if archive is None:
             body = {"addresses": list(addresses), **_given(options)}
             return str(self._ask("POST", "/v1/batches", json=body).json()["id"])
-        with archive.open("rb") as file:
-            files = {"archive": (archive.name, file, "application/zip")}
-            return str(self._ask("POST", "/v1/batches", params=_given(options), files=files).json()["id"])
+        started = self._ask("POST", "/v1/batches", archive, params=_given(options), headers=ZIP)
+        return str(started.json()["id"])
 
     def batch(self, id: str) -> dict[str, Any]:
         """How far a batch is."""
@@ -274,8 +274,9 @@ def _answer(found: Mapping[str, Any]) -> Answer:
 def _verdict(image: Mapping[str, Any]) -> Verdict:
     plain = ("id", "name", "verdict", "anomaly_score", "p_value", "width", "height", "error")
     regions = [Region(**{**region, "box": Box(**region["box"])}) for region in image["regions"]]
-    pictures = {name: base64.b64decode(image[name]) if image[name] else None for name in ("map", "overlay")}
-    return Verdict(**{name: image[name] for name in plain}, regions=regions, **pictures)
+    given: dict[str, Any] = {name: image[name] for name in plain}
+    pictures = [base64.b64decode(image[name]) if image[name] else None for name in ("map", "overlay")]
+    return Verdict(**given, regions=regions, map=pictures[0], overlay=pictures[1])
 
 
 def _reason(response: httpx.Response) -> str:
