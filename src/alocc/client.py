@@ -214,15 +214,18 @@ class Client:
         """The table of a batch as CSV."""
         return self._ask("GET", f"/v1/batches/{id}/results.csv").text
 
-    def _ask(self, method: str, path: str, **body: Any) -> httpx.Response:
+    def _ask(self, method: str, path: str, file: Path | None = None, **rest: Any) -> httpx.Response:
+        """Ask, again where the server is busy; the body is the file's, if there is one."""
         end = time.monotonic() + self._patience
         while True:
             try:
-                response = self._http.request(method, path, **body)
+                with file.open("rb") if file else nullcontext() as content:
+                    response = self._http.request(method, path, content=content, **rest)
             except httpx.HTTPError as error:
-                raise AnswerError(
-                    0, f"{self._http.base_url} does not answer ({error or type(error).__name__})"
-                ) from None
+                reason = str(error) or type(error).__name__
+                raise AnswerError(0, f"{self._http.base_url} does not answer ({reason})") from None
+            except OSError as error:
+                raise DataError(f"{file} cannot be read ({error.strerror or error})") from None
             if response.status_code != BUSY:
                 break
             wait = int(response.headers.get("retry-after", "1"))
