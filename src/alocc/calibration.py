@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -48,7 +49,7 @@ class Calibration:
         """How many held-out images there are."""
         return len(self.held_out_scores)
 
-    @property
+    @cached_property
     def rank(self) -> int:
         """An image is an anomaly if fewer than this many held-out scores are at least as large as its own."""
         p_if_k_are_larger = (1 + np.arange(self.n + 1)) / (self.n + 1)  # the very numbers that p_values gives

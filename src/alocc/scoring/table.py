@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import heapq
+import io
 import itertools
 import json
 import shutil
@@ -278,6 +279,18 @@ def _write_csv(file: IO[str], rows: Iterator[Row], columns: Sequence[str]) -> No
     write = _csv_lines(file, columns)
     for row in rows:
         write(map(_plain_cell, row.values()))
+
+
+def csv_text(rows: Iterable[Row], columns: Sequence[str]) -> Iterator[str]:
+    """The lines of a CSV table, its header first, as they come, written like every other one."""
+    buffer = io.StringIO()
+    write = _csv_lines(buffer, columns)
+    for row in rows:
+        write(_plain_cell(row[column]) for column in columns)
+        yield buffer.getvalue()
+        buffer.seek(0)
+        buffer.truncate()
+    yield buffer.getvalue()
 
 
 def _csv_of_regions(file: IO[str]) -> Callable[[Row], object]:

@@ -22,12 +22,11 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import SQLAlchemyError
 
-from alocc.calibration import FloatArray
-from alocc.errors import AloccError, ConfigError, InputError
+from alocc.calibration import ANOMALOUS, CANT_TELL, NORMAL, FloatArray
+from alocc.errors import AloccError, ConfigError, RefusedError
 from alocc.serving import database
 from alocc.serving.tables import VERSION_TABLE, batches, calibrations, images, marks
 
-NORMAL, CANT_TELL, ANOMALOUS = "normal", "can't tell", "anomalous"
 FALSE_ALARM, MISSED, CONFIRMED = "false alarm", "missed", "confirmed"
 MARKS: Mapping[str | None, tuple[str, ...]] = {
     ANOMALOUS: (FALSE_ALARM, CONFIRMED),
@@ -52,8 +51,11 @@ class HistoryError(AloccError):
     """The database does not answer, or does not take what it is given; the cause is its own error."""
 
 
-class UnknownRowError(InputError):
+class UnknownRowError(RefusedError):
     """No image, or no batch, has that id."""
+
+    def __init__(self, what: str, id: str) -> None:
+        super().__init__(404, f'the history has no {what} "{_text(id)[:40]}"')
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,7 @@ class History:
     # images
 
     def add(self, rows: Sequence[ImageRow], *, batch: str | None = None, done: int | None = None) -> None:
-        """Write rows, all or none. A row whose batch and position are there already is left out.
+        """Write rows, all or none. One whose id, or batch and position, is there already is left out.
 
         Args:
             batch: id of a batch that has come so far with these rows, in the same transaction.
@@ -233,7 +235,7 @@ class History:
         """
         with self._writing() as connection:
             if rows:
-                statement = self._insert(images).on_conflict_do_nothing(index_elements=["batch", "position"])
+                statement = self._insert(images).on_conflict_do_nothing()
                 connection.execute(statement, [_values(row) for row in rows])
             if batch is not None:
                 connection.execute(update(batches).where(batches.c.id == batch).values(done=done))
@@ -292,11 +294,13 @@ class History:
         Args:
             upto: id of the newest image that counts; none: the newest there is.
         """
-        wanted = [images.c.model == model, images.c.verdict.is_not(None)]
+        wanted = [images.c.model == _text(model), images.c.verdict.is_not(None)]
         if version is not None:
             wanted.append(images.c.version == version)
         if upto is not None:
-            wanted.append(images.c.number <= select(images.c.number).where(images.c.id == upto).scalar_subquery())
+            wanted.append(
+                images.c.number <= select(images.c.number).where(images.c.id == _text(upto)).scalar_subquery()
+            )
         with self._reading() as connection:
             found = connection.execute(select(images).where(*wanted).order_by(images.c.number.desc()).limit(n)).all()
         return [_image(row) for row in found]
@@ -345,6 +349,7 @@ class History:
             ConfigError: if an image with its verdict cannot have this mark.
         """
         with self._writing() as connection:
+            connection.execute(select(images.c.number).where(images.c.id == _text(id)).with_for_update())  # in turn
             found = _found(connection, id)
             possible = MARKS.get(found.verdict, ())
             if mark is not None and mark not in possible:
@@ -387,7 +392,12 @@ class History:
 
     def add_batch(self, batch: BatchRow) -> None:
         """Keep a batch that is to be done."""
-        values = {"id": batch.id, "time": _whole(batch.time), "model": batch.model, "job": json.dumps(dict(batch.job))}
+        values = {
+            "id": batch.id,
+            "time": _whole(batch.time),
+            "model": _text(batch.model),
+            "job": json.dumps(dict(batch.job)),
+        }
         progress = {"state": batch.state, "done": batch.done, "total": batch.total}
         with self._writing() as connection:
             connection.execute(insert(batches).values(**values, **progress))
@@ -442,13 +452,13 @@ class History:
 
     def add_calibration(self, row: CalibrationRow) -> CalibrationRow:
         """Keep a calibration under the next number of its model and version, whatever its own, and make it active."""
-        mine = (calibrations.c.model == row.model, calibrations.c.version == row.version)
+        mine = _of(row.model, row.version)
         scores = np.ascontiguousarray(row.held_out_scores, "<f8").tobytes()
         with self._writing() as connection:
             last = connection.execute(select(func.max(calibrations.c.number)).where(*mine)).scalar_one()
             number = (last or 0) + 1
             connection.execute(update(calibrations).where(*mine).values(active=False))
-            values = {"model": row.model, "version": row.version, "number": number, "time": _whole(row.time)}
+            values = {"model": _text(row.model), "version": row.version, "number": number, "time": _whole(row.time)}
             alphas = {"alpha": row.alpha, "review_alpha": row.review_alpha}
             more = {"basis": row.basis, "n_images": row.n_images, "held_out_scores": scores, "active": True}
             connection.execute(insert(calibrations).values(**values, **alphas, **more))
@@ -456,7 +466,7 @@ class History:
 
     def calibrations(self, model: str, version: str) -> list[CalibrationRow]:
         """Those of a model's version, the newest first."""
-        mine = (calibrations.c.model == model, calibrations.c.version == version)
+        mine = _of(model, version)
         with self._reading() as connection:
             found = connection.execute(select(calibrations).where(*mine).order_by(calibrations.c.number.desc())).all()
         return [_calibration(row) for row in found]
@@ -467,7 +477,7 @@ class History:
         Raises:
             ConfigError: if there is none of this number.
         """
-        mine = (calibrations.c.model == model, calibrations.c.version == version)
+        mine = _of(model, version)
         with self._writing() as connection:
             numbers = set(connection.execute(select(calibrations.c.number).where(*mine)).scalars())
             if number not in numbers | {0}:
@@ -494,7 +504,7 @@ def _conditions(wanted: Filter) -> list[Any]:
         (images.c.source, wanted.source, None),
     )
     conditions = [
-        column.is_(None) if value == nothing else column == value
+        column.is_(None) if value == nothing else column == _text(value)
         for column, value, nothing in exact
         if value is not None
     ]
@@ -514,10 +524,15 @@ def _cursor(text: str) -> tuple[int, int]:
     return number, total
 
 
+def _of(model: str, version: str) -> tuple[Any, Any]:
+    """Which calibrations are of a model's file."""
+    return calibrations.c.model == _text(model), calibrations.c.version == version
+
+
 def _found(connection: Connection, id: str) -> Any:
-    found = connection.execute(select(images).where(images.c.id == _text(id)).with_for_update()).one_or_none()
+    found = connection.execute(select(images).where(images.c.id == _text(id))).one_or_none()
     if found is None:
-        raise UnknownRowError(f'the history has no image "{_text(id)[:40]}"')
+        raise UnknownRowError("image", id)
     return found
 
 
@@ -529,7 +544,7 @@ def _marked(connection: Connection, number: int, mark: str | None) -> ImageRow:
 def _batch(connection: Connection, id: str) -> BatchRow:
     found = connection.execute(select(batches).where(batches.c.id == _text(id))).one_or_none()
     if found is None:
-        raise UnknownRowError(f'there is no batch "{_text(id)[:40]}"')
+        raise UnknownRowError("batch", id)
     return _batch_row(found)
 
 
@@ -540,6 +555,7 @@ def _values(row: ImageRow) -> dict[str, Any]:
     name = _text(row.name)
     return vars(row) | {
         "time": _whole(row.time),
+        "model": _text(row.model),
         "name": name,
         "folded": name.casefold(),
         "regions": json.dumps(list(row.regions)) if row.regions else "[]",

@@ -58,9 +58,9 @@ class Kept:
         """
         path = self._path(sha256)
         with self._lock:
-            with suppress(OSError):  # as a rule it is not there
-                if path.stat().st_size == len(content):
-                    os.utime(path)
+            with suppress(OSError):
+                if self.get(sha256) is not None:
+                    os.utime(path)  # it is as young as if it were new
                     return
             try:
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

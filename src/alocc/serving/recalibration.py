@@ -16,20 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from alocc.calibration import Calibration, FloatArray, images_needed
+from alocc.calibration import ANOMALOUS, CANT_TELL, NORMAL, Calibration, FloatArray, images_needed
 from alocc.errors import ConfigError, DamagedError, RefusedError
-from alocc.serving.history import (
-    ANOMALOUS,
-    CANT_TELL,
-    CONFIRMED,
-    FALSE_ALARM,
-    MISSED,
-    NORMAL,
-    CalibrationRow,
-    History,
-    ImageRow,
-    now,
-)
+from alocc.serving.history import CONFIRMED, FALSE_ALARM, MISSED, CalibrationRow, History, ImageRow, now
 
 if TYPE_CHECKING:
     from alocc.evaluation.monitoring import Drift
@@ -176,7 +165,7 @@ class Calibrations:
             held_out_scores=kept.held_out_scores,
         )
         number = self._history.add_calibration(row).number
-        self._forget(loaded)
+        self._look_again(loaded)
         return number
 
     def activate(self, loaded: Loaded, number: int) -> None:
@@ -186,7 +175,7 @@ class Calibrations:
             ConfigError: if there is none of this number.
         """
         self._history.activate(loaded.name, loaded.version, number)
-        self._forget(loaded)
+        self._look_again(loaded)
 
     def versions(self, loaded: Loaded) -> list[CalibrationRow]:
         """All calibrations of a model's file but its own, the newest first."""
@@ -239,9 +228,10 @@ class Calibrations:
             digest=f"{rows[0].id}-{_digest(number, present, calibration, images)}",
         )
 
-    def _forget(self, loaded: Loaded) -> None:
+    def _look_again(self, loaded: Loaded) -> None:
         with self._lock:
             self._current.pop((loaded.name, loaded.version), None)
+        self.current(loaded)  # here, where it may wait
 
 
 def counts_as_normal(row: ImageRow) -> bool:

@@ -93,7 +93,8 @@ class Writer:
                 self._n_writing = 0
                 self._n_bytes -= sum(map(len, contents.values()))
             for done in flushed:
-                done.set_result(None)
+                if done.set_running_or_notify_cancel():  # else whoever waited has gone
+                    done.set_result(None)
 
     def _write(self, rows: list[ImageRow], contents: dict[str, bytes]) -> None:
         lost = {sha256 for sha256, content in contents.items() if not self._keep(sha256, content)}
