@@ -477,7 +477,14 @@ def test_pages_of_sqlite_follow_an_index_and_sort_nothing(tmp_path):
     from sqlalchemy import event
 
     event.listen(history._engine, "before_cursor_execute", lambda *given: seen.append(given[2:4]))
-    conditions = [{}, {"verdict": "anomalous"}, {"mark": "false alarm"}, {"model": "m"}, {"model": "m", "verdict": "n"}]
+    conditions = [
+        {},
+        {"verdict": "anomalous"},
+        {"mark": "false alarm"},
+        {"batch": "b"},
+        {"model": "m"},
+        {"model": "m", "verdict": "n"},
+    ]
     for given in conditions:
         history.find(Filter(**given))
         history.find(Filter(**given), before="5000-9000")
