@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from alocc.calibration import Calibration
 from alocc.errors import ConfigError, DamagedError, DataError, RefusedError
@@ -349,3 +350,14 @@ def test_the_rate_after_a_recalibration_depends_on_how_many_false_alarms_were_ma
     assert rate(proposal.calibration, rng) == pytest.approx(expected, abs=0.008)
     if marked == 0:
         assert proposal.rate_if_left_out_are_good == pytest.approx(expected, abs=0.008)
+
+
+def test_false_alarms_alone_would_call_a_tenth_of_what_was_asked():
+    rng, rates = np.random.default_rng(0), []
+    for _ in range(400):
+        own, new = Calibration.of(rng.normal(size=99), 0.01), rng.normal(size=1000)
+        sets = [], new[new > own.threshold], new
+        rates.append([norm.sf(Calibration.of([*own.held_out_scores, *more], 0.01).threshold) for more in sets])
+    before, false_alarms_alone, all_normals = np.mean(rates, axis=0)
+    assert (before, all_normals) == pytest.approx((0.01, 0.01), abs=0.001)
+    assert false_alarms_alone == pytest.approx(0.001, abs=0.0005)
