@@ -560,18 +560,24 @@ def test_a_path_with_signs_of_urls_is_a_path(tmp_path, image_row):
     assert path.is_file()
 
 
-def test_readers_do_not_wait_for_a_writer(tmp_path, image_row):
+def test_readers_and_a_writer_do_not_wait_for_each_other(tmp_path, image_row):
     history = History(tmp_path / "history.sqlite")
     history.migrate()
     history.add([image_row(0)])
-    with history._writing() as connection:
-        connection.execute(images.delete())
-        rows, start = [], time.perf_counter()
-        reader = threading.Thread(target=lambda: rows.extend(history.find()[0]))
-        reader.start()
-        reader.join(10)
-        assert len(rows) == 1  # as it was before
-        assert time.perf_counter() - start < 5
+    assert raw(history, "PRAGMA journal_mode") == [("wal",)]
+    start = time.perf_counter()
+    with history._reading() as reader:
+        assert len(reader.execute(images.select()).all()) == 1
+        history.add([image_row(1)])  # while that one still reads
+        assert len(reader.execute(images.select()).all()) == 1
+    with history._writing() as writer:
+        writer.execute(images.delete())
+        rows = []
+        thread = threading.Thread(target=lambda: rows.extend(history.find()[0]))
+        thread.start()
+        thread.join(10)
+        assert len(rows) == 2  # as it was before
+    assert time.perf_counter() - start < 5
     assert history.find()[2] == 0
     history.close()
 

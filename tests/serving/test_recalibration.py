@@ -125,6 +125,14 @@ def test_defective_ones_and_those_that_nobody_looked_at_are_left_out(calibration
     assert proposal.rate_if_left_out_are_good == 4 / 13  # 11 … 14 would be called, of 9 + 4
 
 
+def test_an_image_that_came_often_counts_once(calibrations, scored):
+    scored(*range(1, 9))
+    scored(*[8.5] * 5, sha256="f" * 64)
+    proposal = calibrations.propose(model(), "recent")
+    assert (proposal.n_images, proposal.n_normals) == (13, 9)
+    assert proposal.calibration.held_out_scores.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 8.5]
+
+
 def test_images_of_another_model_version_or_time_do_not_count(calibrations, scored):
     scored(*range(1, 10))
     scored(100, mark="false alarm", version="another")
@@ -219,11 +227,12 @@ def test_what_is_applied_is_what_was_shown(calibrations, sqlite, scored):
         asked = {"digest": shown.digest, "basis": "added"} | other
         with pytest.raises((RefusedError, ConfigError)):
             calibrations.apply(loaded, **asked)
-    sqlite.mark(called.id, "false alarm")
-    with pytest.raises(RefusedError, match="look at it again") as error:
-        calibrations.apply(loaded, shown.digest, "added")
-    assert error.value.status == 409
-    sqlite.undo()
+    for mark in ("false alarm", "confirmed"):  # the latter changes the precision alone
+        sqlite.mark(called.id, mark)
+        with pytest.raises(RefusedError, match="look at it again") as error:
+            calibrations.apply(loaded, shown.digest, "added")
+        assert error.value.status == 409
+        sqlite.undo()
     assert calibrations.apply(loaded, shown.digest, "added") == 1
     assert calibrations.current(loaded)[1].held_out_scores.tolist() == shown.calibration.held_out_scores.tolist()
     with pytest.raises(RefusedError, match="look at it again"):
