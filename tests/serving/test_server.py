@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import itertools
 import json
 import re
 import shutil
@@ -83,7 +84,7 @@ def test_an_answer_does_not_depend_on_who_asks_at_the_same_time(server, part_run
             return answers
 
     with ThreadPoolExecutor(12) as threads:
-        answers = dict(sum(threads.map(ask, range(12)), []))
+        answers = dict(itertools.chain.from_iterable(threads.map(ask, range(12))))
     assert [answers[j]["anomaly_score"] for j in range(48)] == scores.anomaly_score.tolist()
     assert [answers[j]["p_value"] for j in range(48)] == scores.p_value.tolist()
 
@@ -307,7 +308,7 @@ COMMANDS = [
     (["RUN", "--review-alpha", "0.001"], "the review alpha must be at least alpha"),
     (["RUN", "--keep-days", "0"], "--keep-days must be greater than 0, got 0"),
     (["RUN", "--host", "0.0.0.0"], "--host 0.0.0.0 .*--token-file FILE"),
-    (["RUN", "--port", "TAKEN"], r"cannot listen at 127.0.0.1, port \d+ \(.*in use\); try another --port"),
+    (["RUN", "--port", "TAKEN"], r"cannot listen at 127.0.0.1, port \d+ \([\w ]*in use\); try another --port"),
     (["RUN", "--host", "256.0.0.1", "--no-token"], "cannot listen at 256.0.0.1"),
     (["RUN", "--token-file", "nowhere"], "--token-file nowhere cannot be read"),
     (["RUN", "--store", "/dev/null/x"], "--store /dev/null/x cannot be made"),
