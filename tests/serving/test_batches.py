@@ -171,6 +171,17 @@ def test_a_batch_that_is_cancelled_keeps_what_was_scored(station, images):
     assert not list((station.store / "uploads").iterdir())
 
 
+def test_no_more_batches_wait_than_allowed(station, images):
+    many = packed({f"{i}/{name}": content for i in range(3) for name, content in images.items()})
+    answers = [station.http.post("/v1/batches", files={"archive": ("a.zip", many)}) for _ in range(17)]
+    assert [answer.status_code for answer in answers] == [202] * 16 + [429]
+    assert answers[-1].headers["retry-after"] == "60"
+    for answer in answers[:16]:
+        station.http.post(f"/v1/batches/{answer.json()['id']}/cancel")
+    again = station.http.post("/v1/batches", files={"archive": ("a.zip", packed({"a.png": b"x"}))})
+    assert station.finished(again.json()["id"])["verdicts"] == {"unusable": 1}
+
+
 def test_names_in_tables_are_no_formulas(station):
     files = {name: encoded(blobs(1, 1)[0]) for name in ("=1+1.png", "@SUM(A1).png", "+a.png", "-a.png")}
     batch = station.http.post("/v1/batches", files={"archive": ("a.zip", packed(files))}).json()["id"]

@@ -422,7 +422,8 @@ def test_json_that_is_deep(station):
     for text in (b"[" * 200_000, b'{"images":' * 50_000 + b"1" + b"}" * 50_000):
         refused(score(station, text, "application/json"), 422)
         refused(station.http.post("/v1/batches", content=text, headers={"Content-Type": "application/json"}), 422)
-        refused(station.http.post("/v1/session", content=text, headers={"Content-Type": "application/json"}), 400, 422)
+        short = {"content": text[:4000], "headers": {"Content-Type": "application/json"}}
+        refused(station.http.post("/v1/session", **short), 400, 422)
 
 
 def test_numbers_that_are_none_of_a_rate(station):
