@@ -53,6 +53,7 @@ def run(
             Guard(Shortcut(create_app(station)), settings, station.log),
             http=Connection,
             log_config=None,
+            log_level="error",  # what is no HTTP is answered, and no matter for whoever runs this
             access_log=False,
             server_header=False,
             proxy_headers=False,
