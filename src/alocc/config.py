@@ -286,8 +286,24 @@ class CalibrationConfig(_Model):
     """So many held-out images set a threshold that hardly depends on chance."""
     alpha: Fraction | None = None
     """False-positive rate to keep; none: 0.01, or the smallest that the held-out images support."""
+    review_alpha: Fraction | None = None
+    """Rate up to which an image that is no anomaly is for a person ("can't tell"); none: no third verdict."""
     weights: Literal["fixed", "validated"] = "fixed"
     """Whether parts of the score that miss pseudo-anomalies of kinds which D never met count less than their weight."""
+
+    @pydantic.field_validator("review_alpha")
+    @classmethod
+    def _not_below_alpha(cls, review_alpha: float | None, info: pydantic.ValidationInfo) -> float | None:
+        alpha = info.data.get("alpha")
+        if review_alpha is not None and alpha is not None and review_alpha < alpha:
+            raise ValueError(f"must be at least calibration.alpha, {alpha:g}")
+        return review_alpha
+
+    @pydantic.model_serializer(mode="wrap")
+    def _without_what_is_new(self, dump: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As before there was a review alpha, where there is none: files and run folders stay what they were."""
+        values: dict[str, Any] = dump(self)
+        return {key: value for key, value in values.items() if key != "review_alpha" or value is not None}
 
     @pydantic.model_validator(mode="after")
     def _one_fold_is_none(self) -> CalibrationConfig:

@@ -85,6 +85,7 @@ class Detector:
             "normal classes": ", ".join(notes.get("normal_classes", ())),
             "held-out images": f"{len(self.held_out_scores):,}",
             "alpha": f"{self.alpha:.3g}",
+            "review alpha": "" if self.review_alpha is None else f"{self.review_alpha:.3g}",
             "threshold": f"{self.threshold:.3f}",
             "score": ", ".join(f"{part} × {weight:.2f}" for part, weight in weights.items() if weight >= 0.005),
         }
@@ -99,6 +100,11 @@ class Detector:
     def alpha(self) -> float:
         """False-positive rate that ``is_anomaly`` keeps."""
         return self.calibration.alpha
+
+    @property
+    def review_alpha(self) -> float | None:
+        """Rate up to which an image that is no anomaly is for a person; none: there is no third verdict."""
+        return self.calibration.review_alpha
 
     @property
     def threshold(self) -> float:
@@ -116,14 +122,28 @@ class Detector:
         return map_threshold(self.map_maxima, self.alpha)
 
     def with_alpha(self, alpha: float) -> Detector:
-        """The same detector at another false-positive rate.
+        """The same detector at another false-positive rate; a review alpha below it is raised to it.
 
         Raises:
             ConfigError: if the held-out images cannot support so small an alpha.
         """
-        return replace(self, calibration=self.calibration.with_alpha(alpha))
+        return self.at(alpha, None)
 
-    def recalibrated(self, images: Tensor, alpha: float | None = None, data: str = "arrays") -> Detector:
+    def with_review_alpha(self, review_alpha: float | None) -> Detector:
+        """The same detector with a third verdict, "can't tell", of images above alpha and up to this; none: without it.
+
+        Raises:
+            ConfigError: if it is not from alpha on and below 1.
+        """
+        return replace(self, calibration=self.calibration.with_review_alpha(review_alpha))
+
+    def at(self, alpha: float | None, review_alpha: float | None) -> Detector:
+        """The same detector at other rates, as the two methods above; none: at its own."""
+        return replace(self, calibration=self.calibration.at(alpha, review_alpha))
+
+    def recalibrated(
+        self, images: Tensor, alpha: float | None = None, data: str = "arrays", review_alpha: float | None = None
+    ) -> Detector:
         """The same detector with another threshold: from newer normal images, without training.
 
         What the score measures stays as it is; only what counts as normal changes.
@@ -133,22 +153,25 @@ class Detector:
             alpha: false-positive rate to keep; none: what the training asked for, else 0.01, or the smallest that the
                 images support.
             data: where they are from, for the notes.
+            review_alpha: rate up to which images are for a person; none: what the training asked for, but at least
+                alpha.
 
         Raises:
-            ConfigError: if the images cannot support so small an alpha.
+            ConfigError: if the images cannot support so small an alpha, or ``review_alpha`` is below it.
             DataError: if there are none, or they have a wrong shape, type or value range.
         """
         x = self._accepted(images)
         if not len(x):
             raise DataError("no normal images to calibrate with")
-        scores = self.score(x, counted("scoring", len(x))).anomaly_score
+        scores, asked = self.score(x, counted("scoring", len(x))).anomaly_score, self.config.calibration
+        calibration = Calibration.of(scores, default_alpha(len(x), asked.alpha) if alpha is None else alpha)
+        if review_alpha is None and asked.review_alpha is not None:
+            review_alpha = max(asked.review_alpha, calibration.alpha)
         frame, scorer = self.scorer.frame, self.scorer
         peaks = scorer.map_fusion(scorer.over(frame.thinned(x, MOST_MAPPED), scorer.grid_evidence)).flatten(1).amax(1)
         return replace(
             self,
-            calibration=Calibration.of(
-                scores, default_alpha(len(x), self.config.calibration.alpha) if alpha is None else alpha
-            ),
+            calibration=calibration.with_review_alpha(review_alpha),
             map_maxima=frame.worst(peaks).double().numpy(),
             seen=np.union1d(self.seen, image_hashes(x)),
             training={
@@ -212,6 +235,7 @@ class Detector:
             p_real(parts["d"]).numpy() if "d" in parts else None,
             self.alpha,
             torch.cat(full_maps).numpy() if maps else None,
+            review_alpha=self.review_alpha,
         )
 
     def _score_files(self, paths: Paths, progress: Progress | None, maps: bool) -> Scores:
@@ -289,8 +313,7 @@ class Detector:
         scores = self.score(found.images, maps=True)
         [regions] = self.regions(found.images, scores, sizes=found.sizes)
         pixels = source.load(ImageFormat(*found.sizes[0], 3)).images[0].permute(1, 2, 0).numpy()
-        verdict = "anomalous" if scores.is_anomaly[0] else "normal"
-        title = f"{verdict}: score {scores.anomaly_score[0]:.2f}, p-value {scores.p_value[0]:.3g}"
+        title = f"{scores.verdict[0]}: score {scores.anomaly_score[0]:.2f}, p-value {scores.p_value[0]:.3g}"
         if are_paths(image):
             title = f"{visible(found.names[0])}\n{title}"
         assert scores.anomaly_map is not None
@@ -305,8 +328,8 @@ class Detector:
     ) -> list[list[Region]]:
         """Where each image is unusual, and what is to be seen there: its regions, the highest peak first, at most 20.
 
-        An image that is called an anomaly has at least one, its strongest place: what is around the map's peak and at
-        least 3/4 of it. Its others are where the map is above ``map_threshold``. An image that is not called has none.
+        An image that is not called normal has at least one, its strongest place: what is around the map's peak and at
+        least 3/4 of it. Its others are where the map is above ``map_threshold``. A normal image has none.
         Boxes are in pixels of the detector's size, if no ``sizes`` are given.
 
         Args:
@@ -402,6 +425,8 @@ class Detector:
             "alpha": self.alpha,
             "training": self.training,
         }
+        if self.review_alpha is not None:  # a file of format 9 without it has none
+            metadata["review_alpha"] = self.review_alpha
         save_tensors(Path(path), tensors | {name: torch.from_numpy(array) for name, array in arrays.items()}, metadata)
 
     @classmethod
@@ -448,7 +473,10 @@ class Detector:
         held_out, maxima = (_finite(tensors[name].numpy(), name) for name in ("held_out_scores", "map_maxima"))
         if (np.diff(held_out) < 0).any():
             raise ValueError("held_out_scores are not sorted")
-        calibration = Calibration.of(held_out, float(metadata["alpha"]))
+        review_alpha = metadata.get("review_alpha")
+        calibration = Calibration.of(
+            held_out, float(metadata["alpha"]), None if review_alpha is None else float(review_alpha)
+        )
         seen = tensors["seen"].numpy()
         if seen.dtype != np.int64 or seen.ndim != 1:
             raise ValueError("seen is no list of hashes")

@@ -6,8 +6,11 @@
     ├── InputError             something the user gave is wrong; exit code 2 (also a ValueError)
     │   ├── ConfigError        an option or a config file
     │   ├── DataError          images, folders, class names
-    │   └── ArtefactError      a saved detector, checkpoint or run folder
-    │       └── DamagedError   a file that is not what alocc wrote
+    │   ├── ArtefactError      a saved detector, checkpoint or run folder
+    │   │   └── DamagedError   a file that is not what alocc wrote
+    │   ├── UnknownModelError  the server has no model of that name
+    │   └── RefusedError       the server does not answer such a request
+    ├── BusyError              the server has too much to do; ask again later
     ├── NonFiniteLossError     training diverged; the last good state was kept
     └── StoppedError           the training was asked to stop; its checkpoints are kept
 
@@ -39,6 +42,35 @@ class ArtefactError(InputError):
 
 class DamagedError(ArtefactError):
     """A file of tensors is truncated, has other bits than were written, or was not written by alocc."""
+
+
+class UnknownModelError(InputError):
+    """The server has no model of that name."""
+
+
+class RefusedError(InputError):
+    """The server does not answer such a request.
+
+    Args:
+        status: HTTP's number of the reason.
+        message: the reason, in words for whoever asked: without paths of the server.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class BusyError(AloccError):
+    """The server has too much to do.
+
+    Args:
+        retry_after: whole seconds after which it is worth asking again, 1 or more.
+    """
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__(f"too many images are waiting; ask again in {retry_after} s")
+        self.retry_after = retry_after
 
 
 class NonFiniteLossError(AloccError):

@@ -26,6 +26,7 @@ class ALOCC(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn 
     """One-class novelty detector for images.
 
     ``decision_function = score_samples − offset_``; an image is an outlier (−1) if its decision is negative.
+    scikit-learn knows two classes: an image of which a detector can't tell (see ``review_alpha``) is an inlier here.
 
     Args:
         preset: "robust", "features", "article", "paper" or "ognet".

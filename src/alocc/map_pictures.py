@@ -22,17 +22,18 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from alocc.calibration import ANOMALOUS, CANT_TELL, NORMAL
 from alocc.data.entries import UNPRINTABLE, shown
 from alocc.errors import ConfigError
 from alocc.overlays import OTHER, RIM, STRONGEST, Pixels, heat, in_colour, overlay
 from alocc.regions import Region
 from alocc.scores import Scores
 from alocc.scoring.stream import Engine, Rows
-from alocc.scoring.table import CLASS, SUSPECT_COLUMNS, SUSPECTS, Row, may_hold_suspects, write_suspects
+from alocc.scoring.table import CLASS, SUSPECT_COLUMNS, SUSPECTS, VERDICT, Row, may_hold_suspects, write_suspects
 from alocc.storage import replacing
 
 Which = Literal["all", "anomalies"] | int
-"""Images that get pictures: all, those that are called anomalies, or so many with the highest scores."""
+"""Images that get pictures: all, those that are not called normal, or so many with the highest scores."""
 
 SMALLEST = 224
 """Pixels of the shorter side of a picture's images, at least: small ones are drawn a whole number of times larger."""
@@ -46,7 +47,9 @@ MARK = ("Software", "alocc")
 """What our pictures have in them: no other file is overwritten."""
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 """Names that are devices on Windows."""
-GROUND, INK, RED, GREEN = (255, 255, 255), (20, 20, 20), (190, 20, 20), (0, 110, 60)
+GROUND, INK, RED, AMBER, GREEN = (255, 255, 255), (20, 20, 20), (190, 20, 20), (150, 95, 0), (0, 110, 60)
+WORDS = {ANOMALOUS: ("Anomaly", RED), CANT_TELL: ("Can't tell", AMBER), NORMAL: ("Normal", GREEN)}
+"""What a picture says of a verdict, and in which colour."""
 
 
 class Images(Protocol):
@@ -72,11 +75,11 @@ class Shown:
     image: Callable[[], Pixels]
     """Reads it as it was before it was resized, (H, W) or (H, W, C)."""
     anomaly_map: NDArray[np.float32]
-    is_anomaly: bool
+    verdict: str
     anomaly_score: float
     p_value: float
     strongest: Region | None
-    """Its strongest place, if it is called an anomaly."""
+    """Its strongest place, unless it is called normal."""
 
 
 class MapPictures:
@@ -108,16 +111,16 @@ class MapPictures:
         """The score above which an image is called an anomaly."""
         self.names = PictureNames(where)
         self.n_images = self.n_written = self.n_older = 0
-        self._called: dict[str, Row] = {}
-        """Of each image that is called an anomaly, by its name, its row in the list of suspects."""
+        self._suspects: dict[str, Row] = {}
+        """Of each image that is not called normal, by its name, its row in the list of suspects."""
         self._most_anomalous: list[tuple[float, int, Callable[[], Shown]]] = []
         """A heap, the least anomalous first; of equal scores the later one."""
 
     def add(self, images: Images, scores: Scores, regions: Sequence[Sequence[Region]]) -> None:
         """Write pictures of some images, whose scores have maps, or keep those that are the most anomalous so far."""
-        for i, (_, score, is_anomaly) in enumerate(self._counted(images.names, images.classes, scores)):
+        for i, (_, score, is_suspect) in enumerate(self._counted(images.names, images.classes, scores)):
             if isinstance(self.which, str):
-                if is_anomaly or self.which == "all":
+                if is_suspect or self.which == "all":
                     self._write(_shown(i, images, scores, regions))
             elif self._is_among_first(score):
                 self._keep(score, partial(lambda one: one, _shown(i, images, scores, regions)))
@@ -128,9 +131,9 @@ class MapPictures:
         ``score_again`` gives the batch of these rows once more, to draw from.
         """
         again, classes = functools.cache(score_again), rows.classes or [""] * len(rows.names)
-        for i, (name, score, is_anomaly) in enumerate(self._counted(rows.names, classes, rows.scores)):
+        for i, (name, score, is_suspect) in enumerate(self._counted(rows.names, classes, rows.scores)):
             if isinstance(self.which, str):
-                if is_anomaly or self.which == "all":
+                if is_suspect or self.which == "all":
                     self._note_written(name, self.names.of(name))
             elif self._is_among_first(score):
                 self._keep(score, partial(lambda i: _shown(i, *again()), i))
@@ -143,7 +146,7 @@ class MapPictures:
             self._write(kept.pop()[2]())
         self.folder.mkdir(parents=True, exist_ok=True)
         self.n_older = sum(path.is_file() for path in self.folder.rglob("*.png")) - self.n_written
-        write_suspects(self.folder / SUSPECTS, self._called.values())
+        write_suspects(self.folder / SUSPECTS, self._suspects.values())
 
     @property
     def summary(self) -> str:
@@ -154,14 +157,16 @@ class MapPictures:
     def _counted(
         self, names: Sequence[str], classes: Iterable[str], scores: Scores
     ) -> Iterator[tuple[str, float, bool]]:
-        """Name, score and verdict of each image; it is counted, and listed if it is called an anomaly."""
-        columns = (column.tolist() for column in (scores.anomaly_score, scores.p_value, scores.is_anomaly))
-        for name, of, score, p_value, is_anomaly in zip(names, classes, *columns, strict=True):
+        """Name and score of each image, and whether it is not called normal; it is counted, and listed if so."""
+        columns = (column.tolist() for column in (scores.anomaly_score, scores.p_value, scores.verdict))
+        for name, of, score, p_value, verdict in zip(names, classes, *columns, strict=True):
             self.n_images += 1
-            if is_anomaly:
-                self._called[name] = dict(zip(SUSPECT_COLUMNS, (name, score, p_value, None), strict=True))
-                self._called[name] |= {CLASS: str(of) or None}
-            yield name, score, is_anomaly
+            if verdict != NORMAL:
+                self._suspects[name] = dict(zip(SUSPECT_COLUMNS, (name, score, p_value, None), strict=True))
+                self._suspects[name] |= {CLASS: str(of) or None}
+                if scores.review_alpha is not None:
+                    self._suspects[name] |= {VERDICT: verdict}
+            yield name, score, verdict != NORMAL
 
     def _is_among_first(self, score: float) -> bool:
         return len(self._most_anomalous) != self.which or score > self._most_anomalous[0][0]
@@ -183,8 +188,8 @@ class MapPictures:
 
     def _note_written(self, name: str, below: Path) -> None:
         self.n_written += 1
-        if name in self._called:
-            self._called[name]["picture"] = below.as_posix()
+        if name in self._suspects:
+            self._suspects[name]["picture"] = below.as_posix()
 
     def _check_target(self, path: Path) -> None:
         """Refuse what a link leads out of the folder to, and to overwrite what is no picture of ours."""
@@ -200,7 +205,7 @@ def _shown(i: int, images: Images, scores: Scores, regions: Sequence[Sequence[Re
         images.names[i],
         images.reader(i),
         scores.anomaly_map[i].copy(),
-        bool(scores.is_anomaly[i]),
+        str(scores.verdict[i]),
         float(scores.anomaly_score[i]),
         float(scores.p_value[i]),
         regions[i][0] if regions[i] else None,
@@ -221,7 +226,7 @@ def draw_picture(one: Shown, threshold: float, map_threshold: float) -> Image.Im
     scale = -(-SMALLEST // min(image.shape[:2]))
     plain = image.repeat(scale, 0).repeat(scale, 1)
     height, width = plain.shape[:2]
-    marked = overlay(plain, one.anomaly_map, map_threshold, one.is_anomaly)
+    marked = overlay(plain, one.anomaly_map, map_threshold, one.verdict != NORMAL)
     margin = max(8, min(height, width) // 60)
     beside = width <= 1.5 * height
     size = (2 * width + 3 * margin, height + 2 * margin) if beside else (width + 2 * margin, 2 * height + 3 * margin)
@@ -254,7 +259,7 @@ def _legend(one: Shown, threshold: float, map_threshold: float, width: int, marg
         draw.rectangle((box[0] + line, box[1] + line, box[2] - line, box[3] - line), outline=colour, width=line)
         write(text, indent=3 * size)
 
-    verdict, colour = ("Anomaly", RED) if one.is_anomaly else ("Normal", GREEN)
+    verdict, colour = WORDS[one.verdict]
     write(f"{verdict}: score {one.anomaly_score:.2f}, threshold {threshold:.2f}, p-value {one.p_value:.3g}", colour)
     if one.strongest:
         write_outline(STRONGEST, f"strongest place: {one.strongest.reason}")

@@ -24,17 +24,17 @@ GAP = 64
 Pixels = NDArray[np.uint8]
 
 
-def overlay(picture: Pixels, anomaly_map: NDArray[np.float32], threshold: float, is_anomaly: bool) -> Pixels:
+def overlay(picture: Pixels, anomaly_map: NDArray[np.float32], threshold: float, is_suspect: bool) -> Pixels:
     """Lay a map (h, w) over the picture of its image, (H, W, 3) of any size, and outline the places that are marked.
 
-    An image that is not called an anomaly stays as it is: nothing of it is marked, whatever its map.
+    An image that is called normal stays as it is: nothing of it is marked, whatever its map.
 
     Args:
         picture, anomaly_map: see above.
         threshold: value that a normal image's map hardly ever exceeds; where the scale of the colours is red.
-        is_anomaly: whether the image is called one.
+        is_suspect: whether the image is not called normal.
     """
-    if not is_anomaly:
+    if not is_suspect:
         return picture
     size = picture.shape[1], picture.shape[0]
     colour, opacity = heat(anomaly_map, threshold)

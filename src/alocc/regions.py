@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from alocc.calibration import Calibration, FloatArray
+from alocc.calibration import NORMAL, Calibration, FloatArray
 from alocc.errors import DataError
 from alocc.scores import Scores
 
@@ -70,7 +70,7 @@ def find_regions(
     *,
     size: tuple[int, int] | None = None,
 ) -> list[Region]:
-    """Regions of an image that is called an anomaly: its marked places, the highest peak first, at most :data:`MOST`.
+    """Regions of an image that is not called normal: its marked places, the highest peak first, at most :data:`MOST`.
 
     Args:
         anomaly_map: (H, W), higher = more unusual.
@@ -103,7 +103,7 @@ def regions_of_anomalies(
     map_maxima: FloatArray,
     sizes: Sequence[tuple[int, int]] = (),
 ) -> list[list[Region]]:
-    """Regions of each image that is called an anomaly; none of the others.
+    """Regions of each image that is not called normal; none of the others.
 
     Args:
         scores: of n images, with maps.
@@ -116,10 +116,10 @@ def regions_of_anomalies(
     if scores.anomaly_map is None:
         raise DataError("regions need the maps of these scores; get them with score(images, maps=True)")
     known = sizes or [scores.anomaly_map.shape[1:]] * len(scores)
-    of_each = zip(scores.anomaly_map, images, scores.is_anomaly, known, strict=True)
+    of_each = zip(scores.anomaly_map, images, scores.verdict != NORMAL, known, strict=True)
     return [
-        find_regions(anomaly_map, image, threshold, map_maxima, size=size) if is_anomaly else []
-        for anomaly_map, image, is_anomaly, size in of_each
+        find_regions(anomaly_map, image, threshold, map_maxima, size=size) if is_suspect else []
+        for anomaly_map, image, is_suspect, size in of_each
     ]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alocc.calibration import FloatArray
+from alocc.calibration import CANT_TELL, FloatArray, verdicts
 from alocc.errors import ConfigError
 from alocc.notebook import html_table
 
@@ -45,6 +45,18 @@ class Scores:
     """Path of each image; none if the images were arrays."""
     skipped: Sequence[tuple[str, str]] = ()
     """Path of each image that could not be used, and why; they are not among the n."""
+    review_alpha: float | None = None
+    """The rate up to which an image that is no anomaly is for a person; none: there is no third verdict."""
+
+    @property
+    def verdict(self) -> NDArray[np.str_]:
+        """Of each image: "anomalous" if ``is_anomaly``, else "can't tell" if p_value ≤ review_alpha, else "normal"."""
+        return verdicts(self.p_value, self.is_anomaly, self.review_alpha)
+
+    @property
+    def n_review(self) -> int | None:
+        """How many are for a person; none without a review alpha."""
+        return None if self.review_alpha is None else int((self.verdict == CANT_TELL).sum())
 
     def __len__(self) -> int:
         return len(self.anomaly_score)
@@ -71,6 +83,7 @@ class Scores:
     def to_pandas(self) -> DataFrame:
         """A row for each image; for files with path and error, as in the table that the command line writes.
 
+        With a review alpha, verdict is a column too.
         Files that could not be used come last, without numbers.
 
         Raises:
@@ -86,6 +99,9 @@ class Scores:
             "p_value": np.append(self.p_value, np.full(unusable, np.nan)),
             "is_anomaly": pandas.array([*self.is_anomaly.tolist(), *[None] * unusable], dtype="boolean"),
         }
+        if self.review_alpha is not None:
+            verdict = [*self.verdict.tolist(), *[None] * unusable]
+            numbers["verdict"] = pandas.array(verdict, dtype="string")
         if self.paths is None:
             return pandas.DataFrame(numbers)
         paths = [*self.paths, *(path for path, _ in self.skipped)]
@@ -94,27 +110,34 @@ class Scores:
 
     def __repr__(self) -> str:
         unusable = f", {len(self.skipped):,} more could not be used" if self.skipped else ""
-        return f"Scores({len(self):,} images, {self.is_anomaly.sum():,} anomalous at alpha {self.alpha:.3g}{unusable})"
+        return f"Scores({self._counts}{unusable})"
 
     def _repr_html_(self) -> str:
-        order = self._by_score()[:SHOWN].tolist()
+        order, verdict = self._by_score()[:SHOWN].tolist(), self.verdict.tolist()
         rows = [
             (
                 str(i) if self.paths is None else self.paths[i],
                 f"{self.anomaly_score[i]:.2f}",
                 f"{self.p_value[i]:.3g}",
-                "anomalous" if self.is_anomaly[i] else "normal",
+                verdict[i],
             )
             for i in order
         ]
-        caption = f"{len(self):,} images, {self.is_anomaly.sum():,} anomalous at alpha {self.alpha:.3g}"
-        caption += f"; the {SHOWN} most anomalous" if len(self) > SHOWN else ""
+        caption = self._counts + (f"; the {SHOWN} most anomalous" if len(self) > SHOWN else "")
         shown = html_table(caption, rows, ("image", "anomaly score", "p-value", "verdict"))
         if not self.skipped:
             return shown
         caption = f"{len(self.skipped):,} more could not be used"
         caption += f"; the first {SHOWN}" if len(self.skipped) > SHOWN else ""
         return f"{shown}\n{html_table(caption, self.skipped[:SHOWN], ('image', 'reason'))}"
+
+    @property
+    def _counts(self) -> str:
+        """How many images there are of each verdict, but for the normal ones."""
+        found = f"{len(self):,} images, {self.is_anomaly.sum():,} anomalous at alpha {self.alpha:.3g}"
+        if self.review_alpha is None:
+            return found
+        return f"{found}, {self.n_review:,} can't tell up to alpha {self.review_alpha:.3g}"
 
     def _by_score(self) -> NDArray[np.int64]:
         """Indices of the images, the most anomalous first; images of one score stay as they came."""
@@ -138,4 +161,5 @@ class Scores:
             one_behind_the_other("anomaly_map"),
             None if first.paths is None else [path for scores in several for path in scores.paths or ()],
             [item for scores in several for item in scores.skipped],
+            first.review_alpha,
         )

@@ -25,6 +25,8 @@ from alocc.cli.options import (
     Newer,
     Normal,
     OwnAlpha,
+    OwnReviewAlpha,
+    ReviewAlpha,
     RunOut,
     Scoring,
     ScoringEngine,
@@ -84,6 +86,7 @@ def train(
     iterations: Annotated[int | None, typer.Option(min=1, help="Updates of R; other phases in proportion.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="The same as passes over the images.")] = None,
     alpha: Alpha = None,
+    review_alpha: ReviewAlpha = None,
     contamination: Annotated[
         float | None,
         typer.Option(min=0, max=0.25, help="Share of the training images that may be anomalies. Default: 0."),
@@ -128,7 +131,7 @@ def train(
     settings = Settings(
         data, class_names(normal, data, "train"), chosen, seed, iterations, epochs,
         alpha, contamination, device, overwrite=overwrite, strict=strict, again=again,
-        processes=processes, devices=devices, nodes=nodes,
+        processes=processes, devices=devices, nodes=nodes, review_alpha=review_alpha,
     )  # fmt: skip
     names = class_names(anomalous, watch)
     train_in_terminal(settings, out, watch=watch, anomalous=names, watch_every=watch_every, log=class_names(log) or ())
@@ -140,6 +143,7 @@ def score(
     data: Data,
     out: Annotated[Path | None, typer.Option(help=".csv, .jsonl or .parquet. Default: CSV to standard output.")] = None,
     alpha: OwnAlpha = None,
+    review_alpha: OwnReviewAlpha = None,
     fdr: Annotated[
         float | None, typer.Option(help="False-discovery rate: at most this share of the called anomalies is normal.")
     ] = None,
@@ -154,8 +158,8 @@ def score(
     stride: Stride = 1,
     top: Annotated[int | None, typer.Option(min=1, help="List only so many images, the most anomalous first.")] = None,
     only: Annotated[
-        Literal["anomalies"] | None,
-        typer.Option(help="List only images that are called anomalies, the most anomalous first."),
+        Literal["anomalies", "review"] | None,
+        typer.Option(help="List only anomalies, or only what is for a person (review); the most anomalous first."),
     ] = None,
     strict: Strict = False,
     engine: ScoringEngine = None,
@@ -166,15 +170,16 @@ def score(
 ) -> None:
     """Score every image: path, anomaly_score, p_value, is_anomaly, and error for an image that cannot be read.
 
-    Where images have classes, class is a column too. With --maps or --regions, anomalies have the box of their
-    strongest place: box_left, box_top, box_right, box_bottom. The anomalies whose pictures are in --maps are listed
-    there in suspects.csv. Images are read, scored and released a few hundred at a time, so memory does not limit their
-    number.
+    Where images have classes, class is a column too; with a review alpha, verdict is: anomalous, can't tell or normal.
+    With --maps or --regions, images that are not called normal have the box of their strongest place: box_left,
+    box_top, box_right, box_bottom. With --maps they are listed in suspects.csv, beside their pictures. Images are read,
+    scored and released a few hundred at a time, so memory does not limit their number.
     """
     from functools import partial
 
     from alocc.cli.scoring import (
         check_files,
+        check_only,
         check_rule,
         engine_of,
         is_in_parts,
@@ -191,13 +196,14 @@ def score(
     check_files(out, maps, regions, engine, some=bool(top or only or fdr))
     check_rule(alpha, fdr)
     which, with_boxes = images_of_maps(maps_of, maps), bool(maps or regions)
-    scorer = open_scorer(model, engine, alpha, device, address, workers, maps=with_boxes)
+    scorer = open_scorer(model, engine, alpha, device, address, workers, maps=with_boxes, review_alpha=review_alpha)
     detector, in_parts = engine_of(scorer), is_in_parts(out, engine)
+    check_only(only, detector)
     source = open_source(data, "test", stride=stride)
     options = {"fdr": fdr, "strict": strict, "maps": str(maps.resolve()) if maps else None, "regions": bool(regions)}
     job = job_of(model, engine, detector, source, device=device, maps_of=which, **options) if out else {}
     journal = Journal(None if in_parts else out, job, [regions] if regions else [], console.print_note)
-    choose = partial(most_anomalous, top=top, only_anomalies=bool(only)) if top or only else iter
+    choose = partial(most_anomalous, top=top, only=only) if top or only else iter
     table = RegionTable(regions) if regions else None
     totals = Totals(with_boxes=with_boxes, with_regions=bool(regions))
     with stops_kept(journal, out):
@@ -219,7 +225,9 @@ def score(
             {
                 "n_images": totals.n_images,
                 "n_anomalies": totals.n_anomalies,
+                "n_review": None if detector.review_alpha is None else totals.n_review,
                 "alpha": detector.alpha,
+                "review_alpha": detector.review_alpha,
                 "fdr": fdr,
                 "threshold": detector.threshold,
                 "skipped": totals.skipped,
@@ -229,9 +237,8 @@ def score(
                 "images": images,
             }
         )
-    rule = f"at a false-discovery rate of {fdr:g}" if fdr else f"at alpha {detector.alpha:g}"
     written = "".join(f"; {path} written" for path in (out, regions) if path)
-    console.print_note(f"{totals.n_anomalies:,} of {totals.n_images:,} images are anomalies {rule}{written}")
+    console.print_note(f"{totals.summary(detector, fdr)}{written}")
     if table and table.n_shortened:
         console.print_note(f"{table.n_shortened:,} of them have more regions than are written; the highest peaks are")
 
@@ -243,6 +250,7 @@ def evaluate(
     normal: Normal = None,
     anomalous: Anomalous = None,
     alpha: OwnAlpha = None,
+    review_alpha: OwnReviewAlpha = None,
     bootstrap: Annotated[
         int, typer.Option(min=0, help="Resamples for the 95 % intervals; 0 for those of classes alone.")
     ] = 300,
@@ -260,7 +268,7 @@ def evaluate(
     from alocc.evaluation.labelled import evaluate as compare
     from alocc.evaluation.labelled import load_labelled
 
-    detector = load_engine(model, engine, alpha, device)
+    detector = load_engine(model, engine, alpha, device, review_alpha=review_alpha)
     classes = class_names(normal, data) or detector.training["normal_classes"]
     with console.stage_progress():
         labelled = load_labelled(data, detector.image_format, classes, class_names(anomalous, data), strict=strict)
@@ -274,7 +282,8 @@ def evaluate(
         found = {"n_seen_in_training": n_seen, "skipped": labelled.images.skipped}
         console.print_json(evaluation.as_json() | found)
     else:
-        title = f"by class at alpha {evaluation.alpha:g}; AUROC against all normal images"
+        up_to = "" if evaluation.review_alpha is None else f", can't tell up to {evaluation.review_alpha:g}"
+        title = f"by class at alpha {evaluation.alpha:g}{up_to}; AUROC against all normal images"
         console.print_table(evaluation.as_class_rows(), title, header=True)
         title = f"{evaluation.n_normal:,} normal and {evaluation.n_anomalous:,} anomalous images"
         console.print_table(evaluation.as_rows(), title, header=True)
@@ -393,6 +402,7 @@ def info(model: Model, json: Json = False) -> None:
         "preset": detector.config.preset,
         "images": str(detector.image_format),
         "alpha": detector.alpha,
+        "review_alpha": detector.review_alpha,
         "threshold": detector.threshold,
         "score": {part: f"× {weight:g}" for part, weight in detector.scorer.fusion.weights.items()},
         "seed": detector.config.seed,
@@ -480,6 +490,7 @@ def calibrate(
     data: Newer = None,
     normal: Normal = None,
     alpha: Alpha = None,
+    review_alpha: ReviewAlpha = None,
     out: Annotated[
         Path | None, typer.Option(help="Detector file. Default: the run's; the earlier one stays as a version.")
     ] = None,
@@ -503,9 +514,9 @@ def calibrate(
     if not (undo or history):
         assert data is not None
         use_free_cores()
-        calibrate_again(model, data, class_names(normal, data, "train"), alpha, out, strict)
+        calibrate_again(model, data, class_names(normal, data, "train"), alpha, review_alpha, out, strict)
         return
-    if (undo and history) or any(given is not None for given in (data, normal, alpha, out)):
+    if (undo and history) or any(given is not None for given in (data, normal, alpha, review_alpha, out)):
         raise ConfigError("give RUN and --undo, or RUN and --history, and nothing else")
     if (folder := RunFolder.of(model)) is None:
         raise ConfigError(f"{model} is not in a run folder, which alone keeps earlier detectors")
@@ -622,3 +633,74 @@ def monitor(
     console.print_note(drift.verdict)
     if drift.has_drifted:
         raise typer.Exit(3)
+
+
+@app.command(cls=ClassListCommand)
+def serve(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN_OR_MODEL [RUN_OR_MODEL…]",
+            help="Run folders, or .safetensors, .onnx or .xml files; NAME=PATH names one. The first is the default.",
+        ),
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for any that is free.")] = 8000,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="File with the token that clients must know. Or ALOCC_TOKEN, a variable."),
+    ] = None,
+    no_token: Annotated[
+        bool, typer.Option("--no-token", help="Let everybody in who can reach another --host than this machine's own.")
+    ] = False,
+    store: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder of the history and of images that are kept.")
+    ] = Path("station"),
+    database: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Database of the history: postgresql://… Default: SQLite in the store."),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(metavar="NAME…", help="Further names by which requests may call the server.")
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None, typer.Option(metavar="ORIGIN…", help="Pages of other servers that may use this one.")
+    ] = None,
+    allow_address: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PREFIX…", help="How addresses must begin whose images a batch may fetch. Default: none."),
+    ] = None,
+    allow_private: Annotated[
+        bool, typer.Option("--allow-private", help="Such addresses may lie in a private network.")
+    ] = False,
+    alpha: OwnAlpha = None,
+    review_alpha: ReviewAlpha = None,
+    engine: Engine = None,
+    device: Device = "auto",
+    keep_days: Annotated[float, typer.Option(help="Days for which images and rows of the history are kept.")] = 30,
+    keep_gb: Annotated[float, typer.Option(help="Gigabytes of images that are kept.")] = 10,
+    per_second: Annotated[float, typer.Option(help="Requests a second of one client; 0: any number.")] = 0,
+    json_log: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a line of JSON for each request, without images.")
+    ] = None,
+) -> None:
+    """Serve detectors over HTTP, with a page to work on, a history, marks and recalibration; Ctrl-C ends it.
+
+    Requests that were accepted are answered before it ends. docs/serving.md says what can be asked.
+    """
+    from alocc.cli.cores import use_free_cores
+    from alocc.cli.serving import check_libraries, named_models, read_token, settings_of
+
+    check_libraries()
+    from alocc.serving.security import check_exposure
+    from alocc.serving.server import run
+
+    settings = settings_of(
+        models=named_models(models), host=host, port=port, token=read_token(token_file, no_token=no_token),
+        hosts=tuple(allow_host or ()), origins=tuple(allow_origin or ()), store=store, database=database,
+        addresses=tuple(allow_address or ()), private_addresses=allow_private, keep_days=keep_days, keep_gb=keep_gb,
+        engine=engine, device=device, alpha=alpha, review_alpha=review_alpha, limits={"per_second": per_second},
+    )  # fmt: skip
+    check_exposure(settings, without_token=no_token)
+    use_free_cores()
+    run(settings, console.print_note, console.print_warning, json_log)

@@ -128,6 +128,14 @@ def print_other_images(detector: Engine, looks: Sequence[NDArray[np.float64]], a
         print_note(f"note: {said}")
 
 
+def rates_of(detector: Detector) -> str:
+    """Where a detector's threshold is, and from where on it can't tell, if there is such a place."""
+    said = f"threshold {detector.threshold:.3f} at alpha {detector.alpha:.4g}"
+    if detector.review_alpha is None:
+        return said
+    return f"{said}, can't tell above {detector.calibration.review_threshold:.3f} at alpha {detector.review_alpha:.4g}"
+
+
 def print_training_start(images: TrainingImages, again: bool) -> None:
     """What will be trained on."""
     from alocc.data.inspection import SHRUNK_FROM, duplicates
@@ -177,7 +185,7 @@ def print_training_end(detector: Detector, run: Path, health: Health) -> None:
     n = detector.training["n_held_out"]
     if detector.config.training.precision == "bf16-mixed":
         print_note("trained in bfloat16, which this processor computes with; it scores in float32")
-    print_note(f"threshold {detector.threshold:.3f} at alpha {detector.alpha:.4g}, from {n:,} held-out normal images")
+    print_note(f"{rates_of(detector)}, from {n:,} held-out normal images")
     if detector.config.calibration.alpha is None and detector.alpha > DEFAULT_ALPHA:
         print_note(
             f"note: alpha {detector.alpha:.4g} is the smallest that {n} held-out images support; "
@@ -224,6 +232,7 @@ def print_detector(detector: Detector) -> None:
         ("calibrated anew on", str(notes.get("recalibrated_on", ""))),
         ("threshold", f"{detector.threshold:.3f}: an image with a higher anomaly score is called an anomaly"),
         ("alpha", f"{detector.alpha:.4g}: share of normal images that are called anomalies, at most, on average"),
+        ("review alpha", _review_rates(detector)),
         ("health", detector.health.verdict if detector.health else "not known; see alocc check"),
         ("parts of the score", ", ".join(f"{part} × {weight:.2g}" for part, weight in weights.items())),
         ("D was trained against", ", ".join(notes.get("negatives", ()))),
@@ -238,11 +247,21 @@ def print_detector(detector: Detector) -> None:
     print_table([row for row in rows if row[1]])
 
 
+def _review_rates(detector: Detector) -> str:
+    if detector.review_alpha is None:
+        return ""
+    above = f"{detector.calibration.review_threshold:.3f}"
+    return f"{detector.review_alpha:.4g}: can't tell of an image with a score above {above}, up to the threshold"
+
+
 def print_versions(versions: Sequence[Version]) -> None:
     """The detectors of a run, the oldest first."""
-    rows = [("version", "date", "threshold", "alpha", "from", "normal images")]
+    with_review = any(one.review_alpha is not None for one in versions)
+    review_name = ("review alpha",) if with_review else ()
+    rows: list[tuple[str, ...]] = [("version", "date", "threshold", "alpha", *review_name, "from", "normal images")]
     for one in versions:
-        figures = f"{one.threshold:.3f}", f"{one.alpha:.4g}"
+        review = ("" if one.review_alpha is None else f"{one.review_alpha:.4g}",) if with_review else ()
+        figures = f"{one.threshold:.3f}", f"{one.alpha:.4g}", *review
         number = "in use" if one.version is None else str(one.version)
         rows.append((number, one.date[:16], *figures, one.calibrated_on or "the training", f"{one.n_held_out:,}"))
     print_table(rows, header=True)

@@ -76,7 +76,8 @@ Anomalous = Annotated[
 MapsOf = Annotated[
     str | None,
     typer.Option(
-        metavar="all|anomalies|N", help="Images that --maps draws; N: the most anomalous. Default: anomalies."
+        metavar="all|anomalies|N",
+        help="Images that --maps draws; N: the most anomalous. Default: anomalies, and what is for a person.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -84,6 +85,17 @@ Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Whe
 Alpha = Annotated[
     float | None,
     typer.Option(help="False-positive rate to keep. Default: 0.01, or the smallest that the normal images support."),
+]
+ReviewAlpha = Annotated[
+    float | None,
+    typer.Option(
+        "--review-alpha",
+        help="A second, larger rate: between the two a detector can't tell, and a person looks. Default: none.",
+    ),
+]
+OwnReviewAlpha = Annotated[
+    float | None,
+    typer.Option("--review-alpha", help="Up to this p-value, what is no anomaly is for a person. Default: its own."),
 ]
 OwnAlpha = Annotated[float | None, typer.Option("--alpha", help="False-positive rate. Default: the detector's own.")]
 

@@ -48,32 +48,26 @@ def load_settings(preset_name: str | None, config_file: Path | None, settings: S
 
 
 def load_engine(
-    path: Path, engine: EngineName | None, alpha: float | None, device: Device, *, maps: bool = False
+    path: Path,
+    engine: EngineName | None,
+    alpha: float | None,
+    device: Device,
+    *,
+    maps: bool = False,
+    review_alpha: float | None = None,
 ) -> Engine:
     """What scores: a detector, or an exported file, by its name or as the engine says; with maps if it is made anew."""
-    import torch
+    from alocc.scoring.open import is_exported, open_engine
+    from alocc.training.folds import on_device
 
-    from alocc.detector import Detector
-    from alocc.scoring.open import is_exported, open_exported
-
-    if engine == "torch" and is_exported(path):
-        raise ConfigError(f"{path} is an exported file; --engine torch needs a run folder or a .safetensors file")
-    if engine in ("onnx", "openvino") or is_exported(path):
-        if device in ("cuda", "mps"):
-            raise ConfigError(f"exported detectors compute on the CPU; omit --device {device}, or use --engine torch")
-        exported = open_exported(path, engine, alpha, note=console.print_note, maps=maps)
-        console.print_health_warning(exported.health)
-        return exported
-    use_free_cores()
-    detector = Detector.load(path)
-    console.print_health_warning(detector.health)
-    if alpha is not None:
-        detector = detector.with_alpha(alpha)
-    if device == "cpu" or (device == "auto" and not torch.accelerator.is_available()):
-        return detector  # without Fabric, which takes a second to load
-    from alocc.training.folds import make_fabric
-
-    return detector.to(make_fabric(device, "32-true").device)
+    exported = is_exported(path) or engine in ("onnx", "openvino")
+    if exported and engine != "torch" and device in ("cuda", "mps"):
+        raise ConfigError(f"exported detectors compute on the CPU; omit --device {device}, or use --engine torch")
+    if not exported:
+        use_free_cores()
+    opened = open_engine(path, engine, alpha, console.print_note, maps=maps, review_alpha=review_alpha)
+    console.print_health_warning(opened.health)
+    return on_device(opened, device)
 
 
 def train_in_terminal(
@@ -301,7 +295,13 @@ def load_normals(detector: Detector, data: str, normal: list[str] | None, strict
 
 
 def calibrate_again(
-    model: Path, data: str, normal: list[str] | None, alpha: float | None, out: Path | None, strict: bool
+    model: Path,
+    data: str,
+    normal: list[str] | None,
+    alpha: float | None,
+    review_alpha: float | None,
+    out: Path | None,
+    strict: bool,
 ) -> None:
     """Set a detector's threshold anew, and say what became of it; a run folder keeps the earlier detector."""
     from scipy.stats import binom
@@ -326,7 +326,7 @@ def calibrate_again(
         images = load_normals(detector, data, normal, strict)
         if len(images) < MIN_IMAGES:
             raise DataError(f"{len(images)} new normal images are too few for a threshold; give at least {MIN_IMAGES}")
-        again = detector.recalibrated(images.images, alpha, str(data))
+        again = detector.recalibrated(images.images, alpha, str(data), review_alpha)
     if folder and own:
         with folder.locked():
             folder.replace(again)
@@ -334,8 +334,8 @@ def calibrate_again(
         again.save(written)
     console.print_skipped(images.skipped)
     console.print_note(
-        f"threshold {again.threshold:.3f} at alpha {again.alpha:.4g}, from {len(images):,} normal images "
-        f"(before: {detector.threshold:.3f} at alpha {detector.alpha:.4g}); {written} written"
+        f"{console.rates_of(again)}, from {len(images):,} normal images "
+        f"(before: {console.rates_of(detector).removeprefix('threshold ')}); {written} written"
         + (f"; alocc calibrate {model} --undo brings the earlier one back" if not out else "")
     )
     n_called = int((again.held_out_scores > detector.threshold).sum())

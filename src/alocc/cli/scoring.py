@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from alocc.scoring.journal import Journal
     from alocc.scoring.open import EngineName
     from alocc.scoring.stream import Engine, Rows
-    from alocc.scoring.table import Totals
+    from alocc.scoring.table import Only, Totals
     from alocc.training.plan import Device
 
 
@@ -33,7 +33,7 @@ def job_of(model: Path, engine: str | None, detector: Engine, source: Source, **
         "version": __version__,
         "detector": [digest(path) for path in files if path.exists()],
         "images": source.identity(),
-        "options": {"engine": engine, "alpha": detector.alpha, **options},
+        "options": {"engine": engine, "alpha": detector.alpha, "review_alpha": detector.review_alpha, **options},
     }
 
 
@@ -85,9 +85,15 @@ def check_rule(alpha: float | None, fdr: float | None) -> None:
         raise ConfigError(f"--fdr must be above 0 and below 1, got {fdr:g}")
 
 
+def check_only(only: Only | None, detector: Engine) -> None:
+    """Refuse a person's list where the detector has no third verdict."""
+    if only == "review" and detector.review_alpha is None:
+        raise ConfigError("--only review lists what is between two rates; give --review-alpha too, above alpha")
+
+
 def open_scorer(
     path: Path, engine: EngineName | Literal["ray"] | None, alpha: float | None, device: Device, address: str | None,
-    n_workers: int | None, *, maps: bool,
+    n_workers: int | None, *, maps: bool, review_alpha: float | None = None,
 ) -> Engine | Workers:  # fmt: skip
     """What scores, here or in other processes: those of a cluster, or one here for each free core; here, with maps."""
     from alocc.cli.cores import count_free_cores
@@ -96,7 +102,7 @@ def open_scorer(
     if engine != "ray":
         if address or n_workers:
             raise ConfigError(f"{'--address' if address else '--workers'} is for --engine ray; give that too")
-        detector = load_engine(path, engine, alpha, device, maps=maps)
+        detector = load_engine(path, engine, alpha, device, maps=maps, review_alpha=review_alpha)
         if maps:
             _ = detector.map_threshold  # an exported file without maps is refused before images are read
         return detector
@@ -107,7 +113,8 @@ def open_scorer(
     if device not in ("auto", "cpu"):
         raise ConfigError(f"workers compute on CPUs; omit --device {device}, or --engine ray")
     n = n_workers or (None if address else count_free_cores())
-    return Workers(load_engine(path, None, alpha, "cpu"), path, alpha, address, n)
+    detector = load_engine(path, None, alpha, "cpu", review_alpha=review_alpha)
+    return Workers(detector, path, alpha, address, review_alpha, n)
 
 
 def engine_of(scorer: Engine | Workers) -> Engine:
@@ -145,7 +152,7 @@ def _from_workers(
 
         with console.image_progress("scoring", len(source), first) as progress:
             scored = map(checked, workers.score(source.after(first), progress))
-            yield from with_usable(scored, workers.detector.alpha, going_on=first > 0)
+            yield from with_usable(scored, workers.detector, going_on=first > 0)
 
     rows = journal.keep(score_from)
     return rows if fdr is None else at_discovery_rate(list(rows), fdr)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from alocc.calibration import images_needed, smallest_alpha_text
+from alocc.calibration import default_alpha, images_needed, smallest_alpha_text
 from alocc.config import CalibrationConfig
 from alocc.errors import ConfigError, DataError
 from alocc.seeding import generator
@@ -64,7 +64,7 @@ def split_normals(n_images: int, calibration: CalibrationConfig, seed: int, *, m
     At least ``calibration.held_out`` of the images are held out, and more where alpha needs more, up to a third; at
     least five always train. Where that is less than ``calibration.enough`` and there may be folds, all are held out,
     each from the networks of its own fold. A DataError if there are fewer than 10 images; a ConfigError if alpha was
-    asked for and they cannot support it.
+    asked for and they cannot support it, or the review alpha is below what they can.
     """
     if n_images < MIN_IMAGES:
         raise DataError(f"too few normal images to train on: {n_images}; give at least {MIN_IMAGES}")
@@ -79,6 +79,12 @@ def split_normals(n_images: int, calibration: CalibrationConfig, seed: int, *, m
         raise ConfigError(
             f"alpha {calibration.alpha:g} needs {needed} held-out normal images, and of {n_images} at most "
             f"{n_held_out} are held out; ask for alpha {smallest_alpha_text(n_held_out)} or more, or give more images"
+        )
+    if calibration.review_alpha and calibration.review_alpha < default_alpha(n_held_out, calibration.alpha):
+        raise ConfigError(
+            f"review_alpha {calibration.review_alpha:g} is below alpha, which is "
+            f"{default_alpha(n_held_out, calibration.alpha):.4g} with {n_held_out} held-out normal images; "
+            "ask for a larger one, or for a smaller alpha if that many images support it"
         )
     if not folds:
         return Split((Fold(order[n_held_out:].sort().values, order[:n_held_out].sort().values),))

@@ -33,6 +33,8 @@ class Compared:
     """Verdict of its last health check, if that was of this very detector."""
     n_images: int | None = None
     n_anomalies: int | None = None
+    n_review: int | None = None
+    """Images of which it can't tell; none without a review alpha."""
     n_seen: int | None = None
     """Images that it was trained or calibrated on, which flatter it."""
     same_verdicts: float | None = None
@@ -97,6 +99,7 @@ def compare_detectors(
         said = {
             "n_images": len(images),
             "n_anomalies": int(scores.is_anomaly.sum()),
+            "n_review": scores.n_review,
             "n_seen": int(detector.was_seen(images.images).sum()),
             "same_verdicts": float((verdicts[0] == verdicts[-1]).mean()) if len(verdicts) > 1 else None,
             "images_per_second": len(images) / seconds,
@@ -114,6 +117,7 @@ def comparison_rows(compared: Sequence[Compared]) -> list[tuple[str, ...]]:
         "alpha": [f"{one.alpha:.3g}" for one in compared],
         "health": [one.health or "not known" for one in compared],
         "called anomalous": [_counted(one.n_anomalies, one.n_images) for one in compared],
+        "can't tell": [_counted(one.n_review, one.n_images) for one in compared],
         "same verdicts as the first": [_shown(one.same_verdicts, "{:.1%}") for one in compared],
         "AUROC": [_auroc(one) for one in compared],
         "recall": [_counted(*(one.recall or (None, None))) for one in compared],

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from alocc.calibration import CANT_TELL
 from alocc.data.images import ImageFormat
 from alocc.data.sources import Data, ImageSet, Skipped, check_classes, check_strict, open_source
 from alocc.detector import Detector
@@ -99,6 +100,7 @@ def evaluate(
         classes=labelled.images.classes,
         resamples=resamples,
     )
+    evaluation = _with_review(evaluation, labelled, scores)
     if not any(labelled.images.masks) or detector.map_maxima is None:  # an exported file may have no maps
         return evaluation
     has_mask = np.array([mask is not None for mask in labelled.images.masks])
@@ -119,6 +121,16 @@ def evaluate(
 
     classes = [replace(one, pixels=of_class(one.name)) if one.is_anomalous else one for one in evaluation.classes]
     return replace(evaluation, pixels=pixels, classes=classes)
+
+
+def _with_review(evaluation: Evaluation, labelled: Labelled, scores: Scores) -> Evaluation:
+    """The same, with how many images of each class are for a person, if there is a third verdict."""
+    if scores.review_alpha is None:
+        return evaluation
+    cannot_tell = scores.verdict == CANT_TELL
+    counts = {one.name: int(cannot_tell[labelled.images.classes == one.name].sum()) for one in evaluation.classes}
+    classes = [replace(one, n_review=counts[one.name]) for one in evaluation.classes]
+    return replace(evaluation, classes=classes, review_alpha=scores.review_alpha)
 
 
 def _maps(detector: Engine, images: Tensor) -> NDArray[np.float32]:

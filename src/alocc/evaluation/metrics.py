@@ -63,6 +63,8 @@ class ClassFigures:
     """Of the class against all normal images; none of a normal class."""
     pixels: Mapping[str, float] = field(default_factory=dict)
     """pixel_auroc, pro and pixel_f1 of the class and all normal images, where it has masks."""
+    n_review: int | None = None
+    """Of how many the detector can't tell; none without a review alpha."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ class Evaluation:
     """pixel_auroc, pro and pixel_f1, where there are masks."""
     classes: Sequence[ClassFigures] = ()
     """Each class of the images, normal ones first; empty if their classes are not known."""
+    review_alpha: float | None = None
+    """The rate up to which images are for a person. For the figures they are called normal."""
 
     def _repr_html_(self) -> str:
         header, *rows = self.as_rows()
@@ -102,18 +106,22 @@ class Evaluation:
     def as_class_rows(self) -> list[tuple[str, ...]]:
         """For a table: a header, then class by class below headings, which say what the share is there."""
         pixels = [name for name in ("pixel_auroc", "pro") if any(one.pixels for one in self.classes)]
-        header = ("class", "called anomalies", "share", "95 % interval", "AUROC")
+        with_review = self.review_alpha is not None
+        of_review = ("can't tell", "called normal") if with_review else ()
+        header = ("class", "called anomalies", *of_review, "share", "95 % interval", "AUROC")
         rows: list[tuple[str, ...]] = [(*header, *(FIGURE_NAMES[name] for name in pixels))]
         headings = {False: "normal: false alarms", True: "anomalous: recall"}
         for side, heading in headings.items():
             rows.append((heading,))
             for one in self.classes:
                 if one.is_anomalous == side:
-                    called = f"{one.n_called:,} of {one.n:,}"
+                    counts = [f"{one.n_called:,} of {one.n:,}"]
+                    if with_review and one.n_review is not None:
+                        counts += [f"{one.n_review:,}", f"{one.n - one.n_called - one.n_review:,}"]
                     interval = " – ".join(f"{end:.3f}" for end in one.interval)
                     others = [one.auroc, *(one.pixels.get(name) for name in pixels)]
                     shown = ("" if value is None else f"{value:.3f}" for value in others)
-                    rows.append((one.name, called, f"{one.share_called:.3f}", interval, *shown))
+                    rows.append((one.name, *counts, f"{one.share_called:.3f}", interval, *shown))
         return rows
 
     def as_rows(self) -> list[tuple[str, ...]]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alocc.calibration import Calibration, FloatArray, default_alpha
+from alocc.calibration import FloatArray, default_alpha
 from alocc.detector import FORMAT_VERSION, Detector, library_versions
 from alocc.errors import ArtefactError, ConfigError
 from alocc.export import parity
@@ -136,10 +136,11 @@ def _eight_bits(detector: Detector, draft: Path, notes: Mapping[str, Any], fresh
 
     ranges, thresholds = int8.split(fresh)
     n, layout = len(thresholds), notes["layout"]
-    alpha = default_alpha(n, detector.alpha)
-    blank = replace(detector, calibration=Calibration(np.zeros(n), alpha))  # filled in when it can score
+    blank = replace(detector, calibration=replace(detector.calibration, held_out_scores=np.zeros(n)))
+    blank = blank.with_alpha(default_alpha(n, detector.alpha))  # its scores are filled in when it can score
     model = int8.quantized(graph.build(Verdicts(blank, layout, notes["size"] == "any")), ranges, layout)
-    notes = {**notes, "precision": "int8", "alpha": alpha, "n_held_out": n, "health": None}
+    rates = {"alpha": blank.alpha, "review_alpha": blank.review_alpha}
+    notes = {**notes, "precision": "int8", **rates, "n_held_out": n, "health": None}
     _write_with(model, blank.held_out_scores, notes, draft)
     images = thresholds.permute(0, 2, 3, 1).numpy()
     scores = Runtime(draft).score(images).anomaly_score
@@ -184,6 +185,7 @@ def _notes(detector: Detector, layout: Layout, size: Size, made_from: str | None
         "precision": "float32",
         "n_tiles": detector.scorer.frame.n_crops,
         "alpha": detector.alpha,
+        "review_alpha": detector.review_alpha,
         "n_held_out": len(detector.held_out_scores),
         "held_out_scores": detector.held_out_scores.tolist(),
         "health": asdict(detector.health) if detector.health else None,

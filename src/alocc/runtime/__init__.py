@@ -53,13 +53,17 @@ class Runtime:
         path: an ``.onnx`` file, or the ``.xml`` of an OpenVINO model with its ``.bin`` beside it.
         threads: batches that are computed at the same time, by a thread each.
         alpha: false-positive rate of ``is_anomaly``; none: the detector's.
+        review_alpha: rate up to which an image that is no anomaly is for a person; none: the detector's, if it has one.
 
     Raises:
         ArtefactError: if the file is missing, damaged, or was not written by ``alocc export``.
-        ConfigError: if the held-out images cannot support alpha, or the engine is not installed.
+        ConfigError: if the held-out images cannot support alpha, ``review_alpha`` is below it, or the engine is not
+            installed.
     """
 
-    def __init__(self, path: str | Path, threads: int = 2, alpha: float | None = None) -> None:
+    def __init__(
+        self, path: str | Path, threads: int = 2, alpha: float | None = None, review_alpha: float | None = None
+    ) -> None:
         self.path = Path(path)
         self._session = open_session(self.path, threads)
         self._pools: dict[int, ThreadPoolExecutor] = {}
@@ -67,7 +71,7 @@ class Runtime:
         self._channels_first = self.metadata["layout"] == "nchw"
         self.image_format = ImageFormat(**self.metadata["image_format"])
         self.held_out_scores: FloatArray = np.array(self.metadata["held_out_scores"], np.float64)
-        self.alpha = float(self.metadata["alpha"])
+        own = Calibration(self.held_out_scores, float(self.metadata["alpha"]), self.metadata.get("review_alpha"))
         maxima = self.metadata.get("map_maxima")
         self.map_maxima: FloatArray | None = None if maxima is None else np.array(maxima, np.float64)
         """Highest value in the map of each held-out normal image, or of some of them; none if the file has no maps."""
@@ -87,13 +91,18 @@ class Runtime:
         except Exception as error:  # engines raise all kinds
             reason = str(error).strip().partition("\n")[0][:200]
             raise ArtefactError(f"{path} is damaged: its notes do not match its graph ({reason})") from None
-        if alpha is not None:
-            self.alpha = Calibration.of(self.held_out_scores, alpha).alpha
+        self.calibration = own.at(alpha, review_alpha)
+        """What held-out normal images say of its scores, at the rates that were asked for."""
 
     @property
-    def calibration(self) -> Calibration:
-        """What held-out normal images say of its scores."""
-        return Calibration(self.held_out_scores, self.alpha)
+    def alpha(self) -> float:
+        """False-positive rate that ``is_anomaly`` keeps."""
+        return self.calibration.alpha
+
+    @property
+    def review_alpha(self) -> float | None:
+        """Rate up to which an image that is no anomaly is for a person; none: there is no third verdict."""
+        return self.calibration.review_alpha
 
     @property
     def threshold(self) -> float:
@@ -141,8 +150,9 @@ class Runtime:
         p_value = self.calibration.exact(p_value)
         anomaly_map = full_maps[0] if maps else None
         return Scores(
-            anomaly_score.astype(np.float64), p_value, p_value <= self.alpha, {}, None, self.alpha, anomaly_map
-        )
+            anomaly_score.astype(np.float64), p_value, p_value <= self.alpha, {}, None, self.alpha, anomaly_map,
+            review_alpha=self.review_alpha,
+        )  # fmt: skip
 
     def regions(
         self,
@@ -254,6 +264,9 @@ def _rules(notes: Mapping[str, Any]) -> Iterable[tuple[str, bool]]:
     yield "size must be any or fixed", notes["size"] in ("any", "fixed")
     yield "n_tiles is invalid", _is_whole(n_tiles) and 1 <= n_tiles <= sides[0] * sides[1]
     yield "alpha must be above 0 and below 1", _is_number(alpha) and 0 < alpha < 1
+    review_alpha = notes.get("review_alpha")
+    is_review_alpha = review_alpha is None or (_is_number(review_alpha) and alpha <= review_alpha < 1)
+    yield "review_alpha must be at least alpha and below 1", is_review_alpha
     yield "held_out_scores must be numbers", isinstance(scores, list) and bool(scores) and all(map(_is_number, scores))
     yield "held_out_scores must be finite", all(map(math.isfinite, scores))
     yield "held_out_scores must be sorted", all(one <= other for one, other in itertools.pairwise(scores))

@@ -45,6 +45,11 @@ def _arguments() -> argparse.Namespace:
         "--maps", type=_folder, metavar="DIR", help="folder for pictures of anomalies, with where they are; needs SciPy"
     )
     parser.add_argument("--alpha", type=float, help="false-positive rate; default: the detector's own")
+    parser.add_argument(
+        "--review-alpha",
+        type=float,
+        help="a second, larger rate: between the two it can't tell, and a person looks; default: the detector's own",
+    )
     parser.add_argument("--threads", type=int, default=2, help="that a batch is computed with; default: 2")
     return parser.parse_args()
 
@@ -60,7 +65,7 @@ def _run(given: argparse.Namespace) -> None:
         check_table_path(given.out, maps=given.maps)
     if given.threads < 1:
         raise ConfigError(f"--threads must be at least 1, got {given.threads}")
-    runtime = Runtime(given.model, given.threads, given.alpha)
+    runtime = Runtime(given.model, given.threads, given.alpha, given.review_alpha)
     if runtime.health and runtime.health.warning:
         print(f"warning: {visible(runtime.health.warning)}", file=sys.stderr)
     pictures = _pictures(runtime, given) if given.maps else None
@@ -86,8 +91,7 @@ def _run(given: argparse.Namespace) -> None:
     for item in totals.skipped:
         print(f"skipped: {visible(item.reason)}", file=sys.stderr)
     written = f"; {given.out} written" if given.out else ""
-    found = f"{totals.n_anomalies:,} of {totals.n_images:,} images are anomalies at alpha {runtime.alpha:g}"
-    print(found + written, file=sys.stderr)
+    print(totals.summary(runtime) + written, file=sys.stderr)
 
 
 def _pictures(runtime: Runtime, given: argparse.Namespace) -> MapPictures:

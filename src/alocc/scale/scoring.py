@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alocc.calibration import CANT_TELL
 from alocc.data.entries import Skipped
 from alocc.data.reading import batch_size
 from alocc.data.sources import ArraySource, EntrySource, Source
@@ -17,7 +18,7 @@ from alocc.scale.cluster import cluster
 from alocc.scores import Progress
 from alocc.scoring.journal import from_line, to_line
 from alocc.scoring.stream import Engine, Rows, score_batches
-from alocc.scoring.table import Totals, as_arrow
+from alocc.scoring.table import VERDICT, Totals, as_arrow
 
 if TYPE_CHECKING:
     from alocc.data.images import ImageFormat
@@ -42,6 +43,8 @@ class Workers:
     """False-positive rate, if not the detector's."""
     address: str | None = None
     """Of a cluster; none: processes of this machine."""
+    review_alpha: float | None = None
+    """Rate up to which images are for a person, if not the detector's."""
     n: int | None = None
     """Workers at a time; none: as many as the cluster has CPUs."""
 
@@ -78,7 +81,8 @@ class Workers:
 
         DataContext.get_current().enable_progress_bars = False
         parts = list(_parts(source, self.detector.image_format, n_workers))
-        worker = {"model": self.model.absolute(), "alpha": self.alpha, "form": form}
+        rates = {"alpha": self.alpha, "review_alpha": self.review_alpha}
+        worker = {"model": self.model.absolute(), "form": form, **rates}
         return from_items(parts, override_num_blocks=len(parts)).map_batches(
             _Worker,
             fn_constructor_kwargs=worker,
@@ -109,11 +113,14 @@ def totals_of(folder: Path) -> Totals:
     totals = Totals()
     unusable: list[tuple[int, Skipped]] = []
     files = pyarrow.dataset.dataset(folder, format="parquet")
-    for batch in files.to_batches(columns=[INDEX, "path", "is_anomaly", "error"]):
+    with_verdicts = VERDICT in files.schema.names
+    verdict = [VERDICT] if with_verdicts else []
+    for batch in files.to_batches(columns=[INDEX, "path", "is_anomaly", *verdict, "error"]):
         skipped = batch.filter(batch["error"].is_valid()).to_pylist()
         unusable += [(row[INDEX], Skipped(row["path"], row["error"])) for row in skipped]
         totals.n_images += len(batch) - len(skipped)
         totals.n_anomalies += batch["is_anomaly"].sum().as_py() or 0
+        totals.n_review += batch[VERDICT].to_pylist().count(CANT_TELL) if with_verdicts else 0
     totals.skipped = [item for _, item in sorted(unusable)]
     return totals
 
@@ -121,8 +128,8 @@ def totals_of(folder: Path) -> Totals:
 class _Worker:
     """A process that loads the detector once, and scores parts of the source."""
 
-    def __init__(self, model: Path, alpha: float | None, form: str) -> None:
-        self.detector, self.form = load(model, alpha), form
+    def __init__(self, model: Path, form: str, alpha: float | None, review_alpha: float | None) -> None:
+        self.detector, self.form = load(model, alpha, review_alpha), form
 
     def __call__(self, part: dict[str, Any]) -> Any:
         [first], [pickled] = part["first"], part["source"]
@@ -137,12 +144,11 @@ class _Worker:
         return as_arrow(table, (INDEX, *totals.columns))
 
 
-def load(model: Path, alpha: float | None) -> Engine:
+def load(model: Path, alpha: float | None, review_alpha: float | None = None) -> Engine:
     """What scores in one process: a detector, or an exported file."""
     from alocc.detector import Detector
     from alocc.scoring.open import is_exported, open_exported
 
     if is_exported(model):
-        return open_exported(model, None, alpha, threads=1)
-    detector = Detector.load(model)
-    return detector if alpha is None else detector.with_alpha(alpha)
+        return open_exported(model, None, alpha, threads=1, review_alpha=review_alpha)
+    return Detector.load(model).at(alpha, review_alpha)

@@ -204,6 +204,7 @@ def to_line(rows: Rows) -> bytes:
         "p_value": scores.p_value.tolist(),
         "is_anomaly": scores.is_anomaly.tolist(),
         "alpha": scores.alpha,
+        "review_alpha": scores.review_alpha,
         "skipped": list(map(list, rows.skipped)),
         "n_seen": rows.n_seen,
         "regions": [list(map(asdict, regions)) for regions in rows.regions],
@@ -223,5 +224,6 @@ def from_line(line: bytes) -> Rows:
 
         regions = [[Region(**region) for region in of_image] for of_image in regions]
     skipped = [Skipped(*item) for item in plain["skipped"]]
-    scores = Scores(anomaly_score, p_value, is_anomaly, {}, None, plain["alpha"])
+    review_alpha = plain["review_alpha"]
+    scores = Scores(anomaly_score, p_value, is_anomaly, {}, None, plain["alpha"], review_alpha=review_alpha)
     return Rows(plain["names"], scores, skipped, plain["n_seen"], regions, plain["classes"])

@@ -63,6 +63,30 @@ def is_exported(path: Path) -> bool:
     return path.suffix in SUFFIXES
 
 
+def open_engine(
+    path: Path,
+    engine: EngineName | None,
+    alpha: float | None = None,
+    note: Callable[[str], None] = lambda _: None,
+    *,
+    maps: bool = False,
+    review_alpha: float | None = None,
+) -> Detector | ExportedDetector:
+    """What scores, on the CPU: a detector, or an exported file, by its name or as the engine says.
+
+    Args:
+        path, engine, alpha, note, maps, review_alpha: as for :func:`open_exported`.
+
+    Raises:
+        ArtefactError, ConfigError: if there is no such file, or it cannot be read, or does not support the rates.
+    """
+    if engine == "torch" and is_exported(path):
+        raise ConfigError(f"{path} is an exported file; --engine torch needs a run folder or a .safetensors file")
+    if engine in ("onnx", "openvino") or is_exported(path):
+        return open_exported(path, engine, alpha, note=note, maps=maps, review_alpha=review_alpha)
+    return Detector.load(path).at(alpha, review_alpha)
+
+
 def open_exported(
     path: Path,
     engine: EngineName | None,
@@ -71,6 +95,7 @@ def open_exported(
     note: Callable[[str], None] = lambda _: None,
     *,
     maps: bool = False,
+    review_alpha: float | None = None,
 ) -> ExportedDetector:
     """An exported file; or a run folder's for ``engine``, which is written if there is none of this very detector.
 
@@ -80,6 +105,7 @@ def open_exported(
         threads: batches that are computed at the same time.
         note: told if an export is written.
         maps: whether the run folder's file must have maps; one without is written again.
+        review_alpha: rate up to which an image that is no anomaly is for a person; none: the detector's own, if any.
 
     Raises:
         ArtefactError, ConfigError: if there is no such file, or it cannot be written or read.
@@ -87,7 +113,7 @@ def open_exported(
     if is_exported(path):
         if engine is not None and SUFFIX_OF.get(engine) != path.suffix:
             raise ConfigError(f"{path} is not for --engine {engine}; leave the option out, or give the run folder")
-        return ExportedDetector(path, threads, alpha)
+        return ExportedDetector(path, threads, alpha, review_alpha)
     if not path.is_dir():
         raise ArtefactError(f"--engine {engine} needs a run folder or an exported file, not {path}; see alocc export")
     from alocc.export import export
@@ -96,14 +122,13 @@ def open_exported(
     source, target = artefact_path(path), (path / "model").with_suffix(SUFFIX_OF[engine])
     made_from = digest(source)
     detector = Detector.load(source)
-    if alpha is not None:
-        detector.with_alpha(alpha)  # refused before anything is exported
+    detector.calibration.at(alpha, review_alpha)  # refused before anything is exported
     opened = None
     with suppress(InputError):  # missing, damaged, or of another version
-        opened = ExportedDetector(target, threads, alpha)
+        opened = ExportedDetector(target, threads, alpha, review_alpha)
     if opened is None or opened.metadata.get("made_from") != made_from or (maps and opened.map_maxima is None):
         note(f"exporting the detector to {target}, once")
         export(detector, target, made_from=made_from, maps=maps)
-        opened = ExportedDetector(target, threads, alpha)
+        opened = ExportedDetector(target, threads, alpha, review_alpha)
     opened.seen, opened.health = detector.seen, detector.health  # of the last check, which may be newer
     return opened

@@ -35,6 +35,8 @@ class Scorer(Protocol):
 
     @property
     def alpha(self) -> float: ...
+    @property
+    def review_alpha(self) -> float | None: ...
     def score(self, images: Any, progress: Progress | None = None) -> Scores: ...
     def was_seen(self, images: Any) -> NDArray[np.bool_]: ...
 
@@ -75,6 +77,11 @@ class WithMaps:
     def alpha(self) -> float:
         """False-positive rate of the engine."""
         return self.engine.alpha
+
+    @property
+    def review_alpha(self) -> float | None:
+        """Rate up to which its images are for a person, if there is a third verdict."""
+        return self.engine.review_alpha
 
     def score(self, images: Any, progress: Progress | None = None) -> Scores:
         """Scores with maps."""
@@ -142,7 +149,7 @@ def score_batches(
     def rows_of(batch: BatchT) -> Rows:
         check_strict(strict, batch.skipped)
         if not batch.names:
-            return _unusable(batch.skipped, scorer.alpha)
+            return _unusable(batch.skipped, scorer)
         scores = scorer.score(batch.images, progress)
         found = regions(batch, scores) if regions else ()
         if each:
@@ -152,10 +159,10 @@ def score_batches(
         classes = list(map(str, batch.classes)) if with_classes else ()
         return Rows(batch.names, lean, batch.skipped, n_seen, found, classes)
 
-    return with_usable(map(rows_of, batches), scorer.alpha, going_on=going_on)
+    return with_usable(map(rows_of, batches), scorer, going_on=going_on)
 
 
-def with_usable(parts: Iterable[Rows], alpha: float, *, going_on: bool = False) -> Iterator[Rows]:
+def with_usable(parts: Iterable[Rows], scorer: Scorer, *, going_on: bool = False) -> Iterator[Rows]:
     """The same rows, but that those of images that cannot be used come together with the next ones that can.
 
     Raises:
@@ -171,9 +178,10 @@ def with_usable(parts: Iterable[Rows], alpha: float, *, going_on: bool = False) 
     if not some:
         raise none_usable(waiting)
     if waiting:
-        yield _unusable(waiting, alpha)
+        yield _unusable(waiting, scorer)
 
 
-def _unusable(skipped: Sequence[Skipped], alpha: float) -> Rows:
+def _unusable(skipped: Sequence[Skipped], scorer: Scorer) -> Rows:
     none = np.empty(0)
-    return Rows((), Scores(none, none, none > 0, {}, None, alpha), skipped, 0)
+    scores = Scores(none, none, none > 0, {}, None, scorer.alpha, review_alpha=scorer.review_alpha)
+    return Rows((), scores, skipped, 0)

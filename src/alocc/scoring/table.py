@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import heapq
+import io
 import itertools
 import json
 import shutil
@@ -18,26 +19,33 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO, Any
+from typing import IO, Any, Literal
 
+from alocc.calibration import CANT_TELL
 from alocc.data.entries import Skipped, visible
 from alocc.errors import ArtefactError, ConfigError
-from alocc.scoring.stream import Rows
+from alocc.scoring.stream import Rows, Scorer
 from alocc.storage import replacing
 
 COLUMNS = ("path", "anomaly_score", "p_value", "is_anomaly", "error")
+VERDICT = "verdict"
+"""The column behind is_anomaly, with a review alpha: "anomalous", "can't tell" or "normal"."""
 BOX_COLUMNS = ("box_left", "box_top", "box_right", "box_bottom")
-"""The box of an anomaly's strongest place, in the image's own pixels; right and bottom are the first ones beyond it."""
+"""The box of the strongest place of an image that is not called normal, in the image's own pixels; right and bottom are
+the first ones beyond it."""
 CLASS = "class"
 """The last column, of images from a source with classes."""
 REGION_COLUMNS = ("path", "x", "y", "width", "height", "area", "peak", "p_value", "reason")
 SUSPECTS = "suspects.csv"
-"""List of the images that are called anomalies, beside their pictures."""
+"""List of the images that are not called normal, beside their pictures."""
 SUSPECT_COLUMNS = ("path", "anomaly_score", "p_value", "picture")
+"""Of that list; :data:`VERDICT`, with a review alpha, and :data:`CLASS`, where images have classes, follow."""
 ROW_GROUP = 50_000
 """Rows of Parquet that are in memory together."""
 
 Row = dict[str, Any]
+Only = Literal["anomalies", "review"]
+"""Images that a list is of: those that are called anomalies, or those that are for a person."""
 
 
 @dataclass
@@ -46,6 +54,8 @@ class Totals:
 
     n_images: int = 0
     n_anomalies: int = 0
+    n_review: int = 0
+    """Images of which the detector can't tell, and which are for a person."""
     n_seen: int = 0
     """How many of the images the detector was trained or calibrated on."""
     skipped: list[Skipped] = field(default_factory=list)
@@ -53,13 +63,29 @@ class Totals:
     """Whether rows have :data:`BOX_COLUMNS` too."""
     with_classes: bool = False
     """Whether rows have :data:`CLASS` too; found out from the first ones."""
+    with_verdicts: bool = False
+    """The same of :data:`VERDICT`."""
     with_regions: bool = False
-    """Whether the rows of images that are called anomalies have regions and n_regions, how many there are, too."""
+    """Whether the rows of images that are not called normal have regions and n_regions, how many there are, too."""
 
     @property
     def columns(self) -> tuple[str, ...]:
         """What every row has."""
-        return (*COLUMNS, *(BOX_COLUMNS if self.with_boxes else ()), *((CLASS,) if self.with_classes else ()))
+        *first, error = COLUMNS
+        verdict = (VERDICT,) if self.with_verdicts else ()
+        boxes, of_class = BOX_COLUMNS if self.with_boxes else (), (CLASS,) if self.with_classes else ()
+        return (*first, *verdict, error, *boxes, *of_class)
+
+    def summary(self, scorer: Scorer, fdr: float | None = None) -> str:
+        """How many images are anomalies, and by which rule, and how many are for a person, in a line."""
+        found = f"{self.n_anomalies:,} of {self.n_images:,} images are anomalies"
+        rule = f"at a false-discovery rate of {fdr:g}" if fdr else f"at alpha {scorer.alpha:g}"
+        if scorer.review_alpha is None:
+            return f"{found} {rule}"
+        rates = f"between alpha {scorer.alpha:g} and {scorer.review_alpha:g}"
+        if fdr:
+            found, rates = f"{found} {rule}", f"up to alpha {scorer.review_alpha:g}"
+        return f"{found}, {self.n_review:,} more for a person (can't tell {rates})"
 
     def rows(self, parts: Iterable[Rows]) -> Iterator[Row]:
         """A dictionary for each image: path, anomaly_score, p_value, is_anomaly, error, …; nothing is ``None``.
@@ -68,17 +94,20 @@ class Totals:
         """
         for part in parts:
             self.with_classes = self.with_classes or bool(part.classes)
+            self.with_verdicts = self.with_verdicts or part.scores.review_alpha is not None
             nothing: Row = dict.fromkeys(self.columns)
-            names, scores = part.names, part.scores
+            names, scores, verdict = part.names, part.scores, part.scores.verdict
             self.n_images += len(names)
             self.n_anomalies += int(scores.is_anomaly.sum())
+            self.n_review += scores.n_review or 0
             self.n_seen += part.n_seen
             self.skipped += part.skipped
-            columns = (column.tolist() for column in (scores.anomaly_score, scores.p_value, scores.is_anomaly))
+            keys = ("path", "anomaly_score", "p_value", "is_anomaly", *((VERDICT,) if self.with_verdicts else ()))
+            columns = [c.tolist() for c in (scores.anomaly_score, scores.p_value, scores.is_anomaly, verdict)]
             regions = part.regions or itertools.repeat((), len(names))
             classes = part.classes or itertools.repeat("", len(names))
-            for name, score, p_value, is_anomaly, found, of in zip(names, *columns, regions, classes, strict=True):
-                row = nothing | {"path": name, "anomaly_score": score, "p_value": p_value, "is_anomaly": is_anomaly}
+            for *values, found, of in zip(names, *columns, regions, classes, strict=True):
+                row = nothing | dict(zip(keys, values, strict=False))
                 if self.with_classes:
                     row[CLASS] = of or None
                 if found and self.with_boxes:
@@ -94,19 +123,25 @@ Choice = Callable[[Iterator[Row]], Iterator[Row]]
 """Which rows a table gets, and in which order."""
 
 
-def most_anomalous(rows: Iterable[Row], top: int | None = None, *, only_anomalies: bool = False) -> Iterator[Row]:
+def most_anomalous(rows: Iterable[Row], top: int | None = None, *, only: Only | None = None) -> Iterator[Row]:
     """Rows of images that could be used, the most anomalous first; equal ones stay as they came.
 
-    At most ``top`` rows, or none but those of images that are called anomalies; only these are in memory.
+    At most ``top`` rows, or ``only`` those of anomalies, or of images for a person; no others are in memory.
     """
-    wanted = (row for row in rows if (row["is_anomaly"] if only_anomalies else row["is_anomaly"] is not None))
+
+    def is_wanted(row: Row) -> bool:
+        if only is None:
+            return row["is_anomaly"] is not None
+        return bool(row["is_anomaly"]) if only == "anomalies" else row.get(VERDICT) == CANT_TELL
+
+    wanted = filter(is_wanted, rows)
     score = itemgetter("anomaly_score")
     yield from sorted(wanted, key=score, reverse=True) if top is None else heapq.nlargest(top, wanted, score)
 
 
 @dataclass
 class RegionTable:
-    """Writes the regions of images that are called anomalies while their rows pass by."""
+    """Writes the regions of images that are not called normal while their rows pass by."""
 
     path: Path
     n_regions: int = 0
@@ -143,17 +178,17 @@ def _box_of(region: Any) -> Row:
 
 
 def write_suspects(path: Path, rows: Iterable[Row]) -> None:
-    """Write a table of images that are called anomalies and of their pictures, the most anomalous first.
+    """Write a table of images that are not called normal and of their pictures, the most anomalous first.
 
     Args:
         path: of the CSV file.
-        rows: with :data:`SUSPECT_COLUMNS`, and with :data:`CLASS` where images have classes, in any order.
+        rows: with :data:`SUSPECT_COLUMNS` and what may follow these, in any order.
 
     Raises:
         ArtefactError: if the file cannot be written.
     """
     rows = list(rows)
-    columns = (*SUSPECT_COLUMNS, CLASS) if any(row.get(CLASS) for row in rows) else SUSPECT_COLUMNS
+    columns = (*SUSPECT_COLUMNS, *(name for name in (VERDICT, CLASS) if any(row.get(name) for row in rows)))
     rows = [{column: row.get(column) for column in columns} for row in rows]
     with replacing(path) as temporary, _opened(temporary) as file:
         _write_csv(file, iter(sorted(rows, key=itemgetter("anomaly_score"), reverse=True)), columns)
@@ -164,7 +199,8 @@ def may_hold_suspects(path: Path) -> bool:
     if path.is_symlink() or (path.exists() and not path.is_file()):
         return False
     with suppress(FileNotFoundError), path.open("rb") as file:
-        return file.readline(200).strip().removesuffix(f",{CLASS}".encode()) == ",".join(SUSPECT_COLUMNS).encode()
+        names = file.readline(200).strip().removesuffix(f",{CLASS}".encode()).removesuffix(f",{VERDICT}".encode())
+        return names == ",".join(SUSPECT_COLUMNS).encode()
     return True
 
 
@@ -190,8 +226,8 @@ def check_table_path(path: Path, option: str = "--out", *, maps: Path | None = N
 def write_table(parts: Iterable[Rows], path: Path | None, choose: Choice = iter, *, with_boxes: bool = False) -> Totals:
     """Write rows as they come, as the file's suffix says, or CSV to standard output; no table before the last row.
 
-    ``choose`` picks and sorts the rows that are written; the totals count all. With boxes, anomalies have that of their
-    strongest place.
+    ``choose`` picks and sorts the rows that are written; the totals count all. With boxes, images that are not called
+    normal have that of their strongest place.
 
     Raises:
         ConfigError: if the suffix is unknown.
@@ -199,7 +235,8 @@ def write_table(parts: Iterable[Rows], path: Path | None, choose: Choice = iter,
     """
     parts = iter(parts)
     first = next(parts)  # what is wrong with the images shows before anything is there
-    totals = Totals(with_boxes=with_boxes, with_classes=bool(first.classes))
+    with_verdicts = first.scores.review_alpha is not None
+    totals = Totals(with_boxes=with_boxes, with_classes=bool(first.classes), with_verdicts=with_verdicts)
     rows = choose(totals.rows(itertools.chain([first], parts)))
     if path is None:
         with tempfile.SpooledTemporaryFile(1 << 24, "w+", encoding="utf-8", newline="") as file:
@@ -244,6 +281,18 @@ def _write_csv(file: IO[str], rows: Iterator[Row], columns: Sequence[str]) -> No
         write(map(_plain_cell, row.values()))
 
 
+def csv_text(rows: Iterable[Row], columns: Sequence[str]) -> Iterator[str]:
+    """The lines of a CSV table, its header first, as they come, written like every other one."""
+    buffer = io.StringIO()
+    write = _csv_lines(buffer, columns)
+    for row in rows:
+        write(_plain_cell(row[column]) for column in columns)
+        yield buffer.getvalue()
+        buffer.seek(0)
+        buffer.truncate()
+    yield buffer.getvalue()
+
+
 def _csv_of_regions(file: IO[str]) -> Callable[[Row], object]:
     write = _csv_lines(file, REGION_COLUMNS)
     return lambda row: write(map(_plain_cell, row.values()))
@@ -286,7 +335,7 @@ def as_arrow(rows: Sequence[Row], columns: Sequence[str]) -> Any:
     import pyarrow
 
     types = [pyarrow.string(), pyarrow.float64(), pyarrow.float64(), pyarrow.bool_(), pyarrow.string()]
-    of_column = dict(zip((*COLUMNS, CLASS), (*types, pyarrow.string()), strict=True))
+    of_column = dict(zip(COLUMNS, types, strict=True)) | dict.fromkeys((VERDICT, CLASS), pyarrow.string())
     schema = pyarrow.schema([(name, of_column.get(name, pyarrow.int64())) for name in columns])
     return pyarrow.Table.from_pylist(list(rows), schema=schema)
 

@@ -162,7 +162,7 @@ def calibrate(plan: Plan, folds: Sequence[FoldScorer], seen: NDArray[np.int64], 
     stage("calibrating maps")
     maxima = calibrate_map(first)
     scorer.map_fusion.load_state_dict(first.scorer.map_fusion.state_dict())
-    calibration = Calibration.of(in_order, config.calibration.alpha)
+    calibration = Calibration.of(in_order, config.calibration.alpha, config.calibration.review_alpha)
     return Detector(config, scorer.cpu(), calibration, maxima, seen, notes, in_order)
 
 

@@ -43,6 +43,8 @@ class Version(NamedTuple):
     """Normal images that set the threshold."""
     calibrated_on: str | None
     """Where these are from; none: from the training."""
+    review_alpha: float | None = None
+    """Up to which images are for a person; none: no third verdict."""
 
     @classmethod
     def of(cls, number: int | None, path: Path) -> Version:
@@ -50,7 +52,8 @@ class Version(NamedTuple):
         detector, date = Detector.load(path), datetime.fromtimestamp(path.stat().st_mtime).astimezone()
         data = detector.training.get("recalibrated_on")
         n = len(detector.held_out_scores)
-        return cls(number, date.isoformat(" ", "seconds"), detector.threshold, detector.alpha, n, data)
+        rates = detector.threshold, detector.alpha
+        return cls(number, date.isoformat(" ", "seconds"), *rates, n, data, detector.review_alpha)
 
 
 @dataclass(frozen=True)

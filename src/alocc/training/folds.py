@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from alocc.data.sources import ImageSet
+from alocc.detector import Detector
 from alocc.errors import ConfigError
 from alocc.networks.architecture import build_networks
 from alocc.parts.places import Places
@@ -28,6 +29,8 @@ from alocc.training.ranks import Ranks, normalise_together
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+    from alocc.scoring.open import ExportedDetector
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,18 @@ def initial_state(plan: Plan, fold: int, scorer: Scorer, n_images: int, fabric: 
     batches = Batches(n_images, config.training.batch_size or 1, streams["batches"])
     optimizers = make_optimizers(plan.phases[fold], networks)
     return TrainingState(networks, optimizers, streams, batches, {**plan.identity, "fold": fold})
+
+
+def on_device(engine: Detector | ExportedDetector, device: Device) -> Detector | ExportedDetector:
+    """The same detector, computing where that is asked for; an exported file computes on the CPU.
+
+    Raises:
+        ConfigError: if the machine has no such device.
+    """
+    on_cpu = device == "cpu" or (device == "auto" and not torch.accelerator.is_available())
+    if on_cpu or not isinstance(engine, Detector):  # without Fabric, which takes a second to load
+        return engine
+    return engine.to(make_fabric(device, "32-true").device)
 
 
 def make_fabric(

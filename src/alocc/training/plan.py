@@ -53,6 +53,7 @@ class Settings:
     devices: int | None = None
     """Processes or GPUs on each node that train the same networks together; none: one, or as a launcher started."""
     nodes: int | None = None
+    review_alpha: float | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
     """Kept in the run's summary, for the report."""
 
@@ -66,7 +67,7 @@ class Settings:
             raise ConfigError(f"seed must be a whole number, got {self.seed!r}")
         values: dict[str, Any] = {
             "seed": None if self.seed is None else int(self.seed),
-            "calibration": {"alpha": self.alpha},
+            "calibration": {"alpha": self.alpha, "review_alpha": self.review_alpha},
         }
         values["training"] = {"contamination": self.contamination}
         config = preset(self.config) if isinstance(self.config, str) else self.config

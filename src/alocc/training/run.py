@@ -66,6 +66,7 @@ def train(
     devices: int | None = None,
     progress: bool = False,
     hooks: Hooks | None = None,
+    review_alpha: float | None = None,
 ) -> Detector:
     """Learn normal images and return a detector of images that are not like them.
 
@@ -90,6 +91,7 @@ def train(
         devices: GPUs, or processes without any, that train the same networks together; needs ``out``, as above.
         progress: whether to show a bar with rate and time left.
         hooks: what else looks at the training, or stops it.
+        review_alpha: rate up to which an image that is no anomaly is for a person; none: no third verdict.
 
     Raises:
         ConfigError, DataError, ArtefactError: if an argument, the images or the run folder is wrong.
@@ -97,7 +99,7 @@ def train(
     """
     settings = Settings(
         data, normal, config, seed, iterations, epochs, alpha, contamination, device, out, overwrite, strict, again,
-        processes, devices,
+        processes, devices, review_alpha=review_alpha,
     )  # fmt: skip
     return run(settings, hooks or Hooks(), progress=progress)
 

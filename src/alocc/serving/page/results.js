@@ -1,0 +1,111 @@
+// The last results of the chosen model, newest last: from history at the start, then from the server's events.
+
+import { get } from "./api.js";
+import { station } from "./station.js";
+
+const KEPT = 60;
+
+class Results extends EventTarget {
+  rows = [];
+  selected = null;
+  follows = true;
+  isLive = false;
+  #model = null;
+  #source = null;
+
+  /** The row that is shown, or null. */
+  get present() {
+    return this.rows.find((row) => row.id === this.selected) ?? null;
+  }
+
+  /** Start, and start over when another model is chosen. */
+  start() {
+    station.addEventListener("models", () => this.#load());
+    station.addEventListener("row", ({ detail }) => this.#replace(detail));
+    this.#load();
+    this.#listen();
+  }
+
+  /** Show a row; what comes later does not take its place, unless people follow. */
+  select(id, { follows = false } = {}) {
+    this.selected = id;
+    this.follows = follows;
+    this.#tell("selected");
+  }
+
+  follow(follows) {
+    this.follows = follows;
+    if (follows && this.rows.length) this.selected = this.rows.at(-1).id;
+    this.#tell("selected");
+  }
+
+  /** Go some results on or back; only to those that were called, or are to be looked at, if wanted. */
+  step(by, onlyCalled = false) {
+    const at = this.rows.findIndex((row) => row.id === this.selected);
+    for (let i = at + by; i >= 0 && i < this.rows.length; i += by) {
+      if (!onlyCalled || this.rows[i].verdict !== "normal") return this.select(this.rows[i].id);
+    }
+  }
+
+  /** Take rows that were just scored; those that are there already stay. */
+  add(rows) {
+    const known = new Set(this.rows.map((row) => row.id));
+    const fresh = rows.filter((row) => row.model === this.#model && !known.has(row.id));
+    if (!fresh.length) return;
+    this.rows = [...this.rows, ...fresh].slice(-KEPT);
+    const isGone = !this.rows.some((row) => row.id === this.selected);
+    if (this.follows || isGone) this.selected = mostNotable(fresh).id;
+    this.#tell("rows");
+  }
+
+  async #load() {
+    const model = station.model?.name ?? null;
+    if (model === this.#model) return;
+    this.#model = model;
+    this.rows = [];
+    if (model) this.rows = (await get("/v1/history", { model, limit: KEPT })).rows.reverse();
+    if (model !== this.#model) return;
+    this.selected = this.rows.at(-1)?.id ?? null;
+    this.#tell("rows");
+  }
+
+  #replace(row) {
+    const at = this.rows.findIndex((one) => one.id === row.id);
+    if (at < 0) return;
+    this.rows[at] = row;
+    this.#tell("rows");
+  }
+
+  #listen() {
+    this.#source = new EventSource("/v1/events");
+    const state = (isLive) => () => { this.isLive = isLive; this.#tell("live"); };
+    this.#source.addEventListener("open", state(true));
+    this.#source.addEventListener("error", state(false));
+    this.#source.addEventListener("error", () => {
+      if (this.#source.readyState === EventSource.CLOSED) setTimeout(() => this.#again(), 3000);
+    });
+    this.#source.addEventListener("message", (event) => this.add([JSON.parse(event.data)].flat()));
+  }
+
+  /** After the server refused us: any request asks for the token, if that is why. */
+  async #again() {
+    try {
+      await station.refresh();
+      this.#listen();
+    } catch {
+      setTimeout(() => this.#again(), 3000);
+    }
+  }
+
+  #tell(kind) {
+    this.dispatchEvent(new Event(kind));
+  }
+}
+
+/** Of several results at once, the one to look at: the first that was called, else that cannot be told, else the last. */
+function mostNotable(rows) {
+  const first = (verdict) => rows.find((row) => row.verdict === verdict);
+  return first("anomalous") ?? first("can't tell") ?? rows.at(-1);
+}
+
+export const results = new Results();
