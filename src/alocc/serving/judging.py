@@ -137,7 +137,10 @@ class Judge:
                     self._decode(case)
             self.batcher.submit(work)
 
-        self.threads.submit(prepare)
+        if self.later:
+            prepare()  # the worker's own thread has the time
+        else:
+            self.threads.submit(prepare)
         return work.found
 
     def _work(self, cases: Sequence[_Case], *, maps: bool = False) -> Work:

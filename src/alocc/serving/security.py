@@ -223,7 +223,7 @@ class Guard:
             pass
         except Exception as error:
             refusal = error if isinstance(error, Refusal) else exchange.refusal
-            if not refusal:
+            if not refusal and not exchange.is_gone:
                 self.log.failure("failure", error, id=exchange.id, path=visible(scope["path"]))
             await exchange.refuse(
                 refusal or Refusal(500, f"something failed here; the log says more, at {exchange.id}")
@@ -339,6 +339,8 @@ class Exchange:
         """Further headers of the answer."""
         self.refusal: Refusal | None = None
         """Of the body, while it was read: whatever the application answers, it is this."""
+        self.is_gone = False
+        """Whether the client went away before its body was there: nobody is left to be answered."""
         self.status: int | None = None
         self.n_received, self.n_sent = 0, 0
         self.began = time.monotonic()
@@ -366,6 +368,7 @@ class Exchange:
             except TimeoutError:
                 self.refusal = Refusal(408, "the body of this request took too long")
             else:
+                self.is_gone = message["type"] == "http.disconnect"
                 self.n_received += len(message.get("body", b""))
                 self.is_read = not message.get("more_body", False)
                 if self.n_received > self.most_bytes:
@@ -376,7 +379,7 @@ class Exchange:
 
     async def send(self, message: Message) -> None:
         """A piece of the answer, with the headers of every answer; nothing if the body was refused."""
-        if self.refusal and self.status is None:
+        if self.is_gone or (self.refusal and self.status is None):
             return
         if message["type"] == "http.response.start":
             self.status = message["status"]

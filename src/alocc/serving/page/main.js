@@ -5,6 +5,7 @@ import { showHealth } from "./health_banner.js";
 import { icon } from "./icons.js";
 import { areOff, inUse, listen, switchOff } from "./keys.js";
 import { results } from "./results.js";
+import { watchReviews } from "./review_count.js";
 import { station } from "./station.js";
 import { complain } from "./toasts.js";
 import * as drift from "./views/drift.js";
@@ -92,6 +93,7 @@ async function begin() {
     complain(error);
   }
   results.start();
+  watchReviews(document.querySelector("#views [data-name=review]"));
   route();
   addEventListener("hashchange", route);
   setInterval(() => { if (!document.hidden) station.refresh().catch(() => {}); }, REFRESH);

@@ -3,9 +3,13 @@
 import { picture as fetchPicture } from "./api.js";
 import { h, place, freshId } from "./dom.js";
 import { icon, key } from "./icons.js";
+import { station } from "./station.js";
 
 const LEAST_PIXELATED = 3; // from this enlargement on, pixels stay squares
 const kept = { map: true, boxes: true, opacity: 1 }; // as people left them, for every picture of the page
+
+/** Whether the model that scored a row is still here, and makes maps. */
+const mapsOf = ({ model, version }) => station.models.some((one) => one.name === model && one.version === version && one.has_maps);
 
 /** A stage for one image after another. {element, tools, show(row), clear(), keys, highlight(index), dispose()} */
 export class Picture {
@@ -38,6 +42,7 @@ export class Picture {
     const { signal } = (this.#loading = new AbortController());
     this.element.setAttribute("aria-busy", "true");
     this.note.textContent = "";
+    if (row.error || row.kept === false) return this.#missing(row);
     try {
       const image = await fetchPicture(`/v1/history/${row.id}/image`, { signal });
       await this.#take(image, row, signal);
@@ -46,6 +51,7 @@ export class Picture {
       if (error.name !== "AbortError" && !signal.aborted) this.#missing(row, error);
     }
     if (!signal.aborted) this.element.setAttribute("aria-busy", "false");
+    return undefined;
   }
 
   clear() {
@@ -84,7 +90,7 @@ export class Picture {
   }
 
   async #takeMap(row, signal) {
-    if (!row.verdict) return;
+    if (!mapsOf(row)) return;
     try {
       const address = await fetchPicture(`/v1/history/${row.id}/map`, { signal });
       if (signal.aborted) return URL.revokeObjectURL(address);
@@ -96,9 +102,10 @@ export class Picture {
     }
   }
 
-  #missing(row, error) {
+  #missing(row, error = { message: "this image is not kept" }) {
     this.stage.hidden = true;
-    this.note.textContent = row.error ? `${row.name} could not be used: ${row.error}` : `No picture: ${error.message}`;
+    this.element.setAttribute("aria-busy", "false");
+    this.note.textContent = row.error ?? `No picture: ${error.message}`;
   }
 
   #release() {
