@@ -39,7 +39,7 @@ ALOCC = Path(sys.executable).with_name("alocc")
 IMAGES, TOGETHER, SHARE = 1_000, 32, 0.7
 BROKEN, HUGE = 0.05, 0.002
 """Shares of requests whose body is no image, or is larger than the server takes."""
-PEAK_SECONDS = 20.0
+PEAK_SECONDS, MANY_CLIENTS = 20.0, 6
 TOLERANCE = 1e-9
 
 
@@ -230,7 +230,7 @@ def measure(folder: Path, minutes: float, clients: int) -> str:
         print(
             f"one a request: {one:.0f}/s {dict(seen_one.statuses)} wrong {seen_one.wrong}", file=sys.stderr, flush=True
         )
-        two, seen_many = asyncio.run(peak(port, many, 16))
+        two, seen_many = asyncio.run(peak(port, many, MANY_CLIENTS))
         print(
             f"{TOGETHER} a request: {two:.0f}/s {dict(seen_many.statuses)} wrong {seen_many.wrong}",
             file=sys.stderr,
