@@ -154,5 +154,5 @@ def smallest_alpha_text(n: int) -> str:
 
 
 def images_needed(alpha: float | None) -> int:
-    """Smallest number of held-out images n with 1 / (n + 1) ≤ alpha, or .01 if none is asked for."""
-    return math.ceil(1 / (DEFAULT_ALPHA if alpha is None else alpha) - 1e-9) - 1
+    """Smallest number of held-out images n with 1 / (n + 1) ≤ alpha, or .01 if none is asked for; at most 10^18."""
+    return math.ceil(1 / max(DEFAULT_ALPHA if alpha is None else alpha, 1e-18) - 1e-9) - 1

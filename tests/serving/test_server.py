@@ -146,6 +146,7 @@ WRONG = [
     ({"content": b"x", "model": "none"}, 404, "there is no model 'none'; there is parts"),
     ({"content": b"x", "alpha": "0"}, 422, "alpha: must be greater than 0"),
     ({"content": b"x", "alpha": "0.0001"}, 422, "alpha must be at least 0.0083 with 120 held-out images"),
+    ({"content": b"x", "alpha": "1e-320"}, 422, r"alpha must be .* needs \d{18,19} held-out images"),
     ({"content": b"x", "alpha": ".1", "review_alpha": ".05"}, 422, "the review alpha must be at least alpha"),
     ({"content": b"x", "alpha": "nan"}, 422, "alpha: must be"),
     ({"content": b"x", "threshold": "1"}, 422, "threshold: there is no such option"),
