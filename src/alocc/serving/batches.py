@@ -20,12 +20,15 @@ from alocc.errors import BusyError, DataError, InputError
 from alocc.scoring.table import BOX_COLUMNS, COLUMNS, VERDICT, Row
 from alocc.serving.addresses import Addresses
 from alocc.serving.archives import Archive
+from alocc.serving.batcher import most_together
 from alocc.serving.history import OPEN_STATES, BatchRow, Filter, HistoryError, ImageRow, UnknownRowError, new_id, now
 from alocc.serving.images import shown_name
 from alocc.serving.station import Options, Station, Upload
 
-TOGETHER = 8
-"""Images between two looks at whether somebody cancelled the batch, and that are in memory together."""
+TOGETHER, TOGETHER_BYTES = 64, 64 << 20
+"""Images between two looks at whether somebody cancelled the batch, and about how many bytes of them are in memory."""
+READERS = 4
+"""Images that are read, or fetched, at the same time."""
 PATIENCE = 2.0
 """Seconds between two looks for work, and two tries of a database that does not answer."""
 MOST_OPEN = 16
@@ -84,7 +87,7 @@ class Batches:
         """Batches that have not ended, and uploads."""
         self._lock = threading.Lock()
         self._ending, self._something = threading.Event(), threading.Event()
-        self._readers = ThreadPoolExecutor(4, "alocc-batch-read")
+        self._readers = ThreadPoolExecutor(READERS, "alocc-batch-read")
         self._thread = threading.Thread(target=self._work, name="alocc-batches", daemon=True)
 
     def start(self) -> None:
@@ -212,16 +215,25 @@ class Batches:
 
     def _score_some(self, batch: BatchRow, source: Source, first: int) -> int:
         """Score a few images from a position on, and say how many are in the history now."""
-        positions = range(first, min(first + TOGETHER, len(source)))
-        found = list(self._readers.map(lambda position: _read(source, position), positions))
+        found = self._read_some(source, first, most_together(self.station.models.get(batch.model).engine.image_format))
         job = batch.job
         options = Options(
             batch.model, job.get("alpha"), job.get("review_alpha"), keep=bool(job.get("keep")), source="batch"
         )
         rows = self.station.judge_batch([upload for upload, _ in found], options, batch.id, first)
         rows = [replace(row, error=reason) if reason else row for row, (_, reason) in zip(rows, found, strict=True)]
-        self.history.add(rows, batch=batch.id, done=positions.stop)
-        return positions.stop
+        self.history.add(rows, batch=batch.id, done=first + len(found))
+        return first + len(found)
+
+    def _read_some(self, source: Source, first: int, most: int) -> list[tuple[Upload, str | None]]:
+        """Images from a position on: at most so many, and no more than are good for memory."""
+        found: list[tuple[Upload, str | None]] = []
+        last, n_bytes = min(first + min(most, TOGETHER), len(source)), 0
+        while (position := first + len(found)) < last and n_bytes < TOGETHER_BYTES:
+            wave = range(position, min(position + READERS, last))
+            found += self._readers.map(lambda position: _read(source, position), wave)
+            n_bytes = sum(len(upload.content) for upload, _ in found)
+        return found
 
     @contextmanager
     def _source(self, batch: BatchRow) -> Iterator[Source]:
