@@ -97,7 +97,7 @@ async function showVersions(element) {
       h("td", {}, score(one.threshold)), h("td", {}, alphaWords(one)), h("td", {}, count(one.n_held_out)),
       h("td", {}, one.time ? h("time", { datetime: one.time, title: whenInFull(one.time) }, when(one.time)) : "–"),
       h("td", {}, one.active ? h("strong", { class: "in-use" }, "in use")
-        : h("button", { type: "button", class: "small", "aria-label": one.number ? `Use calibration ${one.number}` : "Use the file's own calibration", onclick: () => activate(name, one.number, element) }, "Use this one"))));
+        : h("button", { type: "button", class: "small", onclick: () => activate(name, one.number, element) }, "Use this one", h("span", { class: "unseen" }, `, ${one.number || "the file's own"}`)))));
     const heads = ["Version", "Alarm line", "Alpha", "Scores in it", "Made", "State"].map((head) => h("th", { scope: "col" }, head));
     element.replaceChildren(h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Versions" },
       h("table", {}, h("thead", {}, h("tr", {}, heads)), h("tbody", {}, rows))));

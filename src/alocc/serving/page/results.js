@@ -4,6 +4,7 @@ import { get } from "./api.js";
 import { station } from "./station.js";
 
 const KEPT = 60;
+const TOGETHER = 120; // milliseconds in which results count as one group: of the group, one is shown
 
 class Results extends EventTarget {
   rows = [];
@@ -12,6 +13,7 @@ class Results extends EventTarget {
   isLive = false;
   #model = null;
   #source = null;
+  #arrived = [];
 
   /** The row that is shown, or null. */
   get present() {
@@ -84,7 +86,12 @@ class Results extends EventTarget {
     this.#source.addEventListener("error", () => {
       if (this.#source.readyState === EventSource.CLOSED) setTimeout(() => this.#again(), 3000);
     });
-    this.#source.addEventListener("message", (event) => this.add([JSON.parse(event.data)].flat()));
+    this.#source.addEventListener("message", ({ data }) => this.#arrive(JSON.parse(data)));
+  }
+
+  #arrive(row) {
+    if (!this.#arrived.length) setTimeout(() => this.add(this.#arrived.splice(0)), TOGETHER);
+    this.#arrived.push(row);
   }
 
   /** After the server refused us: any request asks for the token, if that is why. */

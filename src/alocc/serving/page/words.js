@@ -34,8 +34,8 @@ export function percent(share) {
 /** The clock for today, the day before it otherwise. */
 export function when(time) {
   const date = new Date(time);
-  const sameDay = date.toDateString() === new Date().toDateString();
-  return sameDay ? CLOCK.format(date) : `${DAY.format(date)}, ${CLOCK.format(date)}`;
+  const isToday = date >= new Date().setHours(0, 0, 0, 0);
+  return isToday ? CLOCK.format(date) : `${DAY.format(date)}, ${CLOCK.format(date)}`;
 }
 export const whenInFull = (time) => LONG.format(new Date(time));
 
