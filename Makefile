@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help venv demo tutorial-textures test lint types layers bench trust clean
+.PHONY: help venv demo serve tutorial-textures test lint types layers bench trust clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -19,6 +19,10 @@ demo: venv  ## train on the digit 1, judge 0 against 1, write demo/report.html
 	$(BIN)/alocc train mnist --normal 1 --out demo --seed 0 --watch mnist --anomalous 0
 	$(BIN)/alocc evaluate demo mnist --normal 1 --anomalous 0
 	$(BIN)/alocc report demo
+
+serve: venv  ## the demo's detector behind HTTP, and the page to work on; after `make demo`
+	@test -e demo/model.safetensors || { echo "there is no detector in demo/; run make demo first"; exit 2; }
+	$(BIN)/alocc serve demo
 
 tutorial-textures: venv  ## damage on photographed brick: train, evaluate, report, in textures/
 	$(BIN)/python examples/textures.py --normal brick

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -48,7 +49,7 @@ class Calibration:
         """How many held-out images there are."""
         return len(self.held_out_scores)
 
-    @property
+    @cached_property
     def rank(self) -> int:
         """An image is an anomaly if fewer than this many held-out scores are at least as large as its own."""
         p_if_k_are_larger = (1 + np.arange(self.n + 1)) / (self.n + 1)  # the very numbers that p_values gives
@@ -153,5 +154,5 @@ def smallest_alpha_text(n: int) -> str:
 
 
 def images_needed(alpha: float | None) -> int:
-    """Smallest number of held-out images n with 1 / (n + 1) ≤ alpha, or .01 if none is asked for."""
-    return math.ceil(1 / (DEFAULT_ALPHA if alpha is None else alpha) - 1e-9) - 1
+    """Smallest number of held-out images n with 1 / (n + 1) ≤ alpha, or .01 if none is asked for; at most 10^18."""
+    return math.ceil(1 / max(DEFAULT_ALPHA if alpha is None else alpha, 1e-18) - 1e-9) - 1

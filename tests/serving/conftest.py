@@ -1,12 +1,16 @@
-"""A PostgreSQL server for the tests, and rows of the history."""
+"""A PostgreSQL server for the tests, rows of the history, and servers of a detector."""
 
+import io
 import itertools
 import os
 import pwd
+import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +19,14 @@ import pytest
 
 pytest.importorskip("sqlalchemy", reason="SQLAlchemy is not installed; pip install 'alocc[serve]'")
 
+import httpx
+import numpy as np
+from PIL import Image
+
+from alocc.config import preset, with_settings
+from alocc.detector import Detector
 from alocc.serving.history import History, ImageRow, new_id
+from alocc.training.run import train
 
 START = datetime(2026, 1, 5, 6, 0, tzinfo=UTC)
 
@@ -113,3 +124,111 @@ def image_row():
         return ImageRow(**usual | values)
 
     return make
+
+
+# servers
+
+
+PARTS = (40, 52)
+
+
+def draw_parts(n, seed):
+    """Images of noise on a plate with a slot, uint8, (n, 40, 52)."""
+    rng = np.random.default_rng(seed)
+    part = np.full(PARTS, 120.0)
+    part[10:20, 12:34] = 190
+    return (part + rng.normal(0, 8, (n, *PARTS))).clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def parts():
+    """A function that gives n images of parts, the fourth of every four with a dark pit; and PNG files of them."""
+
+    def draw(n, seed=1):
+        images = draw_parts(n, seed)
+        images[3::4, 24:30, 30:36] = 10
+        return images
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def as_png():
+    """A function that gives the bytes of an image as a file."""
+
+    def encode(image, kind="PNG"):
+        written = io.BytesIO()
+        Image.fromarray(image).save(written, kind)
+        return written.getvalue()
+
+    return encode
+
+
+@pytest.fixture(scope="session")
+def part_run(tmp_path_factory):
+    """A run folder of a detector of parts, hardly trained."""
+    folder = tmp_path_factory.mktemp("run") / "parts"
+    tiny = with_settings(preset("robust"), ["networks.width=4", "training.batch_size=16"])
+    train(draw_parts(120, 0), config=tiny, iterations=20, out=folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def usual_part(part_run, as_png):
+    """A PNG file of a part that looks as normal as can be."""
+    images = draw_parts(20, 2)
+    return as_png(images[Detector.load(part_run).score(images).anomaly_score.argmin()])
+
+
+class Server:
+    """``alocc serve`` in a process of its own."""
+
+    def __init__(self, *words, env=None):
+        command = [sys.executable, "-m", "alocc", "serve", *map(str, words), "--port", "0"]
+        variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error", **(env or {})}
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=variables)
+        self.lines, self.address = [], None
+        self._ready = threading.Event()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+        assert self._ready.wait(60), "".join(self.lines)
+        assert self.address, "".join(self.lines)
+        self.http = httpx.Client(base_url=self.address, timeout=60)
+
+    def _read(self):
+        for line in self.process.stderr:
+            self.lines.append(line)
+            if found := re.search(r" at (http://\S+);", line):
+                self.address = found[1]
+                self._ready.set()
+        self._ready.set()
+
+    def stop(self, how=signal.SIGTERM):
+        """End it, and give its exit code."""
+        self.http.close()
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        code = self.process.wait(60)
+        self._reader.join()
+        self.process.stderr.close()
+        return code
+
+
+@pytest.fixture(scope="session")
+def start_server():
+    """A function that starts a server with these words of a command line, and a free port."""
+    started = []
+
+    def start(*words, **variables):
+        started.append(Server(*words, **variables))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.stop(signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def server(start_server, part_run, tmp_path_factory):
+    """A server of the detector of parts, for tests that leave it as it is."""
+    return start_server(part_run, "--store", tmp_path_factory.mktemp("store"))

@@ -477,7 +477,14 @@ def test_pages_of_sqlite_follow_an_index_and_sort_nothing(tmp_path):
     from sqlalchemy import event
 
     event.listen(history._engine, "before_cursor_execute", lambda *given: seen.append(given[2:4]))
-    conditions = [{}, {"verdict": "anomalous"}, {"mark": "false alarm"}, {"model": "m"}, {"model": "m", "verdict": "n"}]
+    conditions = [
+        {},
+        {"verdict": "anomalous"},
+        {"mark": "false alarm"},
+        {"batch": "b"},
+        {"model": "m"},
+        {"model": "m", "verdict": "n"},
+    ]
     for given in conditions:
         history.find(Filter(**given))
         history.find(Filter(**given), before="5000-9000")
@@ -553,18 +560,24 @@ def test_a_path_with_signs_of_urls_is_a_path(tmp_path, image_row):
     assert path.is_file()
 
 
-def test_readers_do_not_wait_for_a_writer(tmp_path, image_row):
+def test_readers_and_a_writer_do_not_wait_for_each_other(tmp_path, image_row):
     history = History(tmp_path / "history.sqlite")
     history.migrate()
     history.add([image_row(0)])
-    with history._writing() as connection:
-        connection.execute(images.delete())
-        rows, start = [], time.perf_counter()
-        reader = threading.Thread(target=lambda: rows.extend(history.find()[0]))
-        reader.start()
-        reader.join(10)
-        assert len(rows) == 1  # as it was before
-        assert time.perf_counter() - start < 5
+    assert raw(history, "PRAGMA journal_mode") == [("wal",)]
+    start = time.perf_counter()
+    with history._reading() as reader:
+        assert len(reader.execute(images.select()).all()) == 1
+        history.add([image_row(1)])  # while that one still reads
+        assert len(reader.execute(images.select()).all()) == 1
+    with history._writing() as writer:
+        writer.execute(images.delete())
+        rows = []
+        thread = threading.Thread(target=lambda: rows.extend(history.find()[0]))
+        thread.start()
+        thread.join(10)
+        assert len(rows) == 2  # as it was before
+    assert time.perf_counter() - start < 5
     assert history.find()[2] == 0
     history.close()
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from alocc.calibration import Calibration
 from alocc.errors import ConfigError, DamagedError, DataError, RefusedError
@@ -124,6 +125,14 @@ def test_defective_ones_and_those_that_nobody_looked_at_are_left_out(calibration
     assert proposal.rate_if_left_out_are_good == 4 / 13  # 11 … 14 would be called, of 9 + 4
 
 
+def test_an_image_that_came_often_counts_once(calibrations, scored):
+    scored(*range(1, 9))
+    scored(*[8.5] * 5, sha256="f" * 64)
+    proposal = calibrations.propose(model(), "recent")
+    assert (proposal.n_images, proposal.n_normals) == (13, 9)
+    assert proposal.calibration.held_out_scores.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 8.5]
+
+
 def test_images_of_another_model_version_or_time_do_not_count(calibrations, scored):
     scored(*range(1, 10))
     scored(100, mark="false alarm", version="another")
@@ -218,11 +227,12 @@ def test_what_is_applied_is_what_was_shown(calibrations, sqlite, scored):
         asked = {"digest": shown.digest, "basis": "added"} | other
         with pytest.raises((RefusedError, ConfigError)):
             calibrations.apply(loaded, **asked)
-    sqlite.mark(called.id, "false alarm")
-    with pytest.raises(RefusedError, match="look at it again") as error:
-        calibrations.apply(loaded, shown.digest, "added")
-    assert error.value.status == 409
-    sqlite.undo()
+    for mark in ("false alarm", "confirmed"):  # the latter changes the precision alone
+        sqlite.mark(called.id, mark)
+        with pytest.raises(RefusedError, match="look at it again") as error:
+            calibrations.apply(loaded, shown.digest, "added")
+        assert error.value.status == 409
+        sqlite.undo()
     assert calibrations.apply(loaded, shown.digest, "added") == 1
     assert calibrations.current(loaded)[1].held_out_scores.tolist() == shown.calibration.held_out_scores.tolist()
     with pytest.raises(RefusedError, match="look at it again"):
@@ -349,3 +359,14 @@ def test_the_rate_after_a_recalibration_depends_on_how_many_false_alarms_were_ma
     assert rate(proposal.calibration, rng) == pytest.approx(expected, abs=0.008)
     if marked == 0:
         assert proposal.rate_if_left_out_are_good == pytest.approx(expected, abs=0.008)
+
+
+def test_false_alarms_alone_would_call_a_tenth_of_what_was_asked():
+    rng, rates = np.random.default_rng(0), []
+    for _ in range(400):
+        own, new = Calibration.of(rng.normal(size=99), 0.01), rng.normal(size=1000)
+        sets = [], new[new > own.threshold], new
+        rates.append([norm.sf(Calibration.of([*own.held_out_scores, *more], 0.01).threshold) for more in sets])
+    before, false_alarms_alone, all_normals = np.mean(rates, axis=0)
+    assert (before, all_normals) == pytest.approx((0.01, 0.01), abs=0.001)
+    assert false_alarms_alone == pytest.approx(0.001, abs=0.0005)

@@ -227,6 +227,7 @@ def test_a_body_is_counted_whatever_it_says_of_itself(ask):
     assert ask("POST", content=pieces(), limits=limits).status_code == 413
     assert ask("POST", "/v1/batches", content=b"x" * 1000, limits=limits).text == "1000"
     assert ask("POST", "/v1/batches", content=b"x" * 1001, limits=limits).status_code == 413
+    assert ask("POST", "/v1/session", content=b"x" * 5000, token=TOKEN).status_code == 413
 
 
 def test_a_refused_body_is_refused_whatever_the_application_makes_of_it(ask):
@@ -304,3 +305,20 @@ def test_no_more_requests_than_allowed_are_under_way_and_live_ones_do_not_count(
     assert statuses[:2] == [200, 200]
     assert sorted(statuses[2:]) == [200, 200, 429, 429]
     assert guard.requests.taken == guard.events.taken == 0
+
+
+def test_who_has_no_token_takes_nothing_from_those_who_have():
+    async def slow(scope, receive, send):
+        await asyncio.sleep(0.05)
+        await application(scope, receive, send)
+
+    guard = Guard(slow, settings(limits=Limits(requests=1), token=TOKEN), Log())
+
+    async def several():
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(guard), base_url="http://localhost") as http:
+            paths = ["/v1/session", "/page/a.js", "/v1/models", "/healthz", "/readyz"]
+            known = {"Authorization": f"Bearer {TOKEN}"}
+            asked = [http.get(path, headers=known if path == "/v1/models" else {}) for path in paths]
+            return [answer.status_code for answer in await asyncio.gather(*asked)]
+
+    assert asyncio.run(several()) == [200, 429, 200, 200, 200]

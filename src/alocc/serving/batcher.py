@@ -13,13 +13,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from alocc.calibration import FloatArray
 from alocc.data.resizing import ImageFormat
 from alocc.errors import BusyError
-from alocc.scores import Scores
 from alocc.scoring.stream import Engine
 from alocc.serving.settings import Limits
 
@@ -31,16 +32,30 @@ MEMORY = 0.8
 Pixels = NDArray[np.uint8]
 
 
-@dataclass
-class _Ticket:
-    """Images (H, W, C) that somebody waits for."""
+class Found(NamedTuple):
+    """What an engine says of n images."""
+
+    anomaly_score: FloatArray
+    p_value: FloatArray
+    anomaly_map: NDArray[np.float32] | None
+    """(n, H, W), if maps were asked for."""
+
+
+@dataclass(eq=False)
+class Work:
+    """Images that somebody waits for, all for one engine."""
 
     engine: Engine
-    images: Sequence[Pixels]
-    maps: bool
-    scores: Future[Scores] = field(default_factory=Future)
+    n: int
+    """How many there may be."""
+    images: Callable[[], Sequence[Pixels]]
+    """Gives them, (H, W, C) in the engine's format, when it is their turn; those that cannot be used are left out."""
+    maps: bool = False
+    later: bool = False
+    """Whether everybody else comes first."""
+    found: Future[Found] = field(default_factory=Future)
 
-    def goes_with(self, other: _Ticket) -> bool:
+    def goes_with(self, other: Work) -> bool:
         """Whether one pass can compute both."""
         return self.engine is other.engine and self.maps == other.maps
 
@@ -62,20 +77,20 @@ class Batcher:
         self._limits, self._observe = limits, observe
         self._rate = _measured_rate(engine)
         self._waiting = 0
-        self._urgent: deque[_Ticket] = deque()
-        self._later: deque[_Ticket] = deque()
+        self._urgent: deque[Work] = deque()
+        self._later: deque[Work] = deque()
         self._closing = False
-        self._something = threading.Condition()
+        self._something = threading.Condition(threading.Lock())
         self._thread = threading.Thread(target=self._work, name="alocc-engine", daemon=True)
         self._thread.start()
 
     @property
     def waiting(self) -> int:
-        """Images of requests that were admitted and are not computed yet, those being decoded included."""
+        """Images of requests that were admitted and that no pass has begun with."""
         return self._waiting
 
     def admit(self, n: int) -> None:
-        """Count n images as waiting, before they are decoded; each is submitted or released later.
+        """Count n images as waiting; work of so many images will be submitted.
 
         Where nothing waits, whatever comes is admitted.
 
@@ -89,22 +104,17 @@ class Batcher:
                 raise BusyError(max(1, math.ceil(seconds)))
             self._waiting += n
 
-    def release(self, n: int) -> None:
-        """Images that were admitted will not come: they cannot be used."""
+    def submit(self, work: Work) -> Future[Found]:
+        """Score images; those with maps come before all others, as somebody has waited for them already."""
         with self._something:
-            self._waiting -= n
-
-    def submit(self, engine: Engine, images: Sequence[Pixels]) -> Future[Scores]:
-        """Score images that were admitted, (H, W, C) each, in the engine's format."""
-        return self._put(self._urgent.append, _Ticket(engine, images, maps=False))
-
-    def submit_for_maps(self, engine: Engine, images: Sequence[Pixels]) -> Future[Scores]:
-        """Score images again, with maps; before all others, as somebody has waited for them already."""
-        return self._put(self._urgent.appendleft, _Ticket(engine, images, maps=True))
-
-    def submit_later(self, engine: Engine, images: Sequence[Pixels], *, maps: bool = False) -> Future[Scores]:
-        """Score images when nobody else waits."""
-        return self._put(self._later.append, _Ticket(engine, images, maps))
+            if work.later:
+                self._later.append(work)
+            elif work.maps:
+                self._urgent.appendleft(work)
+            else:
+                self._urgent.append(work)
+            self._something.notify()
+        return work.found
 
     def close(self) -> None:
         """Compute what was submitted, and end; nothing may be submitted after this."""
@@ -113,30 +123,34 @@ class Batcher:
             self._something.notify()
         self._thread.join()
 
-    def _put(self, append: Callable[[_Ticket], None], ticket: _Ticket) -> Future[Scores]:
-        with self._something:
-            append(ticket)
-            self._something.notify()
-        return ticket.scores
-
     def _work(self) -> None:
-        while tickets := self._take():
-            images = np.stack([image for ticket in tickets for image in ticket.images])
-            start = time.perf_counter()
+        while works := self._take():
+            images = [(work, pixels) for work in works if (pixels := _images_of(work)) is not None]
             try:
-                scores = tickets[0].engine.score(images, maps=tickets[0].maps)
+                self._score(images)
             except Exception as error:
-                for ticket in tickets:
-                    ticket.scores.set_exception(error)
-                continue
-            self._learn(tickets[0].engine, len(images), time.perf_counter() - start)
-            first = 0
-            for ticket in tickets:
-                last = first + len(ticket.images)
-                ticket.scores.set_result(scores[first:last])
-                first = last
+                for work, _ in images:
+                    if not work.found.done():
+                        work.found.set_exception(error)
 
-    def _take(self) -> list[_Ticket]:
+    def _score(self, works: Sequence[tuple[Work, Sequence[Pixels]]]) -> None:
+        together = [image for _, images in works for image in images]
+        if not together:
+            nothing = np.empty(0)
+            for work, _ in works:
+                work.found.set_result(Found(nothing, nothing, None))
+            return
+        first, start = works[0][0], time.perf_counter()
+        scores = first.engine.score(np.stack(together), maps=first.maps)
+        self._learn(first.engine, len(together), time.perf_counter() - start)
+        score, p_value, maps = scores.anomaly_score, scores.p_value, scores.anomaly_map
+        end = 0
+        for work, images in works:
+            begin, end = end, end + len(images)
+            found = Found(score[begin:end], p_value[begin:end], None if maps is None else maps[begin:end])
+            work.found.set_result(found)
+
+    def _take(self) -> list[Work]:
         """Whatever waits, of one kind, the oldest first; nothing once there will be no more."""
         with self._something:
             while not (queue := self._urgent or self._later):
@@ -144,9 +158,9 @@ class Batcher:
                     return []
                 self._something.wait()
             first = queue.popleft()
-            taken, n, most = [first], len(first.images), most_together(first.engine.image_format)
-            while queue and queue[0].goes_with(first) and n + len(queue[0].images) <= most:
-                n += len(queue[0].images)
+            taken, n, most = [first], first.n, most_together(first.engine.image_format)
+            while queue and queue[0].goes_with(first) and n + queue[0].n <= most:
+                n += queue[0].n
                 taken.append(queue.popleft())
             if queue is self._urgent and not first.maps:
                 self._waiting -= n
@@ -161,6 +175,15 @@ class Batcher:
 def most_together(image_format: ImageFormat) -> int:
     """Images that are worth computing in one pass."""
     return max(1, min(MOST, MOST_PIXELS // (image_format.height * image_format.width)))
+
+
+def _images_of(work: Work) -> Sequence[Pixels] | None:
+    """Its images; none if they could not be made, which its result says then."""
+    try:
+        return work.images()
+    except Exception as error:
+        work.found.set_exception(error)
+        return None
 
 
 def _measured_rate(engine: Engine) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -30,8 +30,10 @@ PATIENCE = 2.0
 """Seconds between two looks for work, and two tries of a database that does not answer."""
 MOST_OPEN = 16
 """Batches that are not done yet, uploads included: more are not accepted."""
-NAME = re.compile(r"([0-9a-f]{32})\.zip")
-"""Of an upload: nothing else in the folder is ours."""
+ZIP, LIST = ".zip", ".txt"
+"""What is kept of a batch until it ends: an archive, or addresses, one a line."""
+NAME = re.compile(r"([0-9a-f]{32})\.(?:zip|txt)")
+"""Of such a file: nothing else in the folder is ours."""
 RESULT_COLUMNS = (*COLUMNS[:-1], VERDICT, COLUMNS[-1], *BOX_COLUMNS)
 
 
@@ -78,7 +80,8 @@ class Batches:
         self.addresses = Addresses(
             settings.addresses, private=settings.private_addresses, most_bytes=self.limits.body_bytes
         )
-        self._incoming = 0
+        self._open: set[str] = set()
+        """Batches that have not ended, and uploads."""
         self._lock = threading.Lock()
         self._ending, self._something = threading.Event(), threading.Event()
         self._readers = ThreadPoolExecutor(4, "alocc-batch-read")
@@ -86,7 +89,7 @@ class Batches:
 
     def start(self) -> None:
         """Begin, with what an earlier process left."""
-        self._remove_leftovers()
+        self._look_around()
         self._thread.start()
 
     def close(self) -> None:
@@ -98,27 +101,27 @@ class Batches:
         self._readers.shutdown()
 
     @contextmanager
-    def incoming(self) -> Iterator[Path]:
-        """A path for a zip that comes in; it is removed unless :meth:`add_archive` took it.
+    def incoming(self, suffix: str) -> Iterator[Path]:
+        """A path for an upload; it is removed in the end unless a batch was made of it.
+
+        Args:
+            suffix: :data:`ZIP` or :data:`LIST`.
 
         Raises:
             BusyError: if enough batches wait already.
         """
+        id = new_id()
         with self._lock:
-            n_open = sum(batch.state in OPEN_STATES for batch in self.history.batches(1000))
-            if n_open + self._incoming >= MOST_OPEN:
+            if len(self._open) >= MOST_OPEN:
                 raise BusyError(60)
-            self._incoming += 1
-        path = self._path(new_id())
+            self._open.add(id)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            yield path
+            yield self.folder / f"{id}{suffix}"
         finally:
-            with self._lock:
-                self._incoming -= 1
             with suppress(HistoryError):  # then the next start removes it
-                if not self._is_open(path.stem):
-                    self._forget(path.stem)
+                if not self._is_open(id):
+                    self._forget(id)
 
     def add_archive(self, path: Path, options: Options) -> BatchRow:
         """Take a zip at a path that :meth:`incoming` gave.
@@ -128,7 +131,7 @@ class Batches:
             UnknownModelError, ConfigError: if the model or its alphas are not possible.
         """
         with self._archive(path) as archive:
-            return self._add(path.stem, len(archive), options, {})
+            return self._add(path, len(archive), options)
 
     def add_addresses(self, listed: Sequence[str], options: Options) -> BatchRow:
         """Take a list of addresses.
@@ -139,8 +142,9 @@ class Batches:
         """
         for address in listed:
             self.addresses.check(address)
-        with self.incoming() as path:
-            return self._add(path.stem, len(listed), options, {"addresses": list(listed)})
+        with self.incoming(LIST) as path:
+            path.write_text("\n".join(listed), encoding="ascii")
+            return self._add(path, len(listed), options)
 
     def cancel(self, id: str) -> BatchRow:
         """End a batch; what was scored stays. One that has ended stays as it is.
@@ -162,12 +166,12 @@ class Batches:
         found = [(row.position or 0, result(row)) for row in self.history.export(Filter(batch=id))]
         return RESULT_COLUMNS, [row for _, row in sorted(found, key=lambda one: one[0])]
 
-    def _add(self, id: str, total: int, options: Options, job: Mapping[str, object]) -> BatchRow:
+    def _add(self, path: Path, total: int, options: Options) -> BatchRow:
         loaded = self.station.models.get(options.model)
         _, calibration = self.station.calibrations.current(loaded)
         calibration.at(options.alpha, options.review_alpha)  # refused now, not in an hour
         asked = {"alpha": options.alpha, "review_alpha": options.review_alpha, "keep": options.keep}
-        batch = BatchRow(id, now(), loaded.name, {**asked, **job}, total=total)
+        batch = BatchRow(path.stem, now(), loaded.name, {**asked, "source": path.suffix}, total=total)
         self.history.add_batch(batch)
         self._something.set()
         return batch
@@ -221,17 +225,15 @@ class Batches:
 
     @contextmanager
     def _source(self, batch: BatchRow) -> Iterator[Source]:
-        if (listed := batch.job.get("addresses")) is not None:
-            yield Listed(listed, self.addresses)
+        path = self.folder / f"{batch.id}{batch.job['source']}"
+        if path.suffix == LIST:
+            yield Listed(_lines(path), self.addresses)
         else:
-            with self._archive(self._path(batch.id)) as archive:
+            with self._archive(path) as archive:
                 yield archive
 
     def _archive(self, path: Path) -> Archive:
         return Archive(path, self.limits.batch_bytes, self.limits.body_bytes)
-
-    def _path(self, id: str) -> Path:
-        return self.folder / f"{id}.zip"
 
     def _is_open(self, id: str) -> bool:
         try:
@@ -240,17 +242,26 @@ class Batches:
             return False
 
     def _forget(self, id: str) -> None:
-        with suppress(OSError):
-            self._path(id).unlink(missing_ok=True)
+        """Remove what was kept of a batch that has ended."""
+        with self._lock:
+            self._open.discard(id)
+        for suffix in (ZIP, LIST):
+            with suppress(OSError):
+                (self.folder / f"{id}{suffix}").unlink(missing_ok=True)
 
-    def _remove_leftovers(self) -> None:
-        """Remove uploads of batches that have ended, or never began because the process did."""
-        if not self.folder.is_dir():
-            return
-        open_ones = {batch.id for batch in self.history.batches(1000) if batch.state in OPEN_STATES}
-        for path in self.folder.iterdir():
-            if (match := NAME.fullmatch(path.name)) and match[1] not in open_ones:
+    def _look_around(self) -> None:
+        """Find out which batches wait, and remove uploads of others: of those that ended or never began."""
+        self._open = {batch.id for batch in self.history.batches(1000) if batch.state in OPEN_STATES}
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
+            if (match := NAME.fullmatch(path.name)) and match[1] not in self._open:
                 self._forget(match[1])
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="ascii").splitlines()
+    except (OSError, ValueError):
+        raise DataError("the list of addresses cannot be read") from None
 
 
 def _read(source: Source, position: int) -> tuple[Upload, str | None]:

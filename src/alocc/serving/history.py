@@ -349,6 +349,7 @@ class History:
             ConfigError: if an image with its verdict cannot have this mark.
         """
         with self._writing() as connection:
+            connection.execute(select(images.c.number).where(images.c.id == _text(id)).with_for_update())  # in turn
             found = _found(connection, id)
             possible = MARKS.get(found.verdict, ())
             if mark is not None and mark not in possible:
@@ -529,7 +530,7 @@ def _of(model: str, version: str) -> tuple[Any, Any]:
 
 
 def _found(connection: Connection, id: str) -> Any:
-    found = connection.execute(select(images).where(images.c.id == _text(id)).with_for_update()).one_or_none()
+    found = connection.execute(select(images).where(images.c.id == _text(id))).one_or_none()
     if found is None:
         raise UnknownRowError("image", id)
     return found

@@ -7,9 +7,12 @@ event loop and the worker of a batch go the same way.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Iterator, Sequence
+import itertools
+import random
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -19,15 +22,15 @@ from alocc.calibration import NORMAL, Calibration, map_threshold
 from alocc.errors import ConfigError, DataError
 from alocc.regions import Region, regions_of_anomalies
 from alocc.scores import Scores
-from alocc.serving.batcher import Batcher, Pixels
-from alocc.serving.history import ImageRow, new_id, now
+from alocc.serving.batcher import Batcher, Found, Pixels, Work
+from alocc.serving.history import ImageRow, now
 from alocc.serving.images import Picture, Upload, decode, map_png, overlay_png, sha256
 from alocc.serving.models import Loaded
 
 Source = Literal["api", "page", "batch"]
 """Who asked for a verdict."""
-SMALL = 1 << 18
-"""Bytes of images that one thread decodes, one after the other; larger ones are decoded side by side."""
+QUICK = 1 << 14
+"""Bytes of an image that is decoded quicker than it is handed from thread to thread."""
 
 ResultT = TypeVar("ResultT")
 Steps = Generator[Future[Any], Any, ResultT]
@@ -107,85 +110,84 @@ class Judge:
             BusyError: if the images would have to wait too long.
             ConfigError: if maps are asked for of a model that has none.
         """
-        if (options.map or options.overlay) and not self.loaded.has_maps:
+        draws = options.map or options.overlay
+        if draws and not self.loaded.has_maps:
             raise ConfigError(f"model {self.loaded.name} has no maps; export it again, with --maps")
         if not self.later:
             self.batcher.admit(len(uploads))
-        cases = list(map(_Case, uploads))
-        yield from [self._scored(part) for part in _parts(cases)]
-        suspects = [
-            case
-            for case in cases
-            if case.picture and (case.verdict != NORMAL or options.map or options.overlay) and self.loaded.has_maps
-        ]
-        if suspects:
-            scores = yield self._submit_for_maps([_pixels(case) for case in suspects])
-            yield self.threads.submit(self._describe, suspects, scores, options)
+        cases = [_Case(upload) for upload in uploads]
+        for part, future in [(part, self._submit(part)) for part in _parts(cases)]:
+            found = yield future
+            self._call([case for case in part if case.picture], found)
+        suspects = [case for case in cases if case.picture and (draws or case.verdict != NORMAL)]
+        if suspects and self.loaded.has_maps:
+            found = yield self.batcher.submit(self._work(suspects, maps=True))
+            yield self.threads.submit(self._describe, suspects, found, options)
         return self._judged(cases, options)
 
-    def _scored(self, cases: Sequence[_Case]) -> Future[None]:
-        """Decode some images, score those that can be used, and call them; done when all of that is."""
-        done: Future[None] = Future()
+    def _submit(self, cases: Sequence[_Case]) -> Future[Found]:
+        """Have some images decoded and scored: by the engine's thread, if that is quick, else by others before."""
+        work = self._work(cases)
+        if len(cases[0].upload.content) <= QUICK:
+            return self.batcher.submit(work)
 
-        def begin() -> None:
-            n_waiting = 0 if self.later else len(cases)
-            try:
+        def prepare() -> None:
+            with suppress(Exception):  # a fault of ours comes again in its turn, and is told then
                 for case in cases:
                     self._decode(case)
-                usable = [case for case in cases if case.picture]
-                if n_waiting > len(usable):
-                    self.batcher.release(n_waiting - len(usable))
-                n_waiting = 0 if self.later else len(usable)
-                if not usable:
-                    done.set_result(None)
-                    return
-                submit = self.batcher.submit_later if self.later else self.batcher.submit
-                scores = submit(self.loaded.engine, [_pixels(case) for case in usable])
-                n_waiting = 0
-                scores.add_done_callback(lambda scores: _settle(done, lambda: self._call(usable, scores.result())))
-            except BaseException as error:
-                self.batcher.release(n_waiting)
-                done.set_exception(error)
+            self.batcher.submit(work)
 
-        self.threads.submit(begin)
-        return done
+        if self.later:
+            prepare()  # the worker's own thread has the time
+        else:
+            self.threads.submit(prepare)
+        return work.found
+
+    def _work(self, cases: Sequence[_Case], *, maps: bool = False) -> Work:
+        def images() -> list[Pixels]:
+            for case in cases:
+                self._decode(case)
+            return [case.picture.pixels for case in cases if case.picture]
+
+        return Work(self.loaded.engine, len(cases), images, maps, self.later)
 
     def _decode(self, case: _Case) -> None:
-        case.sha256 = sha256(case.upload.content)
+        """Decode an image, unless that was done; what goes wrong is the image's error."""
+        if case.sha256:
+            return
         try:
             case.picture = decode(case.upload, self.loaded.engine.image_format, self.most_pixels)
         except DataError as error:
             case.error = str(error)
+        case.sha256 = sha256(case.upload.content)
 
-    def _call(self, cases: Sequence[_Case], scores: Scores) -> None:
-        p_values = self._p_values(scores)
-        verdicts = self.calibration.verdicts(p_values)
-        of_each = zip(cases, scores.anomaly_score.tolist(), p_values.tolist(), verdicts.tolist(), strict=True)
+    def _call(self, cases: Sequence[_Case], found: Found) -> None:
+        p_values = self._p_values(found)
+        verdicts = self.calibration.verdicts(p_values).tolist()
+        of_each = zip(cases, found.anomaly_score.tolist(), p_values.tolist(), verdicts, strict=True)
         for case, anomaly_score, p_value, verdict in of_each:
             case.anomaly_score, case.p_value, case.verdict = anomaly_score, p_value, verdict
 
-    def _p_values(self, scores: Scores) -> NDArray[np.float64]:
+    def _p_values(self, found: Found) -> NDArray[np.float64]:
         """Those of the engine, unless another calibration took the place of its own."""
-        return self.calibration.p_values(scores.anomaly_score) if self.number else scores.p_value
+        return self.calibration.p_values(found.anomaly_score) if self.number else found.p_value
 
-    def _submit_for_maps(self, images: Sequence[Pixels]) -> Future[Scores]:
-        if self.later:
-            return self.batcher.submit_later(self.loaded.engine, images, maps=True)
-        return self.batcher.submit_for_maps(self.loaded.engine, images)
-
-    def _describe(self, cases: Sequence[_Case], scores: Scores, options: Options) -> None:
+    def _describe(self, cases: Sequence[_Case], found: Found, options: Options) -> None:
         """Find the regions of images that are not called normal, and draw what is asked for."""
-        maxima, p_values = self.loaded.engine.map_maxima, self._p_values(scores)
+        maxima, p_values, maps = self.loaded.engine.map_maxima, self._p_values(found), found.anomaly_map
         assert maxima is not None
-        assert scores.anomaly_map is not None
+        assert maps is not None
         alpha, review_alpha = self.calibration.alpha, self.calibration.review_alpha
         threshold = map_threshold(maxima, alpha)
-        called = replace(scores, p_value=p_values, is_anomaly=p_values <= alpha, review_alpha=review_alpha)
-        pixels = (np.divide(_pixels(case).transpose(2, 0, 1), 255, dtype=np.float32) for case in cases)
-        sizes = [(case.picture.height, case.picture.width) for case in cases if case.picture]
-        regions = regions_of_anomalies(called, pixels, threshold, maxima, sizes)
-        for case, anomaly_map, found, size in zip(cases, scores.anomaly_map, regions, sizes, strict=True):
-            case.map, case.regions = anomaly_map, list(map(region_json, found))
+        scores = Scores(
+            found.anomaly_score, p_values, p_values <= alpha, {}, None, alpha, maps, review_alpha=review_alpha
+        )
+        pictures = [case.picture for case in cases if case.picture]
+        pixels = (np.divide(picture.pixels.transpose(2, 0, 1), 255, dtype=np.float32) for picture in pictures)
+        sizes = [(picture.height, picture.width) for picture in pictures]
+        regions = regions_of_anomalies(scores, pixels, threshold, maxima, sizes)
+        for case, anomaly_map, places, size in zip(cases, maps, regions, sizes, strict=True):
+            case.map, case.regions = anomaly_map, list(map(region_json, places))
             if options.map:
                 case.map_png = map_png(anomaly_map, threshold)
             if options.overlay:
@@ -197,7 +199,7 @@ class Judge:
         return [
             Judged(
                 ImageRow(
-                    id=new_id(),
+                    id=_new_id(),
                     time=time,
                     model=self.loaded.name,
                     version=self.loaded.version,
@@ -271,29 +273,17 @@ async def finished(steps: Steps[ResultT]) -> ResultT:
             return found
 
 
-def _pixels(case: _Case) -> Pixels:
-    assert case.picture
-    return case.picture.pixels
-
-
 def _parts(cases: Sequence[_Case]) -> Iterator[list[_Case]]:
-    """Images in their order, small ones together."""
-    part: list[_Case] = []
-    size = 0
-    for case in cases:
-        if part and size + len(case.upload.content) > SMALL:
-            yield part
-            part, size = [], 0
-        part.append(case)
-        size += len(case.upload.content)
-    if part:
-        yield part
+    """Images in their order: neighbours that are quick together, each other one by itself."""
+    for quick, neighbours in itertools.groupby(cases, lambda case: len(case.upload.content) <= QUICK):
+        if quick:
+            yield list(neighbours)
+        else:
+            yield from ([case] for case in neighbours)
 
 
-def _settle(done: Future[None], compute: Callable[[], None]) -> None:
-    try:
-        compute()
-    except BaseException as error:
-        done.set_exception(error)
-    else:
-        done.set_result(None)
+def _new_id() -> str:
+    return f"{_ids.getrandbits(128):032x}"
+
+
+_ids = random.Random()  # seeded by the system, once: to ask it for every image costs more than decoding one

@@ -37,7 +37,9 @@ ERRORS = {
     429: "Too much is waiting, or this client asks too often; Retry-After says when to ask again.",
     431: "The headers are too long.",
     500: "Something went wrong in the server; its log says what.",
+    501: "The server lacks a library for it.",
     503: "The server cannot work now.",
+    507: "The server has no room for it.",
 }
 ALWAYS = (400, 401, 403, 408, 413, 422, 429, 431, 500, 503)
 

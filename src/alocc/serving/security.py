@@ -17,7 +17,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -31,9 +31,11 @@ from alocc.serving.settings import Limits, Settings
 
 SHORTEST_TOKEN = 16
 COOKIE, COOKIE_SECONDS = "alocc_session", 7 * 24 * 3600
-OPEN = frozenset({"/", "/healthz", "/readyz", "/v1/session"})
-"""Paths that need no token, besides those below :data:`PAGE`."""
+HEALTH = frozenset({"/healthz", "/readyz"})
+SESSION, SESSION_BYTES = "/v1/session", 4096
 PAGE = "/page/"
+OPEN = frozenset({"/", SESSION, *HEALTH})
+"""Paths that need no token, besides those below :data:`PAGE`."""
 ARCHIVES = "/v1/batches"
 """Where bodies may be as large as an archive."""
 EVENTS = "/v1/events"
@@ -198,7 +200,7 @@ class Guard:
         if not self.is_local:
             self.hosts.add(socket.gethostname().lower())
         self.rates = Rates(settings.limits.per_second)
-        self.requests, self.events = Slots(settings.limits.requests), Slots(settings.limits.requests)
+        self.requests, self.events, self.guests = (Slots(settings.limits.requests) for _ in range(3))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or refuse; a line in the log."""
@@ -215,7 +217,7 @@ class Guard:
                 await exchange.answer(204, b"", self._cross_origin(exchange.headers))
             else:
                 exchange.extra = self._cross_origin(exchange.headers)
-                with (self.events if scope["path"] == EVENTS else self.requests).one():
+                with self._slot(scope["path"]):
                     await self.app(scope, exchange.receive, exchange.send)
                 if exchange.refusal:
                     raise exchange.refusal
@@ -223,7 +225,7 @@ class Guard:
             pass
         except Exception as error:
             refusal = error if isinstance(error, Refusal) else exchange.refusal
-            if not refusal:
+            if not refusal and not exchange.is_gone:
                 self.log.failure("failure", error, id=exchange.id, path=visible(scope["path"]))
             await exchange.refuse(
                 refusal or Refusal(500, f"something failed here; the log says more, at {exchange.id}")
@@ -231,6 +233,13 @@ class Guard:
         finally:
             self.log.note("request", **exchange.summary())
         return None
+
+    def _slot(self, path: str) -> AbstractContextManager[None]:
+        """What a request takes up: whoever has no token takes nothing from those who have."""
+        if path in HEALTH:
+            return nullcontext()
+        slots = self.events if path == EVENTS else self.guests if _is_open(path) else self.requests
+        return slots.one()
 
     def check(self, scope: Scope, headers: Headers) -> None:
         """Raise a :class:`Refusal` unless this request may be answered."""
@@ -272,8 +281,7 @@ class Guard:
             raise Refusal(403, "a page of another server sent this; whoever started this one may add --allow-origin")
 
     def _check_token(self, scope: Scope, headers: Headers) -> None:
-        path = scope["path"]
-        if path in OPEN or path.startswith(PAGE):
+        if _is_open(scope["path"]):
             return
         given = headers.getlist("authorization")
         if given:
@@ -304,6 +312,11 @@ class Guard:
             "access-control-allow-headers": "Authorization, Content-Type",
             "access-control-max-age": "600",
         }
+
+
+def _is_open(path: str) -> bool:
+    """Whether it needs no token."""
+    return path in OPEN or path.startswith(PAGE)
 
 
 def _is_address(name: str) -> bool:
@@ -339,11 +352,14 @@ class Exchange:
         """Further headers of the answer."""
         self.refusal: Refusal | None = None
         """Of the body, while it was read: whatever the application answers, it is this."""
+        self.is_gone = False
+        """Whether the client went away before its body was there: nobody is left to be answered."""
         self.status: int | None = None
         self.n_received, self.n_sent = 0, 0
         self.began = time.monotonic()
         is_archive = scope["path"] == ARCHIVES
-        self.most_bytes = limits.batch_bytes if is_archive else limits.body_bytes
+        own = {ARCHIVES: limits.batch_bytes, SESSION: SESSION_BYTES}
+        self.most_bytes = own.get(scope["path"], limits.body_bytes)
         rate = limits.body_bytes / limits.body_seconds
         self.deadline = self.began + max(limits.body_seconds, self.most_bytes / rate if is_archive else 0)
         length = self.headers.get("content-length", "0")
@@ -366,6 +382,7 @@ class Exchange:
             except TimeoutError:
                 self.refusal = Refusal(408, "the body of this request took too long")
             else:
+                self.is_gone = message["type"] == "http.disconnect"
                 self.n_received += len(message.get("body", b""))
                 self.is_read = not message.get("more_body", False)
                 if self.n_received > self.most_bytes:
@@ -376,7 +393,7 @@ class Exchange:
 
     async def send(self, message: Message) -> None:
         """A piece of the answer, with the headers of every answer; nothing if the body was refused."""
-        if self.refusal and self.status is None:
+        if self.is_gone or (self.refusal and self.status is None):
             return
         if message["type"] == "http.response.start":
             self.status = message["status"]

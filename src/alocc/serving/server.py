@@ -9,7 +9,7 @@ from pathlib import Path
 import uvicorn
 
 from alocc.errors import ConfigError
-from alocc.serving.app import create_app
+from alocc.serving.app import Shortcut, create_app
 from alocc.serving.connections import Connection
 from alocc.serving.history import History
 from alocc.serving.kept import Kept
@@ -50,9 +50,10 @@ def run(
             if loaded.engine.health and loaded.engine.health.warning:
                 warn(f"{loaded.name}: {loaded.engine.health.warning}")
         config = uvicorn.Config(
-            Guard(create_app(station), settings, station.log),
+            Guard(Shortcut(create_app(station)), settings, station.log),
             http=Connection,
             log_config=None,
+            log_level="error",  # what is no HTTP is answered, and no matter for whoever runs this
             access_log=False,
             server_header=False,
             proxy_headers=False,

@@ -76,6 +76,8 @@ images = Table(
     Index("ix_images_mark", "mark", "number"),
     sqlite_autoincrement=True,
 )
+_OF_BATCH = images.c.batch.is_not(None)
+Index("ix_images_batch", images.c.batch, images.c.number, sqlite_where=_OF_BATCH, postgresql_where=_OF_BATCH)
 
 marks = Table(
     "marks",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from alocc.errors import RefusedError
 from alocc.scoring.table import WRITERS
-from alocc.serving.batches import Batches
+from alocc.serving.batches import ZIP, Batches
 from alocc.serving.history import BatchRow, Filter, State
 from alocc.serving.replies import ID, errors
 from alocc.serving.station import Options
@@ -111,7 +111,7 @@ _FORM = {"type": "object", "required": [FIELD], "properties": {FIELD: _FILE}}
     "",
     status_code=202,
     summary="Judge many images in the background",
-    responses=errors(404, 415),
+    responses=errors(404, 415, 507),
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -177,7 +177,7 @@ async def results_csv(batches: Here, id: str) -> Response:
     response_class=Response,
     responses={
         200: {"description": "A table.", "content": {"application/vnd.apache.parquet": {}}},
-        **errors(404),
+        **errors(404, 501),
     },
 )
 async def results_parquet(batches: Here, id: str) -> Response:
@@ -224,8 +224,8 @@ async def _add_form(request: Request, batches: Batches, options: Options) -> Bat
             raise RefusedError(422, f'a form has one file, named "{FIELD}"; options go into the address')
 
         def take() -> BatchRow:
-            with batches.incoming() as path:
-                with _opened(path) as stored:
+            with batches.incoming(ZIP) as path:
+                with _stored(path) as stored:
                     shutil.copyfileobj(file.file, stored, 1 << 20)
                 return batches.add_archive(path, options)
 
@@ -233,10 +233,10 @@ async def _add_form(request: Request, batches: Batches, options: Options) -> Bat
 
 
 async def _add_body(request: Request, batches: Batches, options: Options) -> BatchRow:
-    incoming = batches.incoming()
+    incoming = batches.incoming(ZIP)
     path = await asyncio.to_thread(incoming.__enter__)
     try:
-        with _opened(path) as stored:
+        with _stored(path) as stored:
             async for piece in request.stream():
                 await asyncio.to_thread(stored.write, piece)
         return await asyncio.to_thread(batches.add_archive, path, options)
@@ -244,8 +244,14 @@ async def _add_body(request: Request, batches: Batches, options: Options) -> Bat
         await asyncio.to_thread(incoming.__exit__, None, None, None)
 
 
-def _opened(path: Path) -> IO[bytes]:
-    return path.open("xb")
+@contextmanager
+def _stored(path: Path) -> Iterator[IO[bytes]]:
+    """A new file, to be written."""
+    try:
+        with path.open("xb") as file:
+            yield file
+    except OSError:
+        raise RefusedError(507, "the server has no room for it") from None
 
 
 def _as_options(asked: BatchOptions) -> Options:

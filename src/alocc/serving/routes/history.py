@@ -17,13 +17,18 @@ from alocc.errors import RefusedError
 from alocc.scoring.table import BOX_COLUMNS, csv_text
 from alocc.serving.history import Filter, ImageRow, MarkEvent
 from alocc.serving.images import Upload, decode, image_png, map_png
+from alocc.serving.replies import errors
 from alocc.serving.station import Station, settled, station_of
 
-router = APIRouter(tags=["history"], dependencies=[Depends(settled)])
+router = APIRouter(tags=["history"], dependencies=[Depends(settled)], responses=errors())
 Here = Annotated[Station, Depends(station_of)]
 Mark = Literal["false alarm", "missed", "confirmed"]
 COLUMNS = (*(field.name for field in fields(ImageRow) if field.name != "regions"), *BOX_COLUMNS)
 """Of the CSV file; the box is that of the strongest region."""
+PICTURE: dict[int | str, dict[str, Any]] = {
+    200: {"description": "A picture.", "content": {"image/png": {}}},
+    **errors(404, 410),
+}
 DOWNLOAD = {"Content-Disposition": "attachment"}
 
 
@@ -75,7 +80,7 @@ def _filter(
 Wanted = Annotated[Filter, Depends(_filter)]
 
 
-@router.get("/v1/history")
+@router.get("/v1/history", summary="A page of the history")
 def page(
     station: Here,
     wanted: Wanted,
@@ -87,7 +92,12 @@ def page(
     return Page(rows=rows, next=following, total=total)
 
 
-@router.get("/v1/history.csv", response_class=StreamingResponse, responses={200: {"content": {"text/csv": {}}}})
+@router.get(
+    "/v1/history.csv",
+    summary="The history as CSV",
+    response_class=StreamingResponse,
+    responses={200: {"description": "A table.", "content": {"text/csv": {}}}},
+)
 def as_csv(station: Here, wanted: Wanted) -> StreamingResponse:
     """The same images as a table, without regions but with the box of the strongest one."""
     lines = csv_text(map(_flat, station.history.export(wanted)), COLUMNS)
@@ -95,7 +105,10 @@ def as_csv(station: Here, wanted: Wanted) -> StreamingResponse:
 
 
 @router.get(
-    "/v1/history.jsonl", response_class=StreamingResponse, responses={200: {"content": {"application/x-ndjson": {}}}}
+    "/v1/history.jsonl",
+    summary="The history as JSON lines",
+    response_class=StreamingResponse,
+    responses={200: {"description": "An object a line.", "content": {"application/x-ndjson": {}}}},
 )
 def as_json_lines(station: Here, wanted: Wanted) -> StreamingResponse:
     """The same images, one JSON object a line, with their regions."""
@@ -103,13 +116,13 @@ def as_json_lines(station: Here, wanted: Wanted) -> StreamingResponse:
     return StreamingResponse(_joined(lines), media_type="application/x-ndjson", headers=DOWNLOAD)
 
 
-@router.get("/v1/history/{id}")
+@router.get("/v1/history/{id}", summary="One image", responses=errors(404))
 def entry(station: Here, id: str) -> Entry:
     """One image with the story of its mark."""
     return Entry(image=station.history.get(id), marks=station.history.marks_of(id))
 
 
-@router.get("/v1/history/{id}/image", response_class=Response, responses={200: {"content": {"image/png": {}}}})
+@router.get("/v1/history/{id}/image", summary="Its picture", response_class=Response, responses=PICTURE)
 def picture(station: Here, id: str) -> Response:
     """The image itself, upright, encoded anew; 410 if it is not kept."""
     row = station.history.get(id)
@@ -117,7 +130,7 @@ def picture(station: Here, id: str) -> Response:
     return Response(image_png(upload, size), media_type="image/png")
 
 
-@router.get("/v1/history/{id}/map", response_class=Response, responses={200: {"content": {"image/png": {}}}})
+@router.get("/v1/history/{id}/map", summary="Its map", response_class=Response, responses=PICTURE)
 def picture_of_map(station: Here, id: str) -> Response:
     """The colours of its map, transparent, to lie over it; 410 if the image or the model is no longer there."""
     row = station.history.get(id)
@@ -133,13 +146,13 @@ def picture_of_map(station: Here, id: str) -> Response:
     return Response(map_png(found[0], map_threshold(maxima, row.alpha), size), media_type="image/png")
 
 
-@router.put("/v1/history/{id}/mark")
+@router.put("/v1/history/{id}/mark", summary="Mark an image", responses=errors(404))
 def mark(station: Here, id: str, said: MarkRequest) -> ImageRow:
     """Say that an image was a false alarm, missed or rightly called, or take that away."""
     return station.history.mark(id, said.mark, said.comment)
 
 
-@router.post("/v1/marks/undo")
+@router.post("/v1/marks/undo", summary="Take back the last mark")
 def undo(station: Here) -> Undone:
     """Take back the last mark, whoever set it; again: the one before."""
     return Undone(image=station.history.undo())

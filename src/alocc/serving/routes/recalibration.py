@@ -13,9 +13,12 @@ from alocc.evaluation.monitoring import FEWEST, Window
 from alocc.serving.history import ImageRow
 from alocc.serving.models import Loaded
 from alocc.serving.recalibration import LAST, Basis, Precision, Proposal, drift
+from alocc.serving.replies import errors
 from alocc.serving.station import Station, settled, station_of
 
-router = APIRouter(prefix="/v1/models/{name}", tags=["recalibration"], dependencies=[Depends(settled)])
+router = APIRouter(
+    prefix="/v1/models/{name}", tags=["recalibration"], dependencies=[Depends(settled)], responses=errors(404)
+)
 Here = Annotated[Station, Depends(station_of)]
 Last = Annotated[int, Query(ge=1, le=100_000, description="how many images are looked at, the newest ones")]
 Alpha = Annotated[float | None, Query(gt=0, lt=1)]
@@ -96,7 +99,7 @@ class Application(BaseModel):
     digest: str = Field(max_length=100)
 
 
-class CalibrationReply(BaseModel):
+class CalibrationVersion(BaseModel):
     """A calibration of a model's file; number 0 is its own."""
 
     number: int
@@ -110,13 +113,13 @@ class CalibrationReply(BaseModel):
     active: bool
 
 
-@router.get("/precision")
+@router.get("/precision", summary="Precision of the verdicts")
 def precision(station: Here, model: Model, last: Last = LAST) -> Precision:
     """How many of the called images were defective, as far as people looked, with its 95 % interval."""
     return station.calibrations.precision(model, last)
 
 
-@router.get("/alpha")
+@router.get("/alpha", summary="Effect of other alphas")
 def other_alphas(
     station: Here, model: Model, alpha: Alpha = None, review_alpha: Alpha = None, last: Last = 500
 ) -> Counts:
@@ -132,7 +135,7 @@ def other_alphas(
     )
 
 
-@router.get("/drift")
+@router.get("/drift", summary="Drift")
 def drift_of(
     station: Here, model: Model, window: Annotated[int, Query(ge=FEWEST, le=10_000)] = 100, last: Last = 2000
 ) -> DriftReply:
@@ -145,7 +148,7 @@ def drift_of(
     return DriftReply(windows=list(found.windows), has_drifted=found.has_drifted, verdict=found.verdict)
 
 
-@router.get("/recalibration")
+@router.get("/recalibration", summary="Propose a recalibration")
 def propose(
     station: Here,
     model: Model,
@@ -158,21 +161,21 @@ def propose(
     return _proposal(station.calibrations.propose(model, basis, alpha, review_alpha, last))
 
 
-@router.post("/recalibration")
-def apply(station: Here, model: Model, asked: Application) -> CalibrationReply:
+@router.post("/recalibration", summary="Apply a proposal", responses=errors(409))
+def apply(station: Here, model: Model, asked: Application) -> CalibrationVersion:
     """Use a proposal from now on; 409 if it would be another one by now."""
     number = station.calibrations.apply(model, **asked.model_dump())
     return next(one for one in calibrations(station, model) if one.number == number)
 
 
-@router.get("/calibrations")
-def calibrations(station: Here, model: Model) -> list[CalibrationReply]:
+@router.get("/calibrations", summary="All calibrations")
+def calibrations(station: Here, model: Model) -> list[CalibrationVersion]:
     """All calibrations of the model's file, the newest first; the last one is its own, number 0."""
     rows = station.calibrations.versions(model)
     own = model.engine.calibration
     replies = [
-        CalibrationReply(
-            **{field: getattr(row, field) for field in CalibrationReply.model_fields if hasattr(row, field)},
+        CalibrationVersion(
+            **{field: getattr(row, field) for field in CalibrationVersion.model_fields if hasattr(row, field)},
             n_held_out=len(row.held_out_scores),
             threshold=Calibration(row.held_out_scores, row.alpha).threshold,
         )
@@ -180,7 +183,7 @@ def calibrations(station: Here, model: Model) -> list[CalibrationReply]:
     ]
     return [
         *replies,
-        CalibrationReply(
+        CalibrationVersion(
             number=0,
             time=None,
             alpha=own.alpha,
@@ -194,8 +197,8 @@ def calibrations(station: Here, model: Model) -> list[CalibrationReply]:
     ]
 
 
-@router.post("/calibrations/{number}/activate")
-def activate(station: Here, model: Model, number: Annotated[int, Path(ge=0, le=1_000_000)]) -> list[CalibrationReply]:
+@router.post("/calibrations/{number}/activate", summary="Use an earlier calibration")
+def activate(station: Here, model: Model, number: Annotated[int, Path(ge=0, le=1_000_000)]) -> list[CalibrationVersion]:
     """Use an earlier calibration again; 0: the file's own."""
     station.calibrations.activate(model, number)
     return calibrations(station, model)

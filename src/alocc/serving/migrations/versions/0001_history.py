@@ -89,3 +89,5 @@ def _images() -> None:
     op.create_index("ix_images_model_verdict", "images", ["model", "verdict", "number"])
     op.create_index("ix_images_verdict", "images", ["verdict", "number"])
     op.create_index("ix_images_mark", "images", ["mark", "number"])
+    of_batch = sa.text("batch IS NOT NULL")
+    op.create_index("ix_images_batch", "images", ["batch", "number"], sqlite_where=of_batch, postgresql_where=of_batch)

@@ -1,0 +1,223 @@
+"""Batches in the background: every image once, whatever becomes of the process."""
+
+import csv
+import io
+import os
+import signal
+import threading
+import time
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from stations import blobs, encoded, serving, small_detector
+
+import alocc
+
+N = 300
+ALPHAS = ("--alpha", "0.1", "--review-alpha", "0.3")
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory):
+    return small_detector(tmp_path_factory.mktemp("detector") / "blobs.safetensors")
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Name → file of an image; some are far from normal, one is none."""
+    pixels = blobs(N, 5)
+    pixels[::7, 4:8, 4:8] = 255
+    files = {f"part {i:03}.png": encoded(image) for i, image in enumerate(pixels)}
+    files["part 100.png"] = b"no image"
+    return files
+
+
+def packed(files):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def pages(images):
+    """Address of a server of these images."""
+
+    class Pages(BaseHTTPRequestHandler):
+        def do_GET(self):
+            content = images.get(self.path.partition("?")[0].rpartition("/")[2].replace("%20", " "))
+            self.send_response(200 if content else 404)
+            self.end_headers()
+            self.wfile.write(content or b"")
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Pages)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def station(detector, pages, tmp_path_factory):
+    store = tmp_path_factory.mktemp("station") / "store"
+    addresses = ("--allow-address", f"{pages}/parts/", "--allow-private")
+    with serving(detector, "--store", store, *ALPHAS, *addresses) as station:
+        station.store = store
+        yield station
+
+
+@pytest.fixture(scope="module")
+def whole(station, images):
+    """Id of a batch that ran without interruption."""
+    answer = station.http.post("/v1/batches", files={"archive": ("parts.zip", packed(images))})
+    assert answer.status_code == 202
+    return answer.json()["id"]
+
+
+def results(station, batch):
+    answer = station.http.get(f"/v1/batches/{batch}/results.csv")
+    assert answer.status_code == 200
+    return list(csv.DictReader(io.StringIO(answer.text)))
+
+
+def test_every_image_of_a_zip_is_judged_in_its_order_as_the_detector_does(station, whole, images, detector):
+    batch = station.finished(whole)
+    assert (batch["state"], batch["done"], batch["total"], batch["error"]) == ("done", N, N, None)
+    rows = results(station, whole)
+    assert [row["path"] for row in rows] == list(images)
+    assert [row["path"] for row in rows if row["error"]] == ["part 100.png"]
+    usable = [i for i in range(N) if i != 100]
+    pixels = blobs(N, 5)
+    pixels[::7, 4:8, 4:8] = 255
+    scores = alocc.Detector.load(detector).score(pixels[usable])
+    given = [float(rows[i]["anomaly_score"]) for i in usable]
+    np.testing.assert_allclose(given, scores.anomaly_score, rtol=1e-5)
+    assert [float(rows[i]["p_value"]) for i in usable] == pytest.approx(scores.p_value.tolist())
+    called = [float(row["p_value"]) <= 0.1 for row in rows if not row["error"]]
+    assert [row["is_anomaly"] == "true" for row in rows if not row["error"]] == called
+    assert {row["verdict"] for row in rows} <= {"normal", "can't tell", "anomalous", ""}
+    assert sum(batch["verdicts"].values()) == N
+    assert batch["verdicts"]["unusable"] == 1
+    assert batch["verdicts"]["anomalous"] == sum(called) > 20
+    assert not list((station.store / "uploads").iterdir())
+
+
+def test_parquet_has_the_same_rows(station, whole):
+    station.finished(whole)
+    answer = station.http.get(f"/v1/batches/{whole}/results.parquet")
+    table = pyarrow.parquet.read_table(io.BytesIO(answer.content)).to_pylist()
+    rows = results(station, whole)
+    assert list(table[0]) == list(rows[0])
+    assert [row["path"] for row in table] == [row["path"] for row in rows]
+    assert [row["anomaly_score"] for row in table if row["anomaly_score"]] == [
+        float(row["anomaly_score"]) for row in rows if row["anomaly_score"]
+    ]
+
+
+def half_done(station, batch, more_than):
+    """Wait until a batch is so far, and is not done."""
+    while (done := station.http.get(f"/v1/batches/{batch}").json()["done"]) <= more_than:
+        time.sleep(0.001)
+    assert done < N
+    return done
+
+
+def test_a_killed_and_a_stopped_server_go_on_and_every_image_is_there_once_with_the_same_numbers(
+    station, whole, images, detector, tmp_path
+):
+    options = (detector, "--store", tmp_path / "store", *ALPHAS)
+    with serving(*options) as killed:
+        as_zip = {"Content-Type": "application/zip"}
+        sent = killed.http.post("/v1/batches", content=packed(images), headers=as_zip, params={"keep": True})
+        batch = sent.json()["id"]
+        half_done(killed, batch, 20)
+        os.kill(killed.process.pid, signal.SIGKILL)
+        killed.process.wait()
+    with serving(*options) as stopped:
+        half_done(stopped, batch, 20)
+        started = time.monotonic()
+        stopped.process.send_signal(signal.SIGTERM)
+        stopped.process.wait(20)
+        assert time.monotonic() - started < 10  # it waits for the images under way, not for the batch
+    with serving(*options) as again:
+        found = again.finished(batch)
+        assert (found["state"], found["done"], found["total"], sum(found["verdicts"].values())) == ("done", N, N, N)
+        station.finished(whole)
+        assert results(again, batch) == results(station, whole)
+    assert not list((tmp_path / "store" / "uploads").iterdir())
+
+
+def test_a_batch_that_is_cancelled_keeps_what_was_scored(station, images):
+    many = {f"{i}/{name}": content for i in range(10) for name, content in images.items()}
+    batch = station.http.post("/v1/batches", files={"archive": ("a.zip", packed(many))}).json()["id"]
+    while station.http.get(f"/v1/batches/{batch}").json()["done"] == 0:
+        time.sleep(0.01)
+    assert station.http.post(f"/v1/batches/{batch}/cancel").json()["state"] == "cancelled"
+    after = encoded(blobs(1, 2)[0])  # one batch at a time: once this is done, nothing is under way
+    station.finished(
+        station.http.post("/v1/batches", files={"archive": ("a.zip", packed({"a.png": after}))}).json()["id"]
+    )
+    found = station.http.get(f"/v1/batches/{batch}").json()
+    assert 0 < found["done"] < len(many)
+    assert len(results(station, batch)) == found["done"]
+    assert station.http.post(f"/v1/batches/{batch}/cancel").json()["state"] == "cancelled"
+    assert not list((station.store / "uploads").iterdir())
+
+
+def test_no_more_batches_wait_than_allowed(station, images):
+    many = packed({f"{i}/{name}": content for i in range(3) for name, content in images.items()})
+    answers = [station.http.post("/v1/batches", files={"archive": ("a.zip", many)}) for _ in range(17)]
+    assert [answer.status_code for answer in answers] == [202] * 16 + [429]
+    assert answers[-1].headers["retry-after"] == "60"
+    for answer in answers[:16]:
+        station.http.post(f"/v1/batches/{answer.json()['id']}/cancel")
+    again = station.http.post("/v1/batches", files={"archive": ("a.zip", packed({"a.png": b"x"}))})
+    assert station.finished(again.json()["id"])["verdicts"] == {"unusable": 1}
+
+
+def test_names_in_tables_are_no_formulas(station):
+    files = {name: encoded(blobs(1, 1)[0]) for name in ("=1+1.png", "@SUM(A1).png", "+a.png", "-a.png")}
+    batch = station.http.post("/v1/batches", files={"archive": ("a.zip", packed(files))}).json()["id"]
+    station.finished(batch)
+    assert [row["path"] for row in results(station, batch)] == ["./=1+1.png", "./@SUM(A1).png", "./+a.png", "./-a.png"]
+
+
+def test_images_behind_addresses_are_judged_as_those_of_a_zip(station, whole, pages):
+    asked = [f"{pages}/parts/part%20{i:03}.png?key=secret" for i in (5, 100, 999, 7)]
+    refused = station.http.post("/v1/batches", json={"addresses": [*asked, f"{pages}/other/a.png"]})
+    assert (refused.status_code, "is not below" in refused.json()["error"]) == (422, True)
+    batch = station.http.post("/v1/batches", json={"addresses": asked}).json()["id"]
+    assert station.finished(batch)["done"] == 4
+    rows = results(station, batch)
+    assert [row["path"] for row in rows] == [address.removesuffix("?key=secret") for address in asked]
+    assert "answered 404" in rows[2]["error"]
+    station.finished(whole)
+    expected = results(station, whole)
+    assert [(rows[i]["anomaly_score"], rows[i]["verdict"]) for i in (0, 3)] == [
+        (expected[j]["anomaly_score"], expected[j]["verdict"]) for j in (5, 7)
+    ]
+
+
+def test_options_are_checked_before_anything_waits(station, images):
+    zipped = packed({"a.png": b"x"})
+    send = station.http.post
+    assert send("/v1/batches?model=none", files={"archive": ("a.zip", zipped)}).status_code == 404
+    assert send("/v1/batches?alpha=0.00001", files={"archive": ("a.zip", zipped)}).status_code == 422
+    assert send("/v1/batches?surprise=1", files={"archive": ("a.zip", zipped)}).status_code == 422
+    assert send("/v1/batches", files={"other": ("a.zip", zipped)}).status_code == 422
+    assert send("/v1/batches", data={"archive": "text"}).status_code in (415, 422)
+    assert send("/v1/batches", json={"addresses": []}).status_code == 422
+    assert send("/v1/batches", json={"addresses": ["https://example.org/a.png"]}).status_code == 422
+    assert send("/v1/batches", content=b"x", headers={"Content-Type": "text/plain"}).status_code == 415
+    assert send("/v1/batches", content=b"x", headers={"Content-Type": "application/zip"}).status_code == 422
+    assert station.http.get("/v1/batches/none").status_code == 404
+    assert station.http.get("/v1/batches/none/results.csv").status_code == 404
+    assert station.http.post("/v1/batches/none/cancel").status_code == 404
+    assert not list((station.store / "uploads").iterdir())
