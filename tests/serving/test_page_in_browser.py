@@ -588,6 +588,8 @@ def test_a_token_is_asked_for_once(visit, run_folder, tmp_path):
         page.reload()
         page.wait_for_selector(".dot")
         assert page.locator("dialog.login").count() == 0
+        page.click("text=Sign out")
+        page.wait_for_selector("#token")
     finally:
         guarded.stop()
 

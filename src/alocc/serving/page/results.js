@@ -2,6 +2,7 @@
 
 import { get } from "./api.js";
 import { station } from "./station.js";
+import { complain } from "./toasts.js";
 
 const KEPT = 60;
 const TOGETHER = 120; // milliseconds in which results count as one group: of the group, one is shown
@@ -12,6 +13,7 @@ class Results extends EventTarget {
   follows = true;
   isLive = false;
   #model = null;
+  #version = null;
   #source = null;
   #arrived = [];
 
@@ -22,9 +24,9 @@ class Results extends EventTarget {
 
   /** Start, and start over when another model is chosen. */
   start() {
-    station.addEventListener("models", () => this.#load());
+    station.addEventListener("models", () => this.#load().catch(complain));
     station.addEventListener("row", ({ detail }) => this.#replace(detail));
-    this.#load();
+    this.#load().catch(complain);
     this.#listen();
   }
 
@@ -60,13 +62,15 @@ class Results extends EventTarget {
     this.#tell("rows");
   }
 
+  /** Another model, or another file of it, has scores of its own: the strip starts over. */
   async #load() {
-    const model = station.model?.name ?? null;
-    if (model === this.#model) return;
-    this.#model = model;
+    const { name: model = null, version = null } = station.model ?? {};
+    if (model === this.#model && version === this.#version) return;
+    [this.#model, this.#version] = [model, version];
     this.rows = [];
-    if (model) this.rows = (await get("/v1/history", { model, limit: KEPT })).rows.reverse();
-    if (model !== this.#model) return;
+    const { rows } = model ? await get("/v1/history", { model, version, limit: KEPT }) : { rows: [] };
+    if (model !== this.#model || version !== this.#version) return;
+    this.rows = rows.reverse();
     this.selected = this.rows.at(-1)?.id ?? null;
     this.#tell("rows");
   }

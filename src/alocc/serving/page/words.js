@@ -47,6 +47,9 @@ export function duration(seconds) {
   return minutes < 90 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
+/** A clause as a sentence. */
+export const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
+
 /** The word of a row's verdict, capital first; a row without one could not be used. */
 export const verdictWord = (verdict) =>
   ({ normal: "Normal", "can't tell": "Can't tell", anomalous: "Anomalous" })[verdict] ?? "Not usable";
