@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -94,10 +95,10 @@ def _listening(host: str, port: int) -> socket.socket:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family = found[0][0]
         return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot listen at {host}, port {port} ({error.strerror or error}); try another --port"
-        ) from None
+    except (OSError, ValueError) as error:  # a ValueError: of a name that no machine can have
+        number = None if isinstance(error, socket.gaierror) else getattr(error, "errno", None)
+        reason = os.strerror(number) if number else getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot listen at {host}, port {port} ({reason}); try another --port or --host") from None
 
 
 def _address(host: str, listener: socket.socket) -> str:
