@@ -382,7 +382,7 @@ def test_an_empty_word_is_no_working_directory(alocc, run_folder, good, tmp_path
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        ("score RUN DATA --only x", "--only: must be 'anomalies', got 'x'; see alocc score --help"),
+        ("score RUN DATA --only x", "--only: must be one of 'anomalies', 'review', got 'x'; see alocc score --help"),
         ("score RUN DATA --alpha abc", "--alpha: must be a number, got 'abc'; see alocc score --help"),
         ("score RUN DATA --top 0", "--top: must be at least 1, got '0'; see alocc score --help"),
         ("score RUN DATA more", "Got unexpected extra argument(s) (more); see alocc score --help"),

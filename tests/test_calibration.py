@@ -147,6 +147,67 @@ def test_images_needed_by_hand():
     assert [images_needed(alpha) for alpha in (None, 0.01, 0.05, 0.3, 0.5)] == [99, 99, 19, 3, 1]
 
 
+#                            n = 4, so p is 1/5 … 5/5; each edge at equality, and one double beside it
+EDGES = [0.2, np.nextafter(0.2, 1), 0.4, np.nextafter(0.4, 1), 0.6, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("alpha", "review_alpha", "wanted"),
+    [
+        (0.2, None, "A N N N N N"),
+        (0.2, 0.4, "A ? ? N N N"),
+        (0.2, np.nextafter(0.4, 0), "A ? N N N N"),
+        (0.2, 0.2, "A N N N N N"),  # nothing lies between
+        (0.4, 0.6, "A A A ? ? N"),
+        (0.2, 0.999, "A ? ? ? ? N"),
+    ],
+)
+def test_verdicts_by_hand_at_equality(alpha, review_alpha, wanted):
+    letters = {"A": "anomalous", "?": "can't tell", "N": "normal"}
+    verdicts = Calibration.of(HELD_OUT, alpha, review_alpha).verdicts(EDGES)
+    assert verdicts.tolist() == [letters[letter] for letter in wanted.split()]
+
+
+@settings(max_examples=200)
+@given(calibrations(), st.floats(0, 1, exclude_max=True))
+def test_verdicts_by_p_value_are_those_by_score(calibration, share):
+    held_out, alpha, scores = calibration
+    review_alpha = min(alpha + share * (1 - alpha), float(np.nextafter(1, 0)))
+    both = Calibration(held_out, alpha, review_alpha)
+    by_score = np.where(
+        scores > both.threshold, "anomalous", np.where(scores > both.review_threshold, "can't tell", "normal")
+    )
+    np.testing.assert_array_equal(both.verdicts(both.p_values(scores)), by_score)
+    assert both.review_threshold <= both.threshold
+
+
+def test_a_review_alpha_is_from_alpha_on_and_below_1():
+    calibration = Calibration.of(HELD_OUT, 0.4)
+    assert (calibration.review_alpha, calibration.review_threshold) == (None, None)
+    assert calibration.with_review_alpha(0.4).review_threshold == calibration.threshold == 2.0
+    assert calibration.with_review_alpha(0.8).review_threshold == 1.0
+    assert calibration.with_review_alpha(0.8).with_review_alpha(None).review_alpha is None
+    for wrong in (0.3, np.nextafter(0.4, 0), 1.0, 2.0, -0.1, math.nan):
+        with pytest.raises(ConfigError, match=r"review alpha must be at least alpha, 0\.4, and below 1, got "):
+            calibration.with_review_alpha(wrong)
+    with pytest.raises(ConfigError, match="review alpha must be at least alpha"):
+        Calibration.of(HELD_OUT, 0.4, 0.2)
+    with pytest.raises(ConfigError, match=r"at least alpha, 0\.2, and below 1, got 0\.1"):
+        Calibration.of(HELD_OUT, review_alpha=0.1)  # alpha is the smallest that four images support
+
+
+def test_an_alpha_above_the_review_alpha_raises_it_and_leaves_nothing_between():
+    calibration = Calibration.of(HELD_OUT, 0.2, 0.4)
+    assert (calibration.with_alpha(0.3).alpha, calibration.with_alpha(0.3).review_alpha) == (0.3, 0.4)
+    raised = calibration.with_alpha(0.6)
+    assert (raised.alpha, raised.review_alpha) == (0.6, 0.6)
+    assert set(raised.verdicts(EDGES).tolist()) == {"anomalous", "normal"}
+    at = calibration.at(0.6, 0.8)
+    assert (at.alpha, at.review_alpha) == (0.6, 0.8) and calibration.at(None, None) is calibration
+    with pytest.raises(ConfigError, match=r"at least alpha, 0\.6"):
+        calibration.at(0.6, 0.5)
+
+
 def test_discoveries_are_benjamini_and_hochbergs_and_their_share_of_normals_is_kept():
     batch = np.array([0.01, 0.2, 0.03, 0.02, 0.9])
     assert discoveries(batch, 0.1).tolist() == [True, False, True, True, False]  # 0.03 ≤ 0.1 · 3 / 5

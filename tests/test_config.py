@@ -70,6 +70,25 @@ def test_toml_of_a_config_gives_the_same_config(config, write):
     assert load_config(write(dump_config(config))) == config
 
 
+def test_a_review_alpha_is_written_only_where_there_is_one(write):
+    """So that the files of trainings without it are what they were before there was such a thing."""
+    robust = PRESETS["robust"]
+    assert robust.calibration.review_alpha is None and "review_alpha" not in dump_config(robust)
+    assert "review_alpha" not in robust.model_dump(mode="json")["calibration"]
+    with_both = with_settings(robust, ["calibration.alpha=0.02", "calibration.review_alpha=0.05"])
+    assert "review_alpha = 0.05" in dump_config(with_both) and load_config(write(dump_config(with_both))) == with_both
+    assert with_settings(with_both, ["calibration.review_alpha=none"]).calibration.review_alpha is None
+    assert with_settings(with_both, ["calibration.review_alpha=0.02"]).calibration.review_alpha == 0.02
+
+
+def test_a_review_alpha_below_alpha_is_refused():
+    config = with_settings(PRESETS["robust"], ["calibration.alpha=0.05"])
+    said = complaint(config, "calibration.review_alpha=0.01")
+    assert said == "--set: calibration.review_alpha: must be at least calibration.alpha, 0.05, got 0.01"
+    assert "less than 1" in complaint(config, "calibration.review_alpha=1")
+    assert "did you mean" in complaint(config, "calibration.review=0.1")
+
+
 def test_nothing_is_written_as_a_word():
     toml = dump_config(CONFIGS["phase switched off"])
     assert 'discrimination = "none"' in toml

@@ -3,10 +3,8 @@
 import pytest
 import torch
 
-from alocc.parts import validation
-from alocc.parts.validation import auroc, separation, useful_kinds, validated_weights
+from alocc.parts.validation import auroc, planted_weights, separation, useful_kinds
 from alocc.seeding import generator
-from alocc.synthesis.negatives import NEGATIVES
 
 
 def stream():
@@ -45,61 +43,32 @@ def test_two_kinds_stay_where_all_look_normal():
     assert len(useful_kinds(blind, bars(50), ["elastic", "turned", "tinted"], stream())) == 2
 
 
-def test_a_blind_part_loses_its_weight_and_a_useful_one_keeps_it():
-    def score(x):
-        return {
-            "sees": x.flatten(1).var(1) + 10 * (x.mean((1, 2, 3)) - 0.1).abs(),
-            "blind": torch.rand(len(x), generator=generator(0, "blind")),
-        }
+def weights_if(aurocs, weights, together=None):
+    """Weights where parts, each alone, tell planted faults with these AUROC; ``together`` says so of several."""
 
-    unseen = [kind for kind in NEGATIVES if kind != "elastic"]
-    weights = validated_weights({"sees": 1.5, "blind": 0.5}, score, bars(80), unseen, stream())
-    assert weights["sees"] == 1.5
-    assert weights["blind"] < 0.2
+    def found(chosen):
+        kept = tuple(part for part, weight in chosen.items() if weight > 0)
+        return aurocs[kept[0]] if len(kept) == 1 else (together or {}).get(kept, 0.9)
+
+    return planted_weights(weights, found)
 
 
-def weights_if(monkeypatch, seen, weights):
-    """Weights where parts separate the kinds like this: kind → part → AUROC."""
-    monkeypatch.setattr(validation, "separation", lambda score, held_out, kinds, stream: {k: seen[k] for k in kinds})
-    return validated_weights(weights, lambda x: {}, bars(1), list(seen), stream())
+def test_the_factor_is_the_fourth_power_of_the_usefulness_against_the_best_by_hand():
+    # 2 · AUROC − 1: best .8, half .4 (u = .5, u⁴ = 1/16), blind 0, spoiled below chance: as blind
+    aurocs = {"best": 0.9, "half": 0.7, "blind": 0.5, "spoiled": 0.1}
+    found = weights_if(aurocs, {"best": 2.0, "half": 4.0, "blind": 1.0, "spoiled": 1.0})
+    assert found == pytest.approx({"best": 2.0, "half": 0.25, "blind": 0.0, "spoiled": 0.0})
 
 
-def test_the_factor_is_the_square_of_twice_the_usefulness_against_the_best_by_hand(monkeypatch):
-    seen = {
-        "mixed": {"best": 1.0, "half": 0.75, "quarter": 0.7, "spoiled": 0.1, "one kind": 1.0},
-        "relit": {"best": 0.9, "half": 0.7, "quarter": 0.525, "spoiled": 0.6, "one kind": 0.5},
-    }
-    # mean of max(0, 2 · AUROC − 1) over the kinds, then divided by the best part's
-    #   best      (1 + .8) / 2   = .9                       factor 1
-    #   half      (.5 + .4) / 2  = .45,  u = .5             factor min(1, 1)² = 1
-    #   quarter   (.4 + .05) / 2 = .225, u = .25            factor .5² = .25
-    #   spoiled   (0 + .2) / 2   = .1,   u = 1 / 9          factor (2 / 9)²: worse than chance is no worse than blind
-    #   one kind  (1 + 0) / 2    = .5,   u = 5 / 9          factor 1
-    weights = {"best": 2.0, "half": 3.0, "quarter": 4.0, "spoiled": 1.0, "one kind": 0.5}
-    found = weights_if(monkeypatch, seen, weights)
-    assert found == pytest.approx({"best": 2.0, "half": 3.0, "quarter": 1.0, "spoiled": 4 / 81, "one kind": 0.5})
+def test_a_part_goes_if_more_is_found_without_it_and_stays_if_hardly_more_is():
+    aurocs = {"a": 0.9, "b": 0.9, "c": 0.9}
+    without_c = {("a", "b", "c"): 0.9, ("a", "b"): 0.906, ("a", "c"): 0.9, ("b", "c"): 0.9}
+    assert weights_if(aurocs, dict.fromkeys("abc", 1.0), without_c) == {"a": 1.0, "b": 1.0, "c": 0.0}
+    assert weights_if(aurocs, dict.fromkeys("abc", 1.0), without_c | {("a", "b"): 0.904}) == dict.fromkeys("abc", 1.0)
 
 
-def test_it_is_the_mean_over_kinds_that_counts_not_the_best_kind(monkeypatch):
-    seen = {kind: {"all": 1.0, "one": 0.5} for kind in ("mixed", "relit", "zoomed", "shifted")}
-    seen["mixed"] = {"all": 1.0, "one": 1.0}  # mean .25: factor (2 · .25)²; by its best kind it would keep its weight
-    assert weights_if(monkeypatch, seen, {"all": 1.0, "one": 1.0}) == pytest.approx({"all": 1.0, "one": 0.25})
-
-
-def test_weights_stay_where_no_part_sees_anything(monkeypatch):
-    seen = {"mixed": {"a": 0.5, "b": 0.3}}
-    assert weights_if(monkeypatch, seen, {"a": 1.0, "b": 2.0}) == {"a": 1.0, "b": 2.0}
-
-
-def test_only_the_named_kinds_are_asked_about():
-    asked = []
-
-    def score(x):
-        asked.append(x)
-        return {"a": x.mean((1, 2, 3))}
-
-    validated_weights({"a": 1.0}, score, bars(20), ["mirrored", "mixed", "relit"], stream())
-    assert len(asked) == 1 + 3  # normal images, and each kind
+def test_weights_stay_where_no_part_sees_anything():
+    assert weights_if({"a": 0.5, "b": 0.3}, {"a": 1.0, "b": 2.0}) == {"a": 1.0, "b": 2.0}
 
 
 def test_few_images_are_used_several_times():

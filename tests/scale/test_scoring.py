@@ -1,7 +1,9 @@
 """``alocc score --engine ray`` with the real Ray: the plain engine's rows, whatever happens to a worker."""
 
+import csv
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -89,6 +91,22 @@ def test_the_table_is_that_of_the_plain_engine_after_a_stop_too(needs_ray, root)
     assert (root / "ray.csv").read_bytes() == (root / "plain.csv").read_bytes() and not kept.exists()
     assert "of 1,227 images are anomalies at alpha" in err and "273 images could not be used" in err
     assert not [line for line in err.splitlines() if "ray" in line.lower() and "ray.csv" not in line], "it is not quiet"
+
+
+@pytest.mark.slow
+def test_workers_give_the_third_verdict_too(needs_ray, root):
+    pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+
+    words = ["parts", "--alpha", "0.1", "--review-alpha", "0.3"]
+    plain = score(root, *words, "--out", "review.csv")
+    err = score(root, *words, "--engine", "ray", "--workers", "2", "--out", "review")
+    said = re.search(r"\d+ of 1,227 images are anomalies, \d+ more for a person \(can't tell .* 0\.1 and 0\.3\)", err)
+    assert said and said[0] in plain
+    found = {row["path"]: row["verdict"] for row in pyarrow.parquet.read_table(root / "review").to_pylist()}
+    with (root / "review.csv").open(newline="") as file:
+        wanted = {row["path"]: row["verdict"] or None for row in csv.DictReader(file)}
+    assert found == wanted and {"can't tell", None} < set(wanted.values())
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ class Mean:
     """Scores an image by its mean, and has seen those that begin with 0."""
 
     alpha = 0.1
+    review_alpha = None
 
     def __init__(self):
         self.n_scored = 0

@@ -273,6 +273,8 @@ def test_what_is_no_http(station):
 
 def test_heads_without_end(station):
     assert station.status(asks("GET /v1/models HTTP/1.1", f"X: {'x' * 70_000}")) == 431
+    never_ends = b"GET / HTTP/1.1\r\nX: " + b"x" * 100_000
+    assert station.status(never_ends, pieces=4, pause=0.1, wait=5) == 431  # at once, not when it is there
     for endless in (
         asks("GET /v1/models HTTP/1.1", f"X: {'x' * 5_000_000}"),
         asks("GET /v1/models HTTP/1.1", *(f"X{i}: x" for i in range(100_000))),

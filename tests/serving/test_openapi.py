@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from stations import TOKEN, serving, small_detector
 
-SECONDS = 25
+SECONDS = 20
 EXCLUDED = "/v1/events"
 """Its answer has no end."""
 

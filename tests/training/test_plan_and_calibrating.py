@@ -283,7 +283,7 @@ def test_d_meets_some_kinds_and_is_measured_on_others_and_none_that_looks_normal
     asked = set(preset("robust").training.discrimination.kinds)
     met = ["turned", "tinted"]
     monkeypatch.setattr(calibrating, "useful_kinds", lambda score, held_out, kinds, stream: met)
-    used = {"training": [], "polarity": [], "weights": []}
+    used = {"training": [], "polarity": []}
 
     def noting(where, module, name, position):
         original = getattr(module, name)
@@ -296,35 +296,34 @@ def test_d_meets_some_kinds_and_is_measured_on_others_and_none_that_looks_normal
 
     noting("training", phases, "make_negatives", 1)
     noting("polarity", calibrating, "make_negatives", 1)
-    noting("weights", calibrating, "validated_weights", 3)
     detector = train(IMAGES, config=config("robust"), iterations=10)
     unseen = [kind for kind in NEGATIVES if kind not in asked]
     assert len(unseen) == 7
     assert used["training"] and all(kinds == met for kinds in used["training"])
     assert used["polarity"] == [unseen, unseen]  # once in each fold
-    assert used["weights"] == [unseen]
     assert detector.training["negatives"] == met
     assert detector.training["looks_normal"] == [
         kind for kind in preset("robust").training.discrimination.kinds if kind not in met
     ]
 
 
-def test_kinds_are_tried_on_held_out_images(trainings, monkeypatch):
+def test_kinds_are_tried_and_faults_planted_in_held_out_images(trainings, monkeypatch):
     tried = {}
 
-    def spying(name):
+    def spying(name, position):
         original = getattr(calibrating, name)
 
         def spy(*given):
-            tried[name] = numbers(given[1] if name == "useful_kinds" else given[2])
+            tried[name] = numbers(given[position])
             return original(*given)
 
         monkeypatch.setattr(calibrating, name, spy)
 
-    spying("useful_kinds"), spying("validated_weights")
+    spying("useful_kinds", 1), spying("planted", 0)
     train(IMAGES, config=config("robust"), iterations=10)
     held_out = set(trainings[0].plan.images.split.folds[0].held_out.tolist())
-    assert tried == {"useful_kinds": held_out, "validated_weights": held_out}
+    assert tried["useful_kinds"] == held_out
+    assert tried["planted"] and tried["planted"] <= held_out
 
 
 # ---- arguments ----

@@ -107,7 +107,7 @@ class Evaluation:
         """For a table: a header, then class by class below headings, which say what the share is there."""
         pixels = [name for name in ("pixel_auroc", "pro") if any(one.pixels for one in self.classes)]
         with_review = self.review_alpha is not None
-        of_review = ("can't tell", "called normal") if with_review else ()
+        of_review = ("can't tell", "normal") if with_review else ()
         header = ("class", "called anomalies", *of_review, "share", "95 % interval", "AUROC")
         rows: list[tuple[str, ...]] = [(*header, *(FIGURE_NAMES[name] for name in pixels))]
         headings = {False: "normal: false alarms", True: "anomalous: recall"}

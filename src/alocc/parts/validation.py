@@ -1,10 +1,12 @@
 """What is worth how much on these images, found out without a single anomaly.
 
-Normal images that training never saw are changed into pseudo-anomalies (:mod:`alocc.synthesis.negatives`), and it is
-measured how well each kind is told from normal images that were only jittered, and so carry the same blur.
+* A kind of pseudo-anomaly (:mod:`alocc.synthesis.negatives`) that looks normal is no negative: where normal images lie
+  in any direction, turning them teaches D nothing. It is measured how well each kind is told from normal images that
+  were only jittered, and so carry the same blur.
+* A part of the score or of the map that misses small faults planted in normal images (:mod:`alocc.synthesis.faults`)
+  counts less, or not at all.
 
-* A kind that looks normal is no negative: where normal images lie in any direction, turning them teaches D nothing.
-* A part of the score that misses the kinds which D never met counts less.
+All of it is measured on normal images that training never saw.
 """
 
 from __future__ import annotations
@@ -24,8 +26,6 @@ MOST_IMAGES = 200
 """Pseudo-anomalies of each kind; fewer normal images are used several times, each time changed anew."""
 LOOKS_NORMAL = 0.55
 """AUROC below which a kind of pseudo-anomaly cannot be told from normal images."""
-FULL_WEIGHT_FROM = 0.5
-"""A part keeps its full weight if it is at least so useful, compared with the most useful part."""
 WORTH_LEAVING_OUT = 0.005
 """By so much AUROC must grow, for a part to be left out: less is chance."""
 
@@ -43,29 +43,6 @@ def useful_kinds(score: Score, held_out: Tensor, kinds: Sequence[str], generator
     visible = {kind: max(by_part.values()) for kind, by_part in seen.items()}
     enough = [kind for kind in kinds if visible[kind] >= LOOKS_NORMAL]
     return enough if len(enough) >= 2 else sorted(kinds, key=lambda kind: -visible[kind])[:2]
-
-
-def validated_weights(
-    weights: Mapping[str, float], score: Score, held_out: Tensor, unseen: Sequence[str], generator: torch.Generator
-) -> dict[str, float]:
-    """Take weight from the parts of the score that miss what the others see.
-
-    A part's usefulness is the mean of ``max(0, 2·AUROC − 1)`` over kinds that D was not trained on. With u the
-    usefulness compared with the best part's, the weight is multiplied by ``min(1, u / 0.5)²``.
-
-    Args:
-        weights: each part's weight if it is useful.
-        score: parts of the score of images, (N,) each, higher = more anomalous.
-        held_out: normal images that do not train, (n, C, H, W), uint8 or float32 in [0, 1].
-        unseen: kinds of pseudo-anomaly that D never met, but for those that look normal.
-        generator: a CPU stream.
-    """
-    seen = separation(score, held_out, unseen, generator)
-    useful = {part: sum(max(0.0, 2 * seen[kind][part] - 1) for kind in unseen) / len(unseen) for part in weights}
-    best = max(useful.values())
-    if best == 0:  # nothing is seen by any part: there is nothing to go by
-        return dict(weights)
-    return {part: weight * min(1.0, useful[part] / best / FULL_WEIGHT_FROM) ** 2 for part, weight in weights.items()}
 
 
 def planted_weights(weights: Mapping[str, float], found: Callable[[Mapping[str, float]], float]) -> dict[str, float]:

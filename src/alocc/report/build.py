@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from alocc.calibration import smallest_alpha_text
+from alocc.calibration import ANOMALOUS, CANT_TELL, smallest_alpha_text
 from alocc.config import dump_config
 from alocc.data.images import to_unit_range
 from alocc.data.sources import ImageSet, Skipped
@@ -79,17 +79,14 @@ def build_report(
     results = None if data == "arrays" else score_images(detector, data, normal, anomalous)
     shown: dict[str, Any] = dict.fromkeys(("evaluation", "counts", "page_data", "roc", "grid", "galleries"), ())
     if results:
-        order, called = results.by_score, results.scores.is_anomaly
+        order = results.by_score
         stage("drawing pictures")
         views = make_views(detector, results)
         sheets = make_sheets(detector, results, (ON_PAGE - views.n_bytes) * 3 // 4)
         places = views.places(len(results))
         shown = {
             "evaluation": results.evaluation,
-            "counts": [
-                {"name": name, "n": int(of.sum()), "called": int((called & of).sum())}
-                for name, of in results.groups().items()
-            ],  # what the page shows before anybody moves alpha
+            "counts": _counts(results),
             "page_data": page_data(detector, results, sheets, views),
             "roc": _roc(results),
             "grid": _grid(detector, results.all_classes),
@@ -118,6 +115,7 @@ def _page(folder: RunFolder, detector: Detector, shown: Mapping[str, Any]) -> st
             title=printable(folder.root.resolve().name),
             detector=detector,
             config=dump_config(detector.config),
+            review_threshold=detector.calibration.review_threshold,
             smallest_alpha=smallest_alpha_text(len(detector.held_out_scores)),
             histogram=histogram(detector, results),
             measures=_measures(folder),
@@ -228,10 +226,25 @@ def _grid(detector: Detector, images: ImageSet) -> list[dict[str, str]]:
     return rows
 
 
+def _counts(results: Results) -> list[dict[str, Any]]:
+    """What is called what: shown before anybody moves alpha."""
+    verdict = results.scores.verdict
+    return [
+        {
+            "name": name,
+            "n": int(members.sum()),
+            "called": int((verdict[members] == ANOMALOUS).sum()),
+            "review": int((verdict[members] == CANT_TELL).sum()),
+        }
+        for name, members in results.groups().items()
+    ]
+
+
 def _gallery(
     detector: Detector, results: Results, indices: NDArray[np.int64], places: NDArray[np.int64]
 ) -> list[dict[str, Any]]:
     drawn = triples(detector, results, indices, picture_size(detector.image_format))
+    verdict = results.scores.verdict
     return [
         {
             "pictures": list(zip(("input", "reconstruction", "anomaly map"), map(address, three), strict=True)),
@@ -240,7 +253,7 @@ def _gallery(
             "image_class": printable(results.images.classes[index]),
             "anomaly_score": results.scores.anomaly_score[index],
             "p_value": results.scores.p_value[index],
-            "is_anomaly": results.scores.is_anomaly[index],
+            "verdict": verdict[index],
         }
         for index, three in zip(indices.tolist(), drawn, strict=True)
     ]

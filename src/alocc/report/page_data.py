@@ -1,7 +1,8 @@
 """What the page's script works with: the values of alpha, what is called at each, the histogram, the table of images.
 
 The page repeats no scoring. It knows of every image how many of the n held-out ones are at least as anomalous, k; from
-that comes ``p_value = (1 + k) / (n + 1)``, the very division that the detector makes, and ``p_value <= alpha``.
+that comes ``p_value = (1 + k) / (n + 1)``, the very division that the detector makes, and ``p_value <= alpha``; and
+with a review alpha, of which images the detector can't tell.
 """
 
 from __future__ import annotations
@@ -55,8 +56,13 @@ def page_data(detector: Detector, results: Results, sheets: Sheets, views: Views
     for name, members in results.groups().items():
         values, counts = np.unique(k[members], return_counts=True)
         groups.append({"name": name, "k": values.tolist(), "counts": counts.tolist()})
+    review: dict[str, Any] = {}
+    if detector.review_alpha is not None:
+        steps = alpha_steps(len(detector.held_out_scores), detector.review_alpha)
+        review = {"review_alpha": detector.review_alpha, "review_alphas": steps}
     return {
         "alpha": detector.alpha,
+        **review,
         "alphas": alpha_steps(len(detector.held_out_scores), detector.alpha),
         "held_out": detector.held_out_scores.tolist(),
         "groups": groups,
@@ -104,18 +110,20 @@ def histogram(detector: Detector, results: Results | None) -> Histogram:
     scores: dict[str, FloatArray] = {"held out": detector.held_out_scores}
     if results is not None:
         scores |= {name: results.scores.anomaly_score[members] for name, members in results.groups().items()}
-    low, high = _range(scores, detector.threshold)
+    review_threshold = detector.calibration.review_threshold
+    shown = detector.threshold, detector.threshold if review_threshold is None else review_threshold
+    low, high = _range(scores, shown)
     n_bars = int(np.clip(2 * np.sqrt(max(map(len, scores.values()))), 15, 60))
     edges = np.linspace(low, high, n_bars + 1)
     ticks = [float(tick) for tick in MaxNLocator(8).tick_values(low, high) if low <= tick <= high]
     return Histogram(low, high, [_panel(name, values, edges) for name, values in scores.items()], ticks)
 
 
-def _range(scores: Mapping[str, FloatArray], threshold: float) -> tuple[float, float]:
-    """From the lowest to the highest score, apart from one in a thousand at either end; the threshold is inside."""
+def _range(scores: Mapping[str, FloatArray], thresholds: Sequence[float]) -> tuple[float, float]:
+    """From the lowest to the highest score, apart from one in a thousand at either end; the thresholds are inside."""
     values = np.concatenate(list(scores.values()))
     low, high = np.percentile(values, [0.1, 99.9])
-    if np.isfinite(threshold):
+    for threshold in filter(np.isfinite, thresholds):
         low, high = min(low, threshold), max(high, threshold)
     margin = 0.02 * (high - low) or 1.0
     return float(low - margin), float(high + margin)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from alocc.calibration import NORMAL
 from alocc.data.images import ImageFormat, to_unit_range
 from alocc.detector import Detector
 from alocc.overlays import overlay, rgb
@@ -90,10 +91,10 @@ def triples(
     chosen = results.images[indices].images
     x, (_, x_hat) = to_unit_range(chosen).numpy(), detector.reconstruct(chosen)
     maps = detector.anomaly_map(chosen)
-    called = results.scores.is_anomaly[indices].tolist()
-    for image, reconstruction, anomaly_map, is_anomaly in zip(x, x_hat.numpy(), maps, called, strict=True):
+    suspect = (results.scores.verdict[indices] != NORMAL).tolist()
+    for image, reconstruction, anomaly_map, is_suspect in zip(x, x_hat.numpy(), maps, suspect, strict=True):
         small = _resized(rgb(image), size)
-        marked = overlay(small, anomaly_map, detector.map_threshold, is_anomaly)
+        marked = overlay(small, anomaly_map, detector.map_threshold, is_suspect)
         yield small, _resized(rgb(reconstruction), size), marked
 
 

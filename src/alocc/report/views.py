@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from alocc.calibration import NORMAL
 from alocc.data.images import ImageFormat, to_unit_range
 from alocc.detector import Detector
 from alocc.overlays import heat, in_colour, rgb
@@ -21,7 +22,7 @@ from alocc.report.pictures import LARGEST, by_interest, encoded
 from alocc.report.results import Results, printable
 
 LARGEST_ORIGINAL = 1024
-"""Pixels of the longer side of an anomaly's picture, at most: it has the image's own resolution as far as that goes."""
+"""Pixels of the longer side of a picture that is not called normal, at most: the image's own resolution up to there."""
 LONGEST = 448
 """Pixels of the longer side of a view, at most; small images are shown a whole number of times larger."""
 LAYER = 112
@@ -84,6 +85,7 @@ def make_views(detector: Detector, results: Results, budget: int | None = None) 
 
 def _drawn(detector: Detector, results: Results, order: NDArray[np.int64]) -> Iterator[dict[str, Any]]:
     find = partial(find_regions, threshold=detector.map_threshold, map_maxima=detector.map_maxima)
+    suspect = results.scores.verdict != NORMAL
     for start in range(0, len(order), AT_ONCE):
         indices = order[start : start + AT_ONCE]
         images = results.images[indices]
@@ -91,15 +93,15 @@ def _drawn(detector: Detector, results: Results, order: NDArray[np.int64]) -> It
         sizes = images.sizes or [detector.image_format.size] * len(images)
         of_each = zip(indices.tolist(), pixels, maps, sizes, strict=True)
         for number, (i, image, anomaly_map, size) in enumerate(of_each):
-            is_anomaly = bool(results.scores.is_anomaly[i])
-            regions = find(anomaly_map, image, size=size) if is_anomaly else []
+            is_suspect = bool(suspect[i])
+            regions = find(anomaly_map, image, size=size) if is_suspect else []
             yield {
                 "name": printable(results.images.names[i]),
                 "said": f"score {results.scores.anomaly_score[i]:.2f}, p {results.scores.p_value[i]:.3g}",
                 "image": _file(in_colour(images.reader(number)()), LARGEST_ORIGINAL)
-                if is_anomaly
+                if is_suspect
                 else _file(rgb(image), LONGEST),
-                "map": _layer(anomaly_map * is_anomaly, detector.map_threshold),
+                "map": _layer(anomaly_map * is_suspect, detector.map_threshold),
                 "size": size,
                 "regions": [(r.x, r.y, r.width, r.height, f"{r.reason}; p {r.p_value:.3g}") for r in regions],
                 "n_regions": regions[0].n_regions if regions else 0,

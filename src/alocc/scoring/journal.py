@@ -224,6 +224,6 @@ def from_line(line: bytes) -> Rows:
 
         regions = [[Region(**region) for region in of_image] for of_image in regions]
     skipped = [Skipped(*item) for item in plain["skipped"]]
-    review_alpha = plain["review_alpha"]
-    scores = Scores(anomaly_score, p_value, is_anomaly, {}, None, plain["alpha"], review_alpha=review_alpha)
+    rates = {name: plain.get(name) for name in ("alpha", "review_alpha")}
+    scores = Scores(anomaly_score, p_value, is_anomaly, {}, None, **rates)
     return Rows(plain["names"], scores, skipped, plain["n_seen"], regions, plain["classes"])

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -52,6 +52,13 @@ SEND_SECONDS = 60.0
 MOST_CLIENTS = 10_000
 """Whose requests are counted at once."""
 
+Pairs = list[tuple[bytes, bytes]]
+
+
+def _encoded(headers: Mapping[str, str]) -> Pairs:
+    return [(name.encode(), value.encode()) for name, value in headers.items()]
+
+
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "media-src 'self' blob:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; frame-src 'self'"
@@ -66,6 +73,7 @@ HEADERS: Mapping[str, str] = {
     "permissions-policy": "camera=(self), microphone=(), geolocation=(), display-capture=(), payment=(), usb=()",
 }
 """Of every answer that has not its own."""
+OF_ALL = _encoded(HEADERS)
 
 
 class Refusal(Exception):  # noqa: N818  (an answer, not an error of ours)
@@ -216,7 +224,7 @@ class Guard:
             if self._is_preflight(scope, exchange.headers):
                 await exchange.answer(204, b"", self._cross_origin(exchange.headers))
             else:
-                exchange.extra = self._cross_origin(exchange.headers)
+                exchange.extra = _encoded(self._cross_origin(exchange.headers))
                 with self._slot(scope["path"]):
                     await self.app(scope, exchange.receive, exchange.send)
                 if exchange.refusal:
@@ -348,7 +356,7 @@ class Exchange:
         self.scope, self._receive, self._send = scope, receive, send
         self.id = secrets.token_hex(8)
         self.headers = Headers(scope=scope)
-        self.extra: Mapping[str, str] = {}
+        self.extra: Pairs = []
         """Further headers of the answer."""
         self.refusal: Refusal | None = None
         """Of the body, while it was read: whatever the application answers, it is this."""
@@ -397,14 +405,14 @@ class Exchange:
             return
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = MutableHeaders(raw=[*message.get("headers", [])])
-            for name, value in {**HEADERS, **self.extra, "x-request-id": self.id}.items():
-                headers.setdefault(name, value)
+            given = [*message.get("headers", [])]
+            more = [*OF_ALL, *self.extra, (b"x-request-id", self.id.encode())]
             if self.scope["path"].startswith("/v1/"):
-                headers.setdefault("cache-control", "no-store")
+                more.append((b"cache-control", b"no-store"))
             if not self.is_read:
-                headers["connection"] = "close"
-            message = {**message, "headers": headers.raw}
+                more.append((b"connection", b"close"))
+            named = {name.lower() for name, _ in given}
+            message = {**message, "headers": given + [pair for pair in more if pair[0] not in named]}
         elif not (message.get("more_body") or self.is_read):
             await self._pass_on({**message, "more_body": True})
             await self._linger()
@@ -428,7 +436,7 @@ class Exchange:
 
     async def answer(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         """A whole answer."""
-        lines = [(name.encode(), value.encode()) for name, value in headers.items()]
+        lines = _encoded(headers)
         if status != 204:
             lines.append((b"content-length", str(len(body)).encode()))
         await self.send({"type": "http.response.start", "status": status, "headers": lines})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +24,7 @@ from alocc.parts.descriptions import TENTHS
 from alocc.parts.discriminator import D
 from alocc.parts.fusion import Fusion
 from alocc.parts.part import Normals, Part, View
-from alocc.parts.validation import MOST_IMAGES, auroc, planted_weights, useful_kinds, validated_weights
+from alocc.parts.validation import MOST_IMAGES, auroc, planted_weights, useful_kinds
 from alocc.scorer import Scorer
 from alocc.seeding import generator
 from alocc.stages import in_stage, stage
@@ -34,7 +35,7 @@ from alocc.training.plan import Plan
 
 POLARITY_IMAGES = 100
 PLANTED_IMAGES, PLANTED_STRENGTHS, SEEN = 100, (1.0, 2.0, 4.0, 8.0), 0.75
-"""Images in which faults are planted, at most; how strong, until a part's AUROC is above the last."""
+"""Images in which faults are planted; how strong, until a part's AUROC is above the last."""
 WATCHED_HELD_OUT = 200
 """Held-out images that set the threshold of a watch, so that watching stays cheap."""
 
@@ -132,14 +133,11 @@ def watch_measure(
     return measure
 
 
-def calibrate(
-    plan: Plan, folds: Sequence[FoldScorer], kinds: Kinds, seen: NDArray[np.int64], notes: Mapping[str, Any]
-) -> Detector:
+def calibrate(plan: Plan, folds: Sequence[FoldScorer], seen: NDArray[np.int64], notes: Mapping[str, Any]) -> Detector:
     """Turn trained networks into a detector with the help of normal images that they were not trained on.
 
     Args:
         folds: all networks, each with its own held-out images; the first one's parts are fitted.
-        kinds: of pseudo-anomaly.
         seen: hashes of all images used.
         notes: to keep.
     """
@@ -148,16 +146,8 @@ def calibrate(
         fold.scorer.eval()  # running statistics: a score must not depend on its batch
     weights = config.scoring
     stage("weighing parts")
-    if config.calibration.weights == "validated" and plan.frame.has_thumbnails:
+    if config.calibration.weights == "validated":
         weights = weights_from_planted_faults(plan, first)
-    elif config.calibration.weights == "validated":
-        weights = validated_weights(
-            weights,
-            separation_score(first.scorer),
-            trial_images(plan, first.held_out),
-            kinds.unseen,
-            generator(config.seed, "validation"),
-        )
     scorer, crossed = (first.scorer, {}) if len(folds) == 1 else _joined(plan, folds)
     left = [name for name in config.scoring if name not in crossed]
     stage("calibrating")
@@ -177,44 +167,41 @@ def calibrate(
 
 
 def weights_from_planted_faults(plan: Plan, fold: FoldScorer) -> dict[str, float]:
-    """Weights of the score's parts, by small faults planted in held-out images; those of the map's are set too."""
+    """Weights of the score's parts, by small faults planted in held-out images; large images' maps are weighed too."""
     scorer, stream = fold.scorer.of_crops(), generator(plan.config.seed, "faults")
     clean = to_unit_range(thinned(trial_images(plan, fold.held_out), PLANTED_IMAGES))
+    copies = clean.repeat(math.ceil(PLANTED_IMAGES / len(clean)), 1, 1, 1)[:PLANTED_IMAGES]  # each with its own fault
+    with_maps = plan.frame.has_thumbnails
 
     def evidence_of(x: Tensor) -> dict[str, Tensor]:
-        return scorer.over(x, lambda view: scorer.image_evidence(view) | scorer.grid_evidence(view))
+        return scorer.over(
+            x, lambda view: scorer.image_evidence(view) | (scorer.grid_evidence(view) if with_maps else {})
+        )
 
     normal = evidence_of(clean)
     scorer.fusion.fit(normal)
-    scorer.map_fusion.fit(normal)
     for strength in PLANTED_STRENGTHS:  # the faintest that something sees
-        faulty, is_fault = planted(clean, stream, strength)
+        faulty, is_fault = planted(copies, stream, strength)
         anomalous = evidence_of(faulty)
         if max(auroc(normal[part], anomalous[part]) for part in plan.config.scoring) > SEEN:
             break
-    beyond = [covered - side for covered, side in zip(plan.frame.covered, is_fault.shape[2:], strict=True)]
-    is_fault = F.pad(is_fault.float(), (0, beyond[1], 0, beyond[0]))
-    is_fault_at = F.adaptive_max_pool2d(is_fault, plan.frame.grid)[:, 0] > 0  # (n, h, w)
 
     def fused(fusion: Fusion, weights: Mapping[str, float]) -> tuple[Tensor, Tensor]:
         fusion.reweigh({name: weights.get(name, 0.0) for name in fusion.scales})
         return fusion(normal), fusion(anomalous)
 
-    def found_images(weights: Mapping[str, float]) -> float:
-        return auroc(*fused(scorer.fusion, weights))
+    if with_maps:
+        beyond = [covered - side for covered, side in zip(plan.frame.covered, is_fault.shape[2:], strict=True)]
+        is_fault = F.pad(is_fault.float(), (0, beyond[1], 0, beyond[0]))
+        is_fault_at = F.adaptive_max_pool2d(is_fault, plan.frame.grid)[:, 0] > 0  # (n, h, w)
 
-    def found_places(weights: Mapping[str, float]) -> float:
-        places = fused(scorer.map_fusion, weights)[1]
-        return auroc(places[~is_fault_at], places[is_fault_at])
+        def found_places(weights: Mapping[str, float]) -> float:
+            places = fused(scorer.map_fusion, weights)[1]
+            return auroc(places[~is_fault_at], places[is_fault_at])
 
-    scorer.map_fusion.reweigh(planted_weights(plan.config.maps, found_places))
-    return planted_weights(plan.config.scoring, found_images)
-
-
-def separation_score(scorer: Scorer) -> Callable[[Tensor], Mapping[str, Tensor]]:
-    """The parts of a score of single crops, (N,) float64 each."""
-    of_crops = scorer.of_crops()
-    return lambda x: {name: values.double() for name, values in of_crops.over(x, of_crops.image_evidence).items()}
+        scorer.map_fusion.fit(normal)
+        scorer.map_fusion.reweigh(planted_weights(plan.config.maps, found_places))
+    return planted_weights(plan.config.scoring, lambda weights: auroc(*fused(scorer.fusion, weights)))
 
 
 def fit_part(part: torch.nn.Module, normals: Normals) -> None:

@@ -159,7 +159,7 @@ def _train(
         trained += time.perf_counter() - before
         folds.append(fold)
     histories = [state.history.rows for state in states]
-    detector = calibrate(plan, folds, kinds, seen, {**images.summary, **_findings(kinds, histories)})
+    detector = calibrate(plan, folds, seen, {**images.summary, **_findings(kinds, histories)})
     if folder:
         of_folds = [state.seconds for state in states]  # side by side, or one after the other
         earlier = max(0.0, max(*of_folds, sum(of_folds) / settings.processes) - trained)  # until it was stopped

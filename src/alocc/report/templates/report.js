@@ -1,5 +1,5 @@
 "use strict";
-// Nothing is scored here. The detector's rule, p_value <= alpha, is asked again at another alpha.
+// Nothing is scored here. The detector's rule, p_value <= alpha, is asked again at another alpha, and at another review alpha.
 const root = document.documentElement, byId = (id) => document.getElementById(id);
 const read = (id) => byId(id) && JSON.parse(byId(id).textContent);
 const data = read("data");
@@ -16,21 +16,26 @@ if (data) report(data);
 
 function report(data) {
   const table = data.table, n = data.held_out.length, total = table.path.length;
-  const state = { alpha: data.alpha, sort: "anomaly_score", descending: true, page: 0 };
+  const hasReview = data.review_alpha !== undefined; // a third verdict
+  const state = { alpha: data.alpha, review: hasReview ? data.review_alpha : 0, sort: "anomaly_score", descending: true, page: 0 };
   const pValue = (k) => (1 + k) / (n + 1); // the very division that the detector makes
+  const reviewAlpha = () => Math.max(state.alpha, state.review); // below alpha, nothing is for a person
   const isAnomaly = (row) => pValue(table.k[row]) <= state.alpha;
+  const cannotTell = (row) => !isAnomaly(row) && pValue(table.k[row]) <= reviewAlpha();
   const whole = (value) => value.toLocaleString("en");
   const short = (value) => value === 0 ? "0" : String(Number(value.toPrecision(3)));
 
   // ── alpha
-  function threshold() {
+  function threshold(alpha) {
     let k = 0;
-    while (k <= n && pValue(k) <= state.alpha) k++;
+    while (k <= n && pValue(k) <= alpha) k++;
     return k === 0 ? Infinity : k <= n ? data.held_out[n - k] : -Infinity;
   }
-  function counts() { // of each group: how many images, and how many of them are called anomalies
-    return data.groups.map((group) => group.k.reduce(
-      (sum, k, i) => ({ n: sum.n + group.counts[i], called: sum.called + (pValue(k) <= state.alpha ? group.counts[i] : 0) }), { n: 0, called: 0 }));
+  function counts() { // of each group: how many images, how many of them are called anomalies, and how many are for a person
+    return data.groups.map((group) => group.k.reduce((sum, k, i) => {
+      const count = group.counts[i], called = pValue(k) <= state.alpha, review = !called && pValue(k) <= reviewAlpha();
+      return { n: sum.n + count, called: sum.called + (called ? count : 0), review: sum.review + (review ? count : 0) };
+    }, { n: 0, called: 0, review: 0 }));
   }
   function figures([normal, anomalous]) {
     const called = normal.called + anomalous.called;
@@ -40,49 +45,68 @@ function report(data) {
   }
   function showCounts() {
     const groups = counts();
-    groups.forEach(({ n, called }, i) => {
-      byId(`normal-${i}`).textContent = whole(n - called);
+    groups.forEach(({ n, called, review }, i) => {
+      byId(`normal-${i}`).textContent = whole(n - called - review);
+      if (hasReview) byId(`review-${i}`).textContent = whole(review);
       byId(`anomaly-${i}`).textContent = whole(called);
       byId(`share-${i}`).textContent = `${(100 * called / n).toFixed(2)} %`;
     });
     if (groups.length === 2) for (const [name, value] of Object.entries(figures(groups))) byId(`live-${name}`).textContent = value.toFixed(4);
     return groups.reduce((sum, group) => sum + group.called, 0);
   }
+  function place(name, score) { // a line in the histogram: where it is, in per cent
+    const { low, high } = byId("cut").dataset, left = Math.min(100, Math.max(0, 100 * (score - low) / (high - low))), line = byId(name);
+    line.style.left = `${left}%`;
+    line.classList.toggle("right", left > 65);
+    return left;
+  }
+  function showReview(groups, at) { // beside the threshold, which is at so many per cent
+    const cut = threshold(reviewAlpha()), told = groups.map(({ n, review }, i) => `${whole(review)} of ${whole(n)}${groups.length === 2 ? [" normal", " anomalous"][i] : ""}`);
+    place("review-cut", cut);
+    byId("review-cut").style.right = `${100 - at}%`;
+    byId("review-value").textContent = cut.toFixed(3);
+    byId("threshold-section").dataset.review = state.review;
+    byId("review-slider").setAttribute("aria-valuetext", short(state.review));
+    byId("review-reset").disabled = state.review === data.review_alpha;
+    return state.review > state.alpha ? ` Up to alpha ${short(state.review)} it can't tell: ${told.join(" and ")} images are for a person.` : " The review alpha is not above alpha: nothing is for a person.";
+  }
   function showAlpha() {
-    const cut = threshold(), at = 100 * (cut - Number(byId("cut").dataset.low)) / (byId("cut").dataset.high - byId("cut").dataset.low);
-    const left = Math.min(100, Math.max(0, at)), called = showCounts(), shown = cut.toFixed(3);
+    const cut = threshold(state.alpha), left = place("cut", cut), called = showCounts(), shown = cut.toFixed(3);
     byId("threshold-section").dataset.alpha = state.alpha;
-    byId("cut").style.left = `${left}%`;
-    byId("cut").classList.toggle("right", left > 65);
     byId("cut-value").textContent = shown;
     const groups = counts(), of = (i) => `${whole(groups[i].called)} of ${whole(groups[i].n)}`;
     const told = groups.length === 2 ? `${of(0)} normal and ${of(1)} anomalous images are called anomalies` : `${whole(called)} ${called === 1 ? "image is called an anomaly" : "images are called anomalies"}`;
-    byId("alpha-said").textContent = `At alpha ${short(state.alpha)} the threshold is ${shown}: ${told}.`;
+    byId("alpha-said").textContent = `At alpha ${short(state.alpha)} the threshold is ${shown}: ${told}.${hasReview ? showReview(groups, left) : ""}`;
     byId("alpha-slider").setAttribute("aria-valuetext", short(state.alpha));
     byId("alpha-reset").disabled = state.alpha === data.alpha;
   }
-  function setAlpha(alpha, typed) {
-    state.alpha = alpha;
-    const steps = data.alphas.findIndex((step) => step >= alpha);
-    byId("alpha-slider").value = steps < 0 ? data.alphas.length - 1 : steps;
-    if (!typed) byId("alpha-number").value = Number(alpha.toPrecision(4));
-    showAlpha();
-    showRows();
+  function control(name, own, alphas) { // slider, number and button of alpha or of the review alpha
+    const slider = byId(`${name}-slider`), number = byId(`${name}-number`);
+    function set(value, typed) {
+      state[name] = value;
+      const steps = alphas.findIndex((step) => step >= value);
+      slider.value = steps < 0 ? alphas.length - 1 : steps;
+      if (!typed) number.value = Number(value.toPrecision(4));
+      showAlpha();
+      showRows();
+    }
+    slider.addEventListener("input", () => set(alphas[slider.value]));
+    number.addEventListener("change", () => { // no smaller than the held-out images support, and below 1
+      const asked = Number(number.value), usable = number.value !== "" && asked >= alphas[0] && asked < 1;
+      if (usable) set(asked, true); else set(asked >= 1 ? alphas.at(-1) : number.value === "" ? state[name] : alphas[0]);
+    });
+    byId(`${name}-reset`).addEventListener("click", () => { set(own); slider.focus(); });
+    return set;
   }
-  byId("alpha-slider").addEventListener("input", (event) => setAlpha(data.alphas[event.target.value]));
-  byId("alpha-number").addEventListener("change", (event) => { // no smaller than the held-out images support, and below 1
-    const asked = Number(event.target.value), usable = event.target.value !== "" && asked >= data.alphas[0] && asked < 1;
-    if (usable) setAlpha(asked, true); else setAlpha(asked >= 1 ? data.alphas.at(-1) : event.target.value === "" ? state.alpha : data.alphas[0]);
-  });
-  byId("alpha-reset").addEventListener("click", () => { setAlpha(data.alpha); byId("alpha-slider").focus(); });
+  const setAlpha = control("alpha", data.alpha, data.alphas);
 
   // ── the table: which images, in which order
   const lower = table.path.map((path) => (table.folder + path).toLowerCase());
-  const isMistake = (row) => table.is_anomalous && isAnomaly(row) !== Boolean(table.is_anomalous[row]);
-  const kinds = { anomaly: isAnomaly, normal: (row) => !isAnomaly(row), "false-alarm": (row) => isMistake(row) && isAnomaly(row),
+  const isMistake = (row) => table.is_anomalous && !cannotTell(row) && isAnomaly(row) !== Boolean(table.is_anomalous[row]);
+  const kinds = { anomaly: isAnomaly, "cant-tell": cannotTell, normal: (row) => !isAnomaly(row) && !cannotTell(row), "false-alarm": (row) => isMistake(row) && isAnomaly(row),
     missed: (row) => isMistake(row) && !isAnomaly(row) };
   const keys = { path: (row) => table.path[row], class: (row) => table.class_names[table.class[row]], anomaly_score: (row) => table.anomaly_score[row],
-    p_value: (row) => table.k[row], verdict: (row) => Number(isAnomaly(row)) };
+    p_value: (row) => table.k[row], verdict: (row) => 2 * isAnomaly(row) + cannotTell(row) };
   const words = new Intl.Collator("en", { numeric: true });
   function found() {
     const text = byId("filter-text").value.trim().toLowerCase(), kind = kinds[byId("filter-verdict").value], wanted = byId("filter-class")?.value ?? "";
@@ -169,7 +193,8 @@ function report(data) {
   });
 
   function verdict(row) {
-    const called = isAnomaly(row), cell = make("td", called ? "anomaly" : "normal", called ? "is-anomaly" : "is-normal");
+    const called = isAnomaly(row), [said, look] = called ? ["anomaly", "is-anomaly"] : cannotTell(row) ? ["can't tell", "is-review"] : ["normal", "is-normal"];
+    const cell = make("td", said, look);
     if (isMistake(row)) cell.append(make("span", called ? "false alarm" : "missed", "mark"));
     return cell;
   }
@@ -212,5 +237,6 @@ function report(data) {
   byId("last").addEventListener("click", () => turn(Infinity));
   byId("filters").addEventListener("submit", (event) => event.preventDefault());
 
+  if (hasReview) control("review", data.review_alpha, data.review_alphas)(data.review_alpha);
   setAlpha(data.alpha);
 }
