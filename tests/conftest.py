@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,10 @@ from alocc.data.mnist import CONTENT_SHA256, _on_disk
 settings.register_profile("alocc", deadline=None, derandomize=True)  # the same examples on a busy machine too
 settings.load_profile("alocc")
 
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --use-fake-device-for-media-stream --use-fake-ui-for-media-stream"
+).split()
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -72,3 +77,14 @@ def with_pits():
         return faulty
 
     return pit
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium, driven; what needs it is skipped where it is missing."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if not found or not Path(found).exists():
+        pytest.skip("no chromium on this machine; on Debian: apt-get install chromium")
+    with playwright.sync_playwright() as driver:
+        yield driver.chromium.launch(executable_path=found, args=FLAGS)

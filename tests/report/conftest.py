@@ -1,9 +1,5 @@
 """A small trained run, images with hostile names, and a real browser."""
 
-import os
-import shutil
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,10 +9,6 @@ from alocc.config import preset, with_settings
 from alocc.report import build_report
 
 HOSTILE = "</script><img src=x onerror=alert(1)>.png"
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
 
 
 def disc(rng, square=False):
@@ -70,17 +62,6 @@ def labelled_page(trained, parts, tmp_path_factory):
 def plain_page(trained, parts, tmp_path_factory):
     """A report without labels."""
     return build_report(trained, str(parts / "bad"), None, None, tmp_path_factory.mktemp("pages") / "plain.html")
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """Chromium, driven; what needs it is skipped where it is missing."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    if not found or not Path(found).exists():
-        pytest.skip("no chromium on this machine; on Debian: apt-get install chromium")
-    with playwright.sync_playwright() as driver:
-        yield driver.chromium.launch(executable_path=found, args=FLAGS)
 
 
 @pytest.fixture

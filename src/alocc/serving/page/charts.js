@@ -31,7 +31,7 @@ export function lineChart({ label, series, lines = [], marks = [], low, high, yW
   const ys = [...points.map(([, y]) => y), ...lines.map(({ y }) => y)];
   const [y0, y1] = [low ?? Math.min(...ys), high ?? Math.max(...ys)];
   const { left, right, top, bottom } = ROOM;
-  const toX = (x) => left + ((width - left - right) * (x - x0)) / (x1 - x0 || 1);
+  const toX = (x) => left + (width - left - right) * (x1 > x0 ? (x - x0) / (x1 - x0) : 0.5);
   const toY = (y) => height - bottom - ((height - top - bottom) * (y - y0)) / (y1 - y0 || 1);
   const axis = [
     ...ticks(y0, y1, 4).map((y) => [
@@ -40,11 +40,11 @@ export function lineChart({ label, series, lines = [], marks = [], low, high, yW
     ]),
     ...ticks(x0, x1, 6).filter((x) => !whole || Number.isInteger(x)).map((x) => svg("text", { class: "tick", x: toX(x), y: height - 8, "text-anchor": "middle" }, short(x))),
   ];
-  const drawn = series.map(({ points: some }, i) => {
+  const drawn = series.map(({ points: some }) => {
     const known = some.filter(([, y]) => Number.isFinite(y));
     const path = known.map(([x, y], at) => `${at ? "L" : "M"}${toX(x).toFixed(1)} ${toY(y).toFixed(1)}`).join("");
     const dots = known.length <= 60 ? known.map(([x, y]) => svg("circle", { cx: toX(x), cy: toY(y), r: 3 })) : [];
-    return svg("g", { class: `series s${i}` }, svg("path", { d: path }), dots);
+    return svg("g", { class: "series" }, svg("path", { d: path }), dots);
   });
   const across = lines.map(({ y, words }) => [
     svg("path", { class: "reference", d: `M${left} ${toY(y)}H${width - right}` }),

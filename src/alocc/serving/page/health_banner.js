@@ -1,6 +1,7 @@
 // What people must know of a model before they believe it: its health check's verdict, and files that cannot be used.
 
 import { h } from "./dom.js";
+import { sentence } from "./words.js";
 
 /** Fill the banner above every view; it is hidden where there is nothing to say. */
 export function showHealth(banner, model) {
@@ -21,5 +22,3 @@ function warnings(model) {
   if (model.problem) found.push([h("strong", {}, "A newer file is not used"), `: ${model.problem}`]);
   return found;
 }
-
-const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;

@@ -30,6 +30,7 @@ const PATHS = {
   download: "M10 3v9M6 8.5l4 4 4-4M3.5 16.5h13",
   pause: "M7 4.5v11M13 4.5v11",
   resume: "M6 4l10 6-10 6Z",
+  out: "M8 3.5H4v13h4M12 6.5l3.5 3.5L12 13.5M15 10H8",
   undo: "M7 4 3.5 7.5 7 11M3.5 7.5H12a4.5 4.5 0 0 1 0 9H8",
 };
 

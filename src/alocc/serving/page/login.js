@@ -17,7 +17,8 @@ function ask() {
   });
   const error = h("p", { id: "token-error", class: "problem", role: "alert" });
   const button = h("button", { class: "primary", type: "submit" }, "Sign in");
-  const form = h("form", { method: "dialog" },
+  const nobody = h("input", { type: "text", name: "username", autocomplete: "username", value: "station", hidden: true }); // for password managers
+  const form = h("form", { method: "dialog" }, nobody,
     h("h2", { id: "login-title" }, "Sign in"),
     h("p", { class: "soft" }, "This station is protected. Enter the token that it was started with."),
     h("label", { for: "token" }, "Token"), field, error, h("div", { class: "actions" }, button));

@@ -1,5 +1,6 @@
 // The page starts here: models, the view that the address names, the frame around it.
 
+import { get, send } from "./api.js";
 import { h } from "./dom.js";
 import { showHealth } from "./health_banner.js";
 import { icon } from "./icons.js";
@@ -82,6 +83,14 @@ function showKeys() {
   dialog.showModal();
 }
 
+/** A way out, where a token let people in. */
+async function showSignOut() {
+  const { needed } = await get("/v1/session");
+  if (!needed) return;
+  const leave = async () => { await send("DELETE", "/v1/session"); location.reload(); };
+  document.querySelector(".nav").append(h("button", { type: "button", class: "plain", onclick: leave }, icon("out"), h("span", {}, "Sign out")));
+}
+
 async function begin() {
   frame();
   showLive();
@@ -89,6 +98,7 @@ async function begin() {
   results.addEventListener("live", showLive);
   try {
     await station.refresh();
+    await showSignOut();
   } catch (error) {
     complain(error);
   }

@@ -49,7 +49,8 @@ export function recalibration(asked, signal) {
   const element = h("section", { class: "card", "aria-labelledby": "recalibration-title" },
     h("h2", { id: "recalibration-title" }, "Recalibrate"),
     h("p", { class: "soft" }, "Sets the alarm line anew, with the alphas above, from images that count as good: marked as a false alarm, or neither called nor marked as missed. ",
-      "Called images without a mark are left out. Nothing is trained, and every version is kept."),
+      "Called images without a mark are left out: mark every false alarm first, or more good images are called than alpha says. ",
+      "Nothing is trained, and every version is kept."),
     h("fieldset", { class: "choices" }, h("legend", {}, "From"), bases),
     h("div", { class: "actions" }, h("button", { type: "button", class: "primary", onclick: propose }, "Show what would change")),
     proposal, h("h3", {}, "Versions"), versions);
@@ -59,7 +60,7 @@ export function recalibration(asked, signal) {
 
 function proposalParts(found, apply, dismiss) {
   const { threshold_before: before, threshold: after } = found;
-  const way = after > before ? "It rises: fewer images are called." : after < before ? "It falls: more images are called." : "It stays.";
+  const way = after > before ? "The line rises." : after < before ? "The line falls." : "The line stays.";
   const { review } = alphasOf(found);
   const alphas = review === null ? `alpha ${alphaValue(found.alpha)}` : `alpha ${alphaValue(found.alpha)}, can't tell up to ${alphaValue(review)}`;
   const sure = found.n_left_out ? ` ${counted(found.n_left_out, "called image")} without a mark ${found.n_left_out === 1 ? "is" : "are"} left out; if all of them are good, ${percent(found.rate_if_left_out_are_good)} of good images would be called.` : "";
@@ -97,7 +98,7 @@ async function showVersions(element) {
       h("td", {}, score(one.threshold)), h("td", {}, alphaWords(one)), h("td", {}, count(one.n_held_out)),
       h("td", {}, one.time ? h("time", { datetime: one.time, title: whenInFull(one.time) }, when(one.time)) : "–"),
       h("td", {}, one.active ? h("strong", { class: "in-use" }, "in use")
-        : h("button", { type: "button", class: "small", "aria-label": one.number ? `Use calibration ${one.number}` : "Use the file's own calibration", onclick: () => activate(name, one.number, element) }, "Use this one"))));
+        : h("button", { type: "button", class: "small", onclick: () => activate(name, one.number, element) }, "Use this one", h("span", { class: "unseen" }, `, ${one.number || "the file's own"}`)))));
     const heads = ["Version", "Alarm line", "Alpha", "Scores in it", "Made", "State"].map((head) => h("th", { scope: "col" }, head));
     element.replaceChildren(h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Versions" },
       h("table", {}, h("thead", {}, h("tr", {}, heads)), h("tbody", {}, rows))));

@@ -2,8 +2,10 @@
 
 import { get } from "./api.js";
 import { station } from "./station.js";
+import { complain } from "./toasts.js";
 
 const KEPT = 60;
+const TOGETHER = 120; // milliseconds in which results count as one group: of the group, one is shown
 
 class Results extends EventTarget {
   rows = [];
@@ -11,7 +13,9 @@ class Results extends EventTarget {
   follows = true;
   isLive = false;
   #model = null;
+  #version = null;
   #source = null;
+  #arrived = [];
 
   /** The row that is shown, or null. */
   get present() {
@@ -20,9 +24,9 @@ class Results extends EventTarget {
 
   /** Start, and start over when another model is chosen. */
   start() {
-    station.addEventListener("models", () => this.#load());
+    station.addEventListener("models", () => this.#load().catch(complain));
     station.addEventListener("row", ({ detail }) => this.#replace(detail));
-    this.#load();
+    this.#load().catch(complain);
     this.#listen();
   }
 
@@ -58,13 +62,15 @@ class Results extends EventTarget {
     this.#tell("rows");
   }
 
+  /** Another model, or another file of it, has scores of its own: the strip starts over. */
   async #load() {
-    const model = station.model?.name ?? null;
-    if (model === this.#model) return;
-    this.#model = model;
+    const { name: model = null, version = null } = station.model ?? {};
+    if (model === this.#model && version === this.#version) return;
+    [this.#model, this.#version] = [model, version];
     this.rows = [];
-    if (model) this.rows = (await get("/v1/history", { model, limit: KEPT })).rows.reverse();
-    if (model !== this.#model) return;
+    const { rows } = model ? await get("/v1/history", { model, version, limit: KEPT }) : { rows: [] };
+    if (model !== this.#model || version !== this.#version) return;
+    this.rows = rows.reverse();
     this.selected = this.rows.at(-1)?.id ?? null;
     this.#tell("rows");
   }
@@ -84,7 +90,12 @@ class Results extends EventTarget {
     this.#source.addEventListener("error", () => {
       if (this.#source.readyState === EventSource.CLOSED) setTimeout(() => this.#again(), 3000);
     });
-    this.#source.addEventListener("message", (event) => this.add([JSON.parse(event.data)].flat()));
+    this.#source.addEventListener("message", ({ data }) => this.#arrive(JSON.parse(data)));
+  }
+
+  #arrive(row) {
+    if (!this.#arrived.length) setTimeout(() => this.add(this.#arrived.splice(0)), TOGETHER);
+    this.#arrived.push(row);
   }
 
   /** After the server refused us: any request asks for the token, if that is why. */

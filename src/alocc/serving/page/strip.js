@@ -24,7 +24,7 @@ export function strip(signal) {
     const axis = axisOf(rows, station.model?.threshold);
     if (station.model) placeLine(line, axis, station.model.threshold, "alarm line");
     second.hidden = reviewAt === null || !rows.length;
-    if (reviewAt !== null) placeLine(second, axis, reviewAt, "can't tell from");
+    if (reviewAt !== null) placeLine(second, axis, reviewAt, "can't tell");
     const hadFocus = dots.contains(document.activeElement);
     dots.replaceChildren(...rows.map((row, i) => dot(row, axis, i === rows.length - 1)));
     if (hadFocus) dots.querySelector("[tabindex='0']")?.focus({ preventScroll: true });

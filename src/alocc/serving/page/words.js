@@ -34,8 +34,8 @@ export function percent(share) {
 /** The clock for today, the day before it otherwise. */
 export function when(time) {
   const date = new Date(time);
-  const sameDay = date.toDateString() === new Date().toDateString();
-  return sameDay ? CLOCK.format(date) : `${DAY.format(date)}, ${CLOCK.format(date)}`;
+  const isToday = date >= new Date().setHours(0, 0, 0, 0);
+  return isToday ? CLOCK.format(date) : `${DAY.format(date)}, ${CLOCK.format(date)}`;
 }
 export const whenInFull = (time) => LONG.format(new Date(time));
 
@@ -46,6 +46,9 @@ export function duration(seconds) {
   const minutes = Math.round(seconds / 60);
   return minutes < 90 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
+
+/** A clause as a sentence. */
+export const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
 
 /** The word of a row's verdict, capital first; a row without one could not be used. */
 export const verdictWord = (verdict) =>

@@ -4,7 +4,7 @@ import { get, ofModel } from "../api.js";
 import { lineChart } from "../charts.js";
 import { h } from "../dom.js";
 import { station } from "../station.js";
-import { alphaValue, chance, counted, percent } from "../words.js";
+import { alphaValue, chance, counted, percent, sentence } from "../words.js";
 
 const WINDOWS = [50, 100, 500];
 const LAST = [1000, 5000, 20000];
@@ -37,12 +37,12 @@ export function show(main, signal) {
 }
 
 function parts({ windows, verdict, has_drifted: hasDrifted }, model) {
-  if (!windows.length) return [h("section", { class: "card said", role: "status" }, h("p", {}, `${verdict}.`))];
+  if (!windows.length) return [h("section", { class: "card said", role: "status" }, h("p", {}, sentence(verdict)))];
   const points = (name) => windows.map((one, i) => [i + 1, one[name]]);
   const flags = windows.flatMap((one, i) => (one.has_drifted ? [[i + 1, `window ${i + 1} has drifted`]] : []));
   const shares = windows.map((one) => one.share_of_anomalies);
   return [
-    h("section", { class: `card said ${hasDrifted ? "has-drifted" : ""}`, role: "status" }, h("h2", {}, hasDrifted ? "The images have changed" : "No sign of a change"), hasDrifted ? h("p", {}, verdict) : null),
+    h("section", { class: `card said ${hasDrifted ? "has-drifted" : ""}`, role: "status" }, h("h2", {}, hasDrifted ? "The images have changed" : "No sign of a change"), hasDrifted ? h("p", {}, sentence(verdict)) : null),
     h("div", { class: "charts" },
       figure("Mean p-value", "About 0.5 while nothing has changed; lower when images get more unusual.",
         lineChart({ label: "Mean p-value of each window", series: [{ name: "mean p-value", points: points("mean_p_value") }], whole: true, lines: [{ y: 0.5, words: "usual" }], marks: flags, low: 0, high: 1 })),

@@ -11,13 +11,13 @@ import { station } from "../station.js";
 import { Table } from "../table.js";
 import { complain } from "../toasts.js";
 import { openViewer } from "../viewer.js";
-import { chance, counted, markWord, score, when, whenInFull } from "../words.js";
+import { chance, counted, markWord, score, when } from "../words.js";
 
 const PERIODS = [["", "any time"], ["1", "last hour"], ["24", "last 24 hours"], ["168", "last 7 days"], ["720", "last 30 days"], ["own", "between …"]];
 const VERDICTS = [["", "any verdict"], ["anomalous", "anomalous"], ["can't tell", "can't tell"], ["normal", "normal"], ["unusable", "not usable"]];
 const MARKS = [["", "any mark"], ["unmarked", "no mark"], ["false alarm", "false alarm, good"], ["missed", "missed"], ["confirmed", "confirmed, defective"]];
 const COLUMNS = [
-  { name: "Time", kind: "c-time", cell: (row) => h("time", { datetime: row.time, title: whenInFull(row.time) }, when(row.time)) },
+  { name: "Time", kind: "c-time", cell: (row) => h("time", { datetime: row.time }, when(row.time)) },
   { name: "Name", kind: "c-name", cell: (row) => row.name },
   { name: "Verdict", kind: "c-verdict", cell: (row) => verdictBadge(row.verdict) },
   { name: "Score", kind: "c-score", cell: (row) => score(row.anomaly_score) },
@@ -40,6 +40,7 @@ export function show(main, signal) {
   let pages = new Pages({});
 
   const tell = () => {
+    form.knowModels(pages.rows);
     found.textContent = pages.total ? counted(pages.total, "image") : "No image passes these filters.";
     table.element.classList.toggle("empty", !pages.total);
   };
@@ -72,7 +73,7 @@ export function show(main, signal) {
   load().then(() => table.element.focus({ preventScroll: true }));
 }
 
-/** Search and filters. {element, search, filter()}; changed() is called when another list is wanted. */
+/** Search and filters. {element, search, filter(), knowModels(rows)}; changed() is called when another list is wanted. */
 function filters(changed) {
   const soon = whenQuiet(changed);
   const select = (label, options) => {
@@ -95,8 +96,14 @@ function filters(changed) {
     const end = period.value === "own" ? utc(until) : "";
     return { text: search.value.trim(), model: model.value, verdict: verdict.value, mark: mark.value, since: start, until: end };
   };
+  /** Models that are not loaded any more are in the history too. */
+  const knowModels = (rows) => {
+    const known = new Set([...model.options].map(({ value }) => value));
+    const others = new Set(rows.map((row) => row.model).filter((name) => !known.has(name)));
+    model.append(...[...others].map((name) => h("option", { value: name }, name)));
+  };
   const element = h("form", { class: "filters", role: "search", onsubmit: (event) => event.preventDefault() },
     search, model, verdict, mark, period, between);
-  return { element, search, filter };
+  return { element, search, filter, knowModels };
 }
 

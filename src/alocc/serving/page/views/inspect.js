@@ -34,7 +34,7 @@ export function show(main, signal) {
   main.append(
     h("div", { class: "inspect" },
       h("div", { class: "toolbar" }, filesButton, folderButton, cameraButton, inputs, h("span", { class: "soft drop-words" }, "or drop images or a folder anywhere"),
-        h("label", { class: "check follow" }, follow, "Follow", h("span", { class: "wide-only" }, " new results"))),
+        h("label", { class: "check follow" }, follow, h("span", {}, "Follow", h("span", { class: "wide-only" }, " new results")))),
       uploadBar(signal), stageCard, h("div", { class: "beside" }, camera.element, panel),
       h("section", { class: "card strip-card", "aria-label": "Last results" }, strip(signal))));
 
@@ -93,7 +93,7 @@ function choosers() {
   const files = h("input", { type: "file", multiple: true, accept: "image/*,.tif,.tiff", class: "unseen", tabindex: "-1", "aria-hidden": "true", onchange: take });
   const folder = h("input", { type: "file", webkitdirectory: true, class: "unseen", tabindex: "-1", "aria-hidden": "true", onchange: take });
   const button = (words, name, input, kind) => h("button", { type: "button", class: kind, onclick: () => input.click() }, icon(name), words);
-  return [button(["Choose", h("span", { class: "wide-only" }, "images")], "files", files, "primary"), button("Folder", "folder", folder, "wide-only"), [files, folder]];
+  return [button(h("span", {}, "Choose", h("span", { class: "wide-only" }, " images")), "files", files, "primary"), button("Folder", "folder", folder, "wide-only"), [files, folder]];
 }
 
 function send({ images, nOthers }) {

@@ -4,7 +4,7 @@ import { get, ofModel } from "../api.js";
 import { lineChart } from "../charts.js";
 import { h } from "../dom.js";
 import { station } from "../station.js";
-import { alphaValue, counted, score, whenInFull } from "../words.js";
+import { alphaValue, counted, score, sentence, whenInFull } from "../words.js";
 
 const NO_CURVES = new Set(["phase", "iteration", "fold", "seconds", "epoch"]);
 
@@ -47,7 +47,7 @@ function facts(model) {
 function health(found) {
   if (!found) return h("p", { class: "soft" }, "No health check came with this model.");
   const words = { good: "Good", doubtful: "Doubtful", useless: "Useless" }[found.verdict];
-  const items = found.findings.map((one) => h("li", {}, `${one.reason}. `, h("span", { class: "soft" }, one.advice)));
+  const items = found.findings.map((one) => h("li", {}, `${sentence(one.reason)} `, h("span", { class: "soft" }, sentence(one.advice))));
   return h("div", { class: `health ${found.verdict}` }, h("p", {}, h("strong", {}, `Health check: ${words}. `), found.meaning), items.length ? h("ul", {}, items) : null);
 }
 
@@ -66,13 +66,24 @@ function more(title, fill) {
 
 async function curves(model) {
   const { columns } = await get(ofModel(model.name, "curves"));
-  const x = columns.iteration;
   const charts = Object.entries(columns).filter(([name]) => !NO_CURVES.has(name)).map(([name, values]) => {
-    const points = values.map((value, i) => [x[i], value]).filter(([, value]) => typeof value === "number");
-    const chart = points.length > 1 && lineChart({ label: `${name} over iterations`, series: [{ name, points }], width: 340, height: 160 });
+    const series = linesOf(columns, values);
+    const chart = series.some(({ points }) => points.length > 1) && lineChart({ label: `${name} over iterations`, series, width: 340, height: 160 });
     return chart && h("figure", {}, h("figcaption", {}, name), chart);
   }).filter(Boolean);
   return h("div", { class: "curves" }, charts);
+}
+
+/** A line for each fold: networks of one fold do not go on from those of the one before. */
+function linesOf({ iteration, fold }, values) {
+  const lines = new Map();
+  values.forEach((value, i) => {
+    if (typeof value !== "number") return;
+    const name = fold?.[i] ?? "";
+    if (!lines.has(name)) lines.set(name, []);
+    lines.get(name).push([iteration[i], value]);
+  });
+  return [...lines].map(([name, points]) => ({ name, points }));
 }
 
 function report(model) {
