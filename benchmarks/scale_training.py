@@ -84,7 +84,9 @@ def same_networks(folder: Path, iterations: int, seeds: int) -> str:
 
 def rate(folder: Path, name: str, iterations: int, **spread: int) -> float:
     """Iterations a second."""
-    settings = [*NETWORKS, "calibration.folds=2"] if name == "robust" else NETWORKS[:1]  # two folds of the same phases
+    settings = (
+        [*NETWORKS, "calibration.folds=2", "calibration.enough=100000"] if name == "robust" else NETWORKS[:1]
+    )  # two folds of the same phases
     moments: list[tuple[float, float]] = []
     train(
         "mnist", normal=["1"], config=with_settings(preset(name), settings), iterations=iterations, device="cpu",

@@ -197,7 +197,7 @@ def rate_of(score: Callable[[], int], seconds: float = 5.0) -> float:
 
 def measure(folder: Path, minutes: float, clients: int) -> str:
     run, exported = folder / "run", folder / "run" / "model.onnx"
-    for words in (["train", "mnist", "--normal", "1", "--out", str(run)], ["export", str(run), "--maps"]):
+    for words in (["train", "mnist", "--normal", "1", "--out", str(run)], ["export", str(run)]):
         subprocess.run([ALOCC, *words], check=True, capture_output=True)
     digits = load_mnist("test")[0][:IMAGES]
     digits = digits.numpy()[:, 0] if hasattr(digits, "numpy") else np.asarray(digits)
@@ -268,7 +268,7 @@ def page(rates: dict[str, float], seen_one: Seen, seen_many: Seen, steady: Seen,
     return "\n".join([
         "# The server under load",
         "",
-        f"Written by `benchmarks/serving.py` on {datetime.date.today()}: digits of 28×28 as PNG, preset `robust`, exported; the server and its {clients} clients, in another process, share the "
+        f"Written by `benchmarks/serving.py` on {datetime.date.today()}: digits of 28×28 as PNG, preset `robust`, exported without maps; the server and its {clients} clients, in another process, share the "
         "same two cores, so that a client's own work counts as the server's. Every image is in the history.",
         "",
         provenance(sys.argv, {}),

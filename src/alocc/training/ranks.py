@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alocc.errors import ConfigError
@@ -200,23 +201,24 @@ class _Normalised(torch.autograd.Function):
         sums = ranks.sum(torch.cat([own_n, own_n * own_mean, own_n * (own_var + own_mean.square())]))
         n, mean, mean_square = sums[:1], *(sums[1:] / sums[:1]).chunk(2)
         var = mean_square - mean.square()  # of float64, as the one is close to the other
-        scale = (var + eps).rsqrt().float()
-        ctx.save_for_backward(x, weight, mean.float(), scale, n.float())
-        ctx.ranks = ranks
+        ctx.save_for_backward(x, weight, mean.float(), var.float(), n.float())
+        ctx.eps, ctx.ranks = eps, ranks
         ctx.mark_non_differentiable(mean, var, n)
-        y = (x - _each(mean.float())) * _each(weight * scale) + _each(bias)
-        return y.to(x.dtype), mean, var, n
+        return F.batch_norm(x, mean.float(), var.float(), weight, bias, False, 0.0, eps), mean, var, n
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, scale, n = ctx.saved_tensors
-        gradient = gradients[0]
-        normalised = (x - _each(mean)) * _each(scale)
-        sums = torch.stack([gradient.float().sum((0, 2, 3)), (gradient * normalised).sum((0, 2, 3))])
-        of_bias, of_weight = sums
-        mean_gradient, mean_product = ctx.ranks.sum(sums.clone()) / n
-        of_x = _each(weight * scale) * (gradient - _each(mean_gradient) - normalised * _each(mean_product))
-        return of_x.to(x.dtype), of_weight, of_bias, None, None
+        x, weight, mean, var, n = ctx.saved_tensors
+        # as if mean and variance were constants: that is all of it for weight and bias
+        of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            gradients[0].contiguous(), x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
+        )
+        mean_gradient, mean_product = ctx.ranks.sum(torch.stack([of_bias, of_weight])) / n
+        scale = (var + ctx.eps).rsqrt()
+        slope = -weight * scale.square() * mean_product  # what x does to its own mean and variance
+        offset = -weight * scale * mean_gradient - slope * mean
+        of_x += torch.addcmul(_each(offset), _each(slope), x).to(of_x.dtype)
+        return of_x, of_weight, of_bias, None, None
 
 
 def _each(values: Tensor) -> Tensor:
