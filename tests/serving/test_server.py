@@ -213,6 +213,7 @@ def test_metrics_count_what_was_done(server, parts, as_png):
     assert [value(name) for name in [*names, "alocc_score_seconds_count"]] == [
         before[0] + n[0], before[1] + n[1], before[2] + 1,
     ]  # fmt: skip
+    assert value("alocc_pass_images_sum") >= 8
     assert value("alocc_queue_images") == 0 and 0 < value("alocc_called_share") < 1
 
 

@@ -40,7 +40,7 @@ NAME = re.compile(r"([0-9a-f]{32})\.(?:zip|txt)")
 RESULT_COLUMNS = (*COLUMNS[:-1], VERDICT, COLUMNS[-1], *BOX_COLUMNS)
 
 
-class Source(Protocol):
+class BatchImages(Protocol):
     """The images of a batch, by their position."""
 
     def __len__(self) -> int: ...
@@ -213,7 +213,7 @@ class Batches:
             self.history.set_batch(batch.id, state="failed", error="something failed here; the log says more")
         self._forget(batch.id)
 
-    def _score_some(self, batch: BatchRow, source: Source, first: int) -> int:
+    def _score_some(self, batch: BatchRow, source: BatchImages, first: int) -> int:
         """Score a few images from a position on, and say how many are in the history now."""
         found = self._read_some(source, first, most_together(self.station.models.get(batch.model).engine.image_format))
         job = batch.job
@@ -225,7 +225,7 @@ class Batches:
         self.history.add(rows, batch=batch.id, done=first + len(found))
         return first + len(found)
 
-    def _read_some(self, source: Source, first: int, most: int) -> list[tuple[Upload, str | None]]:
+    def _read_some(self, source: BatchImages, first: int, most: int) -> list[tuple[Upload, str | None]]:
         """Images from a position on: at most so many, and no more than are good for memory."""
         found: list[tuple[Upload, str | None]] = []
         last, n_bytes = min(first + min(most, TOGETHER), len(source)), 0
@@ -236,7 +236,7 @@ class Batches:
         return found
 
     @contextmanager
-    def _source(self, batch: BatchRow) -> Iterator[Source]:
+    def _source(self, batch: BatchRow) -> Iterator[BatchImages]:
         path = self.folder / f"{batch.id}{batch.job['source']}"
         if path.suffix == LIST:
             yield Listed(_lines(path), self.addresses)
@@ -276,7 +276,7 @@ def _lines(path: Path) -> list[str]:
         raise DataError("the list of addresses cannot be read") from None
 
 
-def _read(source: Source, position: int) -> tuple[Upload, str | None]:
+def _read(source: BatchImages, position: int) -> tuple[Upload, str | None]:
     """An image, or why there is none."""
     name = shown_name(source.name(position))
     try:

@@ -25,7 +25,7 @@ class Metrics:
         self._verdicts = Counter("alocc_images", "Images by verdict.", ["model", "verdict"], registry=registry)
         self._refused = Counter("alocc_refused", "Requests that were refused, by why.", ["reason"], registry=registry)
         self._scores = Histogram("alocc_anomaly_score", "Scores.", ["model"], registry=registry, buckets=SCORES)
-        self._batches = Histogram("alocc_batch_images", "Images a pass.", ["model"], registry=registry, buckets=SIZES)
+        self._passes = Histogram("alocc_pass_images", "Images a pass.", ["model"], registry=registry, buckets=SIZES)
         self._busy = Counter("alocc_engine_seconds", "Time that an engine computed.", ["model"], registry=registry)
         self._waiting = Gauge("alocc_queue_images", "Images that wait for an engine.", ["model"], registry=registry)
         self._unwritten = Gauge("alocc_history_queue_rows", "Rows that are not in the history yet.", registry=registry)
@@ -54,7 +54,7 @@ class Metrics:
 
     def computed(self, model: str, n: int, seconds: float) -> None:
         """An engine computed n images in one pass."""
-        self._batches.labels(model).observe(n)
+        self._passes.labels(model).observe(n)
         self._busy.labels(model).inc(seconds)
 
     def watch(self, model: str, waiting: Callable[[], float]) -> None:
