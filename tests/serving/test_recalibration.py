@@ -1,16 +1,15 @@
 """Marks → another threshold, and what is said of it: by hand on small numbers, and by chance on many."""
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import ks_2samp, norm
 
 from alocc.calibration import Calibration
 from alocc.errors import ConfigError, DamagedError, DataError, RefusedError
 from alocc.serving.history import CalibrationRow, History, now
-from alocc.serving.recalibration import Calibrations, clopper_pearson, counts_as_normal, different, drift
+from alocc.serving.recalibration import Calibrations, clopper_pearson, counts_as_normal, different
 
 
 @pytest.fixture
@@ -59,17 +58,29 @@ def scored(sqlite, image_row):
 
 def test_what_counts_as_normal(image_row):
     counts = {
-        (verdict, mark): counts_as_normal(image_row(verdict=verdict, mark=mark))
-        for verdict in ("normal", "can't tell", "anomalous")
+        (is_called, mark): counts_as_normal(image_row(mark=mark), is_called)
+        for is_called in (False, True)
         for mark in (None, "false alarm", "missed", "confirmed")
     }
     assert [pair for pair, is_normal in counts.items() if is_normal] == [
-        ("normal", None),
-        ("normal", "false alarm"),
-        ("can't tell", None),
-        ("can't tell", "false alarm"),
-        ("anomalous", "false alarm"),
+        (False, None),
+        (False, "false alarm"),
+        (True, "false alarm"),
     ]
+
+
+def test_what_was_called_is_told_by_one_alpha_whatever_each_request_asked_for(calibrations, scored):
+    loaded = model(range(1, 20))  # 19 scores: 2 / 20 = .1, called above 18; at .2 above 16, at .05 above 19
+    scored(*range(1, 17), verdict="normal")
+    scored(17, 18, verdict="anomalous", alpha=0.2)
+    scored(18.5, 18.75, verdict="normal", alpha=0.05)
+    scored(18.25, verdict="anomalous", alpha=0.2, mark="confirmed")
+    proposal = calibrations.propose(loaded, "recent")
+    assert proposal.calibration.held_out_scores.tolist() == list(range(1, 19))
+    assert (proposal.n_normals, proposal.n_left_out) == (18, 2)
+    seen = calibrations.precision(loaded)
+    assert (seen.n_confirmed, seen.n_false_alarms, seen.n_unmarked) == (1, 0, 2)
+    assert proposal.precision_before == seen
 
 
 def test_an_image_that_came_several_times_counts_once_by_its_newest_mark(image_row):
@@ -319,7 +330,7 @@ def test_drift_window_by_window(sqlite, calibrations, scored, image_row):
     scored(*rng.normal(size=100))
     scored(*(rng.normal(size=100) + 3))
     rows = sqlite.last("bolts", 200)
-    found = drift(loaded, calibrations.current(loaded)[1], rows, 100)
+    found = calibrations.drift(loaded, rows, 100)
     usual, moved = found.windows
     assert (usual.has_drifted, moved.has_drifted, found.has_drifted) == (False, True, True)
     assert usual.first == rows[-1].time.isoformat()
@@ -328,9 +339,27 @@ def test_drift_window_by_window(sqlite, calibrations, scored, image_row):
     assert moved.mean_p_value == pytest.approx(p_values.mean())
     assert moved.share_of_anomalies == pytest.approx((p_values <= 0.01).mean())
     with pytest.raises(DataError, match="too few"):
-        drift(loaded, loaded.engine.calibration, rows[:9], 100)
-    moved_too = replace(loaded.engine.calibration, held_out_scores=np.sort(rng.normal(size=500) + 3))
-    assert not drift(loaded, moved_too, rows[:100], 100).has_drifted  # against the calibration in use
+        calibrations.drift(loaded, rows[:9], 100)
+    moved_too = np.sort(rng.normal(size=500) + 3)
+    sqlite.add_calibration(CalibrationRow("bolts", loaded.version, 0, now(), 0.01, None, "recent", 500, moved_too))
+    again = Calibrations(sqlite)
+    assert not again.drift(loaded, rows[:100], 100).has_drifted  # against the calibration in use
+
+
+def test_folds_excuse_a_difference_only_while_their_networks_scored_the_reference(sqlite, scored):
+    scores = np.random.default_rng(0).normal(size=200)
+    loaded = model(scores, 0.01)
+    loaded.engine.training = {"n_folds": 4}
+    scored(*(scores[:100] + 0.3))
+    rows = sqlite.last("bolts", 100)
+    p_same = {}
+    for basis in ("added", "recent"):
+        reference = np.sort(scores)
+        sqlite.add_calibration(CalibrationRow("bolts", loaded.version, 0, now(), 0.01, None, basis, 200, reference))
+        p_same[basis] = Calibrations(sqlite).drift(loaded, rows, 100).windows[0].p_same
+    assert p_same["recent"] == pytest.approx(ks_2samp(scores[:100] + 0.3, scores).pvalue)
+    assert p_same["added"] > 2 * p_same["recent"]
+    assert loaded.engine.training == {"n_folds": 4}
 
 
 # what marks are worth: decision 34

@@ -91,20 +91,15 @@ class Calibrations:
     def __init__(self, history: History) -> None:
         self._history = history
         self._lock = threading.Lock()
-        self._current: dict[tuple[str, str], tuple[int, CalibrationRow | None]] = {}
+        self._current: dict[tuple[str, str], CalibrationRow | None] = {}
 
     def current(self, loaded: Loaded) -> tuple[int, Calibration]:
         """Number and calibration that a model's p-values come from; 0: its file's own.
 
         It is read from the history once: another process that shares the database is not noticed.
         """
-        key = (loaded.name, loaded.version)
-        with self._lock:
-            if key not in self._current:
-                active = [row for row in self._history.calibrations(*key) if row.active]
-                self._current[key] = (active[0].number, active[0]) if active else (0, None)
-            number, row = self._current[key]
-        return number, loaded.engine.calibration if row is None else _calibration(row)
+        row = self._in_use(loaded)
+        return (0, loaded.engine.calibration) if row is None else (row.number, _calibration(row))
 
     def propose(
         self,
@@ -182,9 +177,9 @@ class Calibrations:
         return self._history.calibrations(loaded.name, loaded.version)
 
     def precision(self, loaded: Loaded, last: int = LAST) -> Precision:
-        """Of the verdicts that people saw, among the last images of a model's file."""
+        """Of what the present calibration calls, at its own alpha, among the last images of a model's file."""
         rows = different(self._history.last(loaded.name, last, loaded.version))
-        return precision(rows, [row.verdict == ANOMALOUS for row in rows])
+        return precision(rows, (_verdicts(self.current(loaded)[1], _scores(rows)) == ANOMALOUS).tolist())
 
     def counts_at(
         self, loaded: Loaded, alpha: float | None, review_alpha: float | None, last: int
@@ -198,18 +193,39 @@ class Calibrations:
         scores = _scores(self._history.last(loaded.name, last, loaded.version))
         return _counts(_verdicts(present, scores)), _counts(_verdicts(present.at(alpha, review_alpha), scores))
 
+    def drift(self, loaded: Loaded, rows: Sequence[ImageRow], window: int) -> Drift:
+        """What the monitor says of images, given the newest first, against the calibration in use.
+
+        Windows are named by their times.
+
+        Raises:
+            DataError: if there are fewer than 10.
+        """
+        from alocc.evaluation.monitoring import monitor
+        from alocc.scores import Scores
+
+        rows, row = rows[::-1], self._in_use(loaded)
+        calibration = loaded.engine.calibration if row is None else _calibration(row)
+        training = dict(loaded.engine.training)
+        if row is not None and row.basis == "recent":  # no network of a fold scored these images
+            training["recalibrated_on"] = "recent images of the history"
+        scores = _scores(rows)
+        p_values = calibration.p_values(scores)
+        found = Scores(scores, p_values, p_values <= calibration.alpha, {}, None, calibration.alpha)
+        reference: Any = _Reference(calibration.alpha, calibration.held_out_scores, training)
+        return monitor(reference, [one.time.isoformat() for one in rows], found, window)
+
     def _proposal(
         self, loaded: Loaded, rows: Sequence[ImageRow], basis: Basis, alpha: float | None, review_alpha: float | None
     ) -> Proposal:
         number, present = self.current(loaded)
-        images = different(rows)
-        normals = [row for row in images if counts_as_normal(row)]
+        images, scores = different(rows), _scores(rows)
+        before = _verdicts(present, scores)  # by one alpha: each request may have been at another
+        was_called = {row.id: verdict == ANOMALOUS for row, verdict in zip(rows, before.tolist(), strict=True)}
+        normals = [row for row in images if counts_as_normal(row, was_called[row.id])]
+        left_out = [row for row in images if row.mark is None and was_called[row.id]]
         calibration = _calibrated(loaded.engine.calibration, present, normals, basis, alpha, review_alpha)
-        scores = _scores(rows)
-        before, after = _verdicts(present, scores), _verdicts(calibration, scores)
-        pairs = list(zip(before.tolist(), after.tolist(), strict=True))
-        left_out = [row for row in images if row.verdict == ANOMALOUS and row.mark is None]
-        was_called = {row.id: verdict == ANOMALOUS for row, (verdict, _) in zip(rows, pairs, strict=True)}
+        pairs = list(zip(before.tolist(), _verdicts(calibration, scores).tolist(), strict=True))
         is_called = {row.id: verdict == ANOMALOUS for row, (_, verdict) in zip(rows, pairs, strict=True)}
         called = [is_called[row.id] for row in (*normals, *left_out)]
         return Proposal(
@@ -228,15 +244,27 @@ class Calibrations:
             digest=f"{rows[0].id}-{_digest(number, present, calibration, images)}",
         )
 
+    def _in_use(self, loaded: Loaded) -> CalibrationRow | None:
+        """The calibration that is active; none: the file's own."""
+        key = (loaded.name, loaded.version)
+        with self._lock:
+            if key not in self._current:
+                self._current[key] = next((row for row in self._history.calibrations(*key) if row.active), None)
+            return self._current[key]
+
     def _look_again(self, loaded: Loaded) -> None:
         with self._lock:
             self._current.pop((loaded.name, loaded.version), None)
         self.current(loaded)  # here, where it may wait
 
 
-def counts_as_normal(row: ImageRow) -> bool:
-    """Whether an image is taken for a normal one: marked as good, or neither called nor marked as defective."""
-    return row.mark == FALSE_ALARM or (row.mark is None and row.verdict in (NORMAL, CANT_TELL))
+def counts_as_normal(row: ImageRow, is_called: bool) -> bool:
+    """Whether an image is taken for a normal one: marked as good, or neither called nor marked as defective.
+
+    Args:
+        is_called: by the calibration in use, at its own alpha; whoever had it scored may have asked for another.
+    """
+    return row.mark == FALSE_ALARM or (row.mark is None and not is_called)
 
 
 def different(rows: Iterable[ImageRow]) -> list[ImageRow]:
@@ -265,23 +293,6 @@ def clopper_pearson(count: int, n: int) -> tuple[float, float]:
         return 0.0, 1.0
     low, high = binomtest(count, n).proportion_ci(CONFIDENCE, "exact")
     return float(low), float(high)
-
-
-def drift(loaded: Loaded, calibration: Calibration, rows: Sequence[ImageRow], window: int) -> Drift:
-    """What the monitor says of images, given the newest first, against a calibration; windows are named by their times.
-
-    Raises:
-        DataError: if there are fewer than 10.
-    """
-    from alocc.evaluation.monitoring import monitor
-    from alocc.scores import Scores
-
-    rows = rows[::-1]
-    scores = _scores(rows)
-    p_values = calibration.p_values(scores)
-    found = Scores(scores, p_values, p_values <= calibration.alpha, {}, None, calibration.alpha)
-    reference: Any = _Reference(calibration.alpha, calibration.held_out_scores, loaded.engine.training)
-    return monitor(reference, [row.time.isoformat() for row in rows], found, window)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from alocc.calibration import Calibration
 from alocc.evaluation.monitoring import FEWEST, Window
 from alocc.serving.history import ImageRow
 from alocc.serving.models import Loaded
-from alocc.serving.recalibration import LAST, Basis, Precision, Proposal, drift
+from alocc.serving.recalibration import LAST, Basis, Precision, Proposal
 from alocc.serving.replies import errors
 from alocc.serving.station import Station, settled, station_of
 
@@ -115,7 +115,10 @@ class CalibrationVersion(BaseModel):
 
 @router.get("/precision", summary="Precision of the verdicts")
 def precision(station: Here, model: Model, last: Last = LAST) -> Precision:
-    """How many of the called images were defective, as far as people looked, with its 95 % interval."""
+    """How many of the images that the present calibration calls are defective, as far as people looked.
+
+    At its own alpha, whatever alpha each request asked for, with the 95 % interval.
+    """
     return station.calibrations.precision(model, last)
 
 
@@ -144,7 +147,7 @@ def drift_of(
     if len(rows) < FEWEST:
         few = f"{len(rows)} images are too few to tell whether anything has changed; {FEWEST} are enough"
         return DriftReply(windows=[], has_drifted=False, verdict=few)
-    found = drift(model, station.calibrations.current(model)[1], rows, window)
+    found = station.calibrations.drift(model, rows, window)
     return DriftReply(windows=list(found.windows), has_drifted=found.has_drifted, verdict=found.verdict)
 
 
