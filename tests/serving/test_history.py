@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from sqlalchemy import text
 
-from alocc.errors import ArtefactError, ConfigError
+from alocc.errors import ArtefactError, ConfigError, RefusedError
 from alocc.serving import database
 from alocc.serving.history import (
     PAGE,
@@ -235,7 +235,8 @@ def test_marks_are_set_changed_and_taken_away_and_all_of_it_is_kept(history, ima
     row = image_row(verdict="anomalous", kept=True)
     history.add([row])
     before = now()
-    assert history.mark(row.id, "confirmed", "scratch") == replace(row, mark="confirmed")
+    marked = history.mark(row.id, "confirmed", "scratch")
+    assert vars(marked) == vars(row) | {"mark": "confirmed", "event": marked.event}
     history.mark(row.id, "false alarm", "no, dust")
     history.mark(row.id, None)
     assert history.get(row.id) == row
@@ -284,6 +285,24 @@ def test_marks_are_undone_one_after_the_other_the_last_first(history, image_row)
     assert history.undo() is None
     assert [event.undone is not None for event in history.marks_of(one.id)] == [True, True]
     assert len(history.marks_of(other.id)) == 2
+
+
+def test_one_mark_is_taken_back_whoever_marked_another_image_since(history, image_row):
+    one, other = (image_row(i, verdict="anomalous") for i in range(2))
+    history.add([one, other])
+    mine, theirs = history.mark(one.id, "confirmed").event, history.mark(other.id, "false alarm").event
+    assert [history.marks_of(row.id)[0].number for row in (one, other)] == [mine, theirs]
+    back = history.undo(mine)
+    assert (back.id, back.mark, history.get(other.id).mark) == (one.id, None, "false alarm")
+    history.mark(other.id, "confirmed")
+    for stale in (mine, theirs):  # taken back already; marked anew since
+        with pytest.raises(RefusedError, match="changed or taken back meanwhile") as error:
+            history.undo(stale)
+        assert error.value.status == 409
+    with pytest.raises(UnknownRowError, match='no mark "1000"'):
+        history.undo(1000)
+    assert (history.get(one.id).mark, history.get(other.id).mark) == (None, "confirmed")
+    assert [history.undo().mark, history.undo().mark, history.undo()] == ["false alarm", None, None]
 
 
 def test_threads_write_and_read_side_by_side(history, image_row):

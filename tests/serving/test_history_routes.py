@@ -149,6 +149,20 @@ def test_a_mark_is_set_undone_and_remembered(client):
     assert client.put("/v1/history/nothing/mark", json={"mark": "missed"}).status_code == 404
 
 
+def test_a_mark_is_taken_back_by_its_event(client):
+    one, other = score(client, discs(2, 2, spot=True))
+    mine = client.put(f"/v1/history/{one['id']}/mark", json={"mark": "false alarm"}).json()["event"]
+    client.put(f"/v1/history/{other['id']}/mark", json={"mark": "confirmed"})
+    assert get(client, f"/v1/history/{one['id']}")["marks"][0]["number"] == mine
+    back = client.post("/v1/marks/undo", json={"event": mine}).json()["image"]
+    assert (back["id"], back["mark"]) == (one["id"], None)
+    again = client.post("/v1/marks/undo", json={"event": mine})
+    assert again.status_code == 409 and "\n" not in again.json()["error"]
+    assert client.post("/v1/marks/undo", json={"event": 10**6}).status_code == 404
+    assert client.post("/v1/marks/undo", json={"event": "x"}).status_code == 422
+    assert client.post("/v1/marks/undo", json={"event": None}).json()["image"]["id"] == other["id"]
+
+
 def test_pictures_are_made_anew_upright_and_gone_when_they_are_not_kept(client, station):
     sideways = Image.fromarray(np.tile(discs(1, 2, spot=True)[0], (2, 2))[:, :20])
     exif = Image.Exif()

@@ -127,6 +127,12 @@ class Station:
         with urllib.request.urlopen(request) as reply:
             return json.load(reply)
 
+    def mark(self, id, mark):
+        """Mark an image as somebody else would."""
+        head = {"Content-Type": "application/json"}
+        address, body = f"{self.address}/v1/history/{id}/mark", json.dumps({"mark": mark}).encode()
+        urllib.request.urlopen(urllib.request.Request(address, body, head, method="PUT")).close()
+
     def stop(self):
         self.process.terminate()
         self.process.wait(30)
@@ -285,6 +291,28 @@ def test_drop_judge_mark_undo_recalibrate_roll_back_reload(visit, station, detec
     page.fill("[type=search]", "PIT 0")
     page.wait_for_function("() => document.querySelector('.found').textContent === '1 image'")
     assert "False alarm" in page.text_content(".space .row")
+
+
+def test_undo_takes_back_the_mark_of_this_page_and_not_of_somebody_else(visit, station):
+    ids = [station.score(plates(1, seed, depth=110)[0], f"mine {seed}.png")["images"][0]["id"] for seed in (41, 42)]
+    theirs = station.score(plates(1, 43, depth=110)[0], "theirs.png")["images"][0]["id"]
+    marks = lambda: [station.get(f"/v1/history/{id}")["image"]["mark"] for id in (*ids, theirs)]  # noqa: E731
+    page = visit(station)
+    for name in ("mine 41.png", "mine 42.png"):
+        select(page, name)
+        wait_for_verdict(page, "Anomalous", name)
+        page.keyboard.press("f")
+        page.wait_for_selector(f".toast:has-text('{name}: false alarm')")
+    station.mark(theirs, "confirmed")
+    page.click(".toast button:has-text('Undo')")
+    page.wait_for_selector(".toast:has-text('Taken back. mine 42.png')")
+    assert marks() == ["false alarm", None, "confirmed"]
+    page.keyboard.press("u")
+    page.wait_for_selector(".toast:has-text('Taken back. mine 41.png')")
+    assert marks() == [None, None, "confirmed"]
+    page.keyboard.press("u")  # nothing of this page is left: the last of all
+    page.wait_for_selector(".toast:has-text('Taken back. theirs.png')")
+    assert marks() == [None, None, None]
 
 
 def assert_map_and_box_are_at_the_pit(page):

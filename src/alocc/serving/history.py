@@ -98,6 +98,14 @@ class ImageRow:
 
 
 @dataclass(frozen=True)
+class MarkedRow(ImageRow):
+    """An image after somebody set, changed or took away its mark."""
+
+    event: int = 0
+    """Number of the event, by which it can be taken back."""
+
+
+@dataclass(frozen=True)
 class Filter:
     """Which images are wanted: all that meet every condition that is given."""
 
@@ -120,6 +128,8 @@ class Filter:
 class MarkEvent:
     """A mark that somebody set or took away. It is kept whatever becomes of it."""
 
+    number: int
+    """By which it can be taken back."""
     image: str
     time: datetime
     mark: str | None
@@ -341,7 +351,7 @@ class History:
 
     # marks
 
-    def mark(self, id: str, mark: str | None, comment: str = "") -> ImageRow:
+    def mark(self, id: str, mark: str | None, comment: str = "") -> MarkedRow:
         """Set, change or take away an image's mark, and keep that this was done.
 
         Raises:
@@ -357,20 +367,36 @@ class History:
                 raise ConfigError(
                     f'an image of verdict "{found.verdict or UNUSABLE}" can have {choice}, not "{mark[:40]}"'
                 )
-            connection.execute(
-                insert(marks).values(
-                    image=found.number, time=_whole(now()), mark=mark, before=found.mark, comment=_text(comment)
-                )
-            )
-            return _marked(connection, found.number, mark)
+            event = connection.execute(
+                insert(marks)
+                .values(image=found.number, time=_whole(now()), mark=mark, before=found.mark, comment=_text(comment))
+                .returning(marks.c.number)
+            ).scalar_one()
+            return MarkedRow(**vars(_marked(connection, found.number, mark)), event=event)
 
-    def undo(self) -> ImageRow | None:
-        """Take back the last mark that was not taken back yet, and give its image; none if there is none."""
+    def undo(self, event: int | None = None) -> ImageRow | None:
+        """Take back a mark that was not taken back yet, and give its image; none if there is none.
+
+        Args:
+            event: which one, by its number; none: the last of all, whoever set it.
+
+        Raises:
+            UnknownRowError: if there is no such event.
+            RefusedError: 409, if it is not the last one of its image any more.
+        """
+        wanted = marks.c.undone.is_(None) if event is None else marks.c.number == event
         with self._writing() as connection:
-            newest = select(marks).where(marks.c.undone.is_(None)).order_by(marks.c.number.desc()).limit(1)
-            last = connection.execute(newest.with_for_update()).one_or_none()
-            if last is None:
+            chosen = connection.execute(_newest_mark(wanted)).one_or_none()
+            if chosen is None and event is not None:
+                raise UnknownRowError("mark", str(event))
+            if chosen is None:
                 return None
+            of_image = images.c.number == chosen.image
+            connection.execute(select(images.c.number).where(of_image).with_for_update())  # in turn
+            newest = _newest_mark(marks.c.image == chosen.image, marks.c.undone.is_(None))
+            last = connection.execute(newest).one_or_none()
+            if last is None or last.number != chosen.number:
+                raise RefusedError(409, "this mark was changed or taken back meanwhile; look at its image again")
             connection.execute(update(marks).where(marks.c.number == last.number).values(undone=_whole(now())))
             return _marked(connection, last.image, last.before)
 
@@ -384,7 +410,7 @@ class History:
             number = _found(connection, id).number
             found = connection.execute(select(marks).where(marks.c.image == number).order_by(marks.c.number)).all()
         return [
-            MarkEvent(id, _moment(row.time), row.mark, row.before, row.comment, _moment_or_none(row.undone))
+            MarkEvent(row.number, id, _moment(row.time), row.mark, row.before, row.comment, _moment_or_none(row.undone))
             for row in found
         ]
 
@@ -539,6 +565,11 @@ def _found(connection: Connection, id: str) -> Any:
 def _marked(connection: Connection, number: int, mark: str | None) -> ImageRow:
     connection.execute(update(images).where(images.c.number == number).values(mark=mark))
     return _image(connection.execute(select(images).where(images.c.number == number)).one())
+
+
+def _newest_mark(*conditions: Any) -> Any:
+    """The query for the last event that meets the conditions."""
+    return select(marks).where(*conditions).order_by(marks.c.number.desc()).limit(1)
 
 
 def _batch(connection: Connection, id: str) -> BatchRow:

@@ -19,14 +19,18 @@ const WRONG = {
   m: "M marks a defective image that was not called; this one was. C confirms it",
 };
 
+/** Events of marks that were set in this page and not taken back, the last one last. */
+const mine = [];
+
 /** Give a row a mark, or take it away by the mark that it has. Gives the new row, or null where it was not taken. */
 export async function mark(row, what) {
   const wanted = row.mark === what ? null : what;
   try {
-    const fresh = await send("PUT", `/v1/history/${row.id}/mark`, { mark: wanted });
+    const { event, ...fresh } = await send("PUT", `/v1/history/${row.id}/mark`, { mark: wanted });
+    mine.push(event);
     station.changed(fresh);
     const line = wanted ? `${row.name}: ${markWord(wanted, row.verdict).toLowerCase()}` : `${row.name}: no mark`;
-    toast(line, { label: "Undo", act: undo });
+    toast(line, { label: "Undo", act: () => undo(event) });
     say(line);
     return fresh;
   } catch (error) {
@@ -35,10 +39,11 @@ export async function mark(row, what) {
   }
 }
 
-/** Take back the last mark. */
-export async function undo() {
+/** Take back a mark by its event: the last one of this page, or if there is none, the last of all. */
+export async function undo(event = mine.at(-1) ?? null) {
+  const place = mine.indexOf(event);
   try {
-    const { image: row } = await send("POST", "/v1/marks/undo");
+    const { image: row } = await send("POST", "/v1/marks/undo", { event });
     if (!row) return toast("There is no mark to take back");
     station.changed(row);
     const now = row.mark ? markWord(row.mark, row.verdict).toLowerCase() : "no mark";
@@ -46,6 +51,8 @@ export async function undo() {
     return say(`Taken back. ${row.name}: ${now}`);
   } catch (error) {
     return complain(error);
+  } finally {
+    if (place >= 0) mine.splice(place, 1); // one that the server refuses was changed or taken back by somebody else
   }
 }
 
@@ -63,7 +70,7 @@ export function markKeys(present, then = () => {}) {
     f: ["false alarm, or good", press("f")],
     m: ["missed", press("m")],
     c: ["confirmed, or defective", press("c")],
-    u: ["take the last mark back", undo],
+    u: ["take the last mark back", () => undo()],
   };
 }
 
@@ -78,6 +85,6 @@ export function markButtons(row, then = () => {}) {
     return h("button", { type: "button", class: "mark", "aria-pressed": String(row.mark === what), onclick: press },
       words, key(letter.toUpperCase()));
   });
-  const back = h("button", { type: "button", class: "plain", onclick: undo }, icon("undo"), "Take the last mark back", key("U"));
+  const back = h("button", { type: "button", class: "plain", onclick: () => undo() }, icon("undo"), "Take the last mark back", key("U"));
   return h("div", { class: "marks", role: "group", "aria-label": "Your mark" }, buttons, back);
 }

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from alocc.calibration import map_threshold
 from alocc.errors import RefusedError
 from alocc.scoring.table import BOX_COLUMNS, csv_text
-from alocc.serving.history import Filter, ImageRow, MarkEvent
+from alocc.serving.history import Filter, ImageRow, MarkedRow, MarkEvent
 from alocc.serving.images import Upload, decode, image_png, map_png
 from alocc.serving.replies import errors
 from alocc.serving.station import Station, settled, station_of
@@ -56,6 +56,14 @@ class MarkRequest(BaseModel):
 
     mark: Mark | None = Field(description="null takes the mark away")
     comment: str = Field("", max_length=1000)
+
+
+class UndoRequest(BaseModel):
+    """Which mark to take back."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"event": 1}]})
+
+    event: int | None = Field(None, ge=1, lt=2**31, description="of the reply to the mark; null: the last of all")
 
 
 class Undone(BaseModel):
@@ -147,15 +155,18 @@ def picture_of_map(station: Here, id: str) -> Response:
 
 
 @router.put("/v1/history/{id}/mark", summary="Mark an image", responses=errors(404))
-def mark(station: Here, id: str, said: MarkRequest) -> ImageRow:
-    """Say that an image was a false alarm, missed or rightly called, or take that away."""
+def mark(station: Here, id: str, said: MarkRequest) -> MarkedRow:
+    """Say that an image was a false alarm, missed or rightly called, or take that away; `event` takes this back."""
     return station.history.mark(id, said.mark, said.comment)
 
 
-@router.post("/v1/marks/undo", summary="Take back the last mark")
-def undo(station: Here) -> Undone:
-    """Take back the last mark, whoever set it; again: the one before."""
-    return Undone(image=station.history.undo())
+@router.post("/v1/marks/undo", summary="Take back a mark", responses=errors(404, 409))
+def undo(station: Here, asked: UndoRequest | None = None) -> Undone:
+    """Take back a mark by its event, or without one the last of all, whoever set it; again: the one before.
+
+    409 if the event is not the last one of its image any more.
+    """
+    return Undone(image=station.history.undo(asked.event if asked else None))
 
 
 def _kept(station: Station, row: ImageRow) -> tuple[Upload, tuple[int, int]]:
