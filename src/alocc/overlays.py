@@ -78,7 +78,10 @@ def _outline(drawn: Pixels, places: NDArray[np.bool_], colour: tuple[int, int, i
     gap = max(1, min(places.shape) // GAP)
     grown = ndimage.maximum_filter(places, 2 * gap + 1, mode="constant")
     size = drawn.shape[1], drawn.shape[0]
-    large = np.asarray(Image.fromarray(255 * grown.astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)) > 127
+    resized = np.asarray(Image.fromarray(255 * grown.astype(np.uint8)).resize(size, Image.Resampling.BILINEAR))
+    large = resized > min(127, int(resized.max()) // 2)  # in a small picture, a place may be less than half a pixel
+    if not large.any():
+        return
     rows, columns = ndimage.find_objects(large.astype(np.uint8))[0]
     inside, target = large[rows, columns], drawn[rows, columns]
     width = max(1, round(min(drawn.shape[:2]) / LINE))

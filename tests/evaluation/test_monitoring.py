@@ -14,7 +14,8 @@ from alocc.data.appearance import appearance
 from alocc.data.images import prepare_batch
 from alocc.data.sources import ImageSet
 from alocc.errors import ConfigError, DataError
-from alocc.evaluation.monitoring import Looks, monitor, same_source
+from alocc.evaluation import monitoring
+from alocc.evaluation.monitoring import Looks, monitor, more_called, same_source
 from alocc.report.figures import drift_figure
 from alocc.scores import Scores
 
@@ -115,12 +116,27 @@ def windows_with(p_same, n_windows):
 
 @pytest.mark.parametrize(
     ("p_same", "n_windows", "has_drifted"),
-    [(0.01, 1, False), (0.002, 1, False), (0.0005, 1, True), (0.0005, 4, False), (0.0001, 4, True)],
+    [(0.01, 1, False), (0.001, 1, False), (0.0002, 1, True), (0.0002, 4, False), (0.00005, 4, True)],
 )
-def test_the_alarm_is_at_a_thousandth_over_all_windows_together(p_same, n_windows, has_drifted):
+def test_the_alarm_is_at_half_a_thousandth_over_all_windows_together(p_same, n_windows, has_drifted, monkeypatch):
+    monkeypatch.setattr(monitoring, "more_called", lambda *given: 1.0)
     drift = windows_with(p_same, n_windows)
     assert len(drift.windows) == n_windows and drift.windows[0].p_same == pytest.approx(p_same, rel=0.25)
     assert drift.has_drifted == has_drifted
+
+
+def test_as_many_calls_are_a_change_though_the_other_images_look_as_usual():
+    """One of 99 held-out images may be called at .01; that the five highest of 199 are all new has a chance by hand."""
+    detector = Fixed(99)
+    detector.alpha = 0.01
+    by_hand = np.prod([(100 - i) / (199 - i) for i in range(5)])
+    assert more_called(detector, 5, 100) == pytest.approx(by_hand) and more_called(detector, 0, 100) == 1
+    usual = np.linspace(1, 98, 85)
+    names = list(map(str, range(100)))
+    few, many = (scores_of(np.r_[usual, np.full(n, 1e6), np.full(15 - n, 50.0)], detector) for n in (3, 15))
+    assert not monitor(detector, names, few).has_drifted
+    drift = monitor(detector, names, many)
+    assert drift.has_drifted and drift.windows[0].p_same > 0.001 and "more unusual images" in drift.verdict
 
 
 def test_what_folds_do_to_scores_by_themselves_is_no_drift():

@@ -65,3 +65,8 @@ def test_colours_are_on_the_scale_of_the_threshold_and_not_of_the_image():
     usual = hot((slice(20, 28), slice(30, 46), 0.4))  # far below half of the threshold: outlined, not coloured
     drawn = overlay(GREY, usual, 1.0, True)
     assert {tuple(pixel) for pixel in drawn.reshape(-1, 3).tolist()} == {(128, 128, 128), STRONGEST, RIM}
+
+
+def test_a_place_smaller_than_a_pixel_of_a_small_picture_is_no_error():
+    drawn = overlay(GREY[:12, :12], hot((slice(100, 101), slice(200, 201), 9.0), shape=(448, 448)), 1.0, True)
+    assert pixels_of(drawn, STRONGEST).any()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from alocc.calibration import FloatArray
+from alocc.calibration import Calibration, FloatArray
 from alocc.data.appearance import appearance, changes
 from alocc.data.sources import ImageSet
 from alocc.errors import DataError
@@ -24,6 +24,8 @@ OTHER_SIZE = 0.05
 """Share of a side from which the median size of images is another one."""
 TOLERATED = 0.06
 """Distance of the scores' distributions that folds may make by themselves: see docs/decisions/0020."""
+ALARM = 0.0005
+"""Chance of a false alarm in all windows, of each of two tests: of the scores, and of how many images are called."""
 
 
 class Looks:
@@ -75,8 +77,10 @@ class Window:
     p_same: float
     """p-value of the hypothesis that these images score like the held-out ones (Kolmogorov–Smirnov, two samples)."""
     has_drifted: bool
-    """Whether that is more unlikely than the chance of a false alarm allows, all windows counted; or whether images
-    look so different that it matters, though the scores do not say so."""
+    """Whether one of these is more unlikely than the chance of a false alarm allows, all windows counted; or whether
+    images look so different that it matters, though the scores do not say so."""
+    p_called: float = 1.0
+    """Chance that so many images are called anomalies, or more, if they are like the held-out ones."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ class Drift:
             )
         alike = "; brightness, contrast, sharpness, colour and size are as usual" if self.is_known else ""
         drifted = [one.mean_p_value for one in self.windows if one.has_drifted]
-        if min(drifted) > 0.5:
+        if min(drifted) > 0.5 and not any(one.p_called < ALARM / len(self.windows) for one in self.windows):
             return (
                 f"the images look more usual than the held-out ones{alike}: were they trained on, or do they vary less?"
             )
@@ -149,13 +153,17 @@ def monitor(
     windows = []
     for start, end in zip(starts, [*starts[1:], n], strict=True):
         p_value, p_same = scores.p_value[start:end], same_source(detector, scores.anomaly_score[start:end])
-        share = float((p_value <= detector.alpha).mean())
-        has_drifted = p_same * len(starts) < 0.001  # the chance of a false alarm in all windows
+        called = p_value <= detector.alpha
+        p_called = more_called(detector, int(called.sum()), len(called))
+        has_drifted = min(p_same, p_called) < ALARM / len(starts)
         if known is not None and usual is not None:
             has_drifted = has_drifted or bool(changes(known[start:end], usual, OBVIOUS))
         windows.append(
-            Window(names[start], names[end - 1], end - start, float(p_value.mean()), share, p_same, has_drifted)
-        )
+            Window(
+                names[start], names[end - 1], end - start, float(p_value.mean()), float(called.mean()), p_same,
+                has_drifted, p_called,
+            )
+        )  # fmt: skip
     drifted = np.array([one.has_drifted for one in windows])
     if looks is None or known is None or usual is None or not drifted.any():
         return Drift(windows, detector.alpha, bool(drifted.any()))
@@ -167,6 +175,14 @@ def monitor(
         if (np.abs(now - before) > OTHER_SIZE * before).any():
             said.append(f"size {before[1]}×{before[0]} → {now[1]}×{now[0]} (width × height)")
     return Drift(windows, detector.alpha, True, said, is_known=True)
+
+
+def more_called(detector: Engine, n_called: int, n: int) -> float:
+    """Chance that of n images like the held-out ones at least so many are called anomalies (beta-binomial, exact)."""
+    from scipy.stats import betabinom
+
+    rank = Calibration(detector.held_out_scores, detector.alpha).rank
+    return float(betabinom.sf(n_called - 1, n, rank, len(detector.held_out_scores) + 1 - rank)) if rank else 1.0
 
 
 def same_source(detector: Engine, anomaly_score: FloatArray) -> float:
