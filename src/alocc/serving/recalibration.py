@@ -96,15 +96,20 @@ class Calibrations:
     def current(self, loaded: Loaded) -> tuple[int, Calibration]:
         """Number and calibration that a model's p-values come from; 0: its file's own.
 
-        It is read from the history once: another process that shares the database is not noticed.
+        It is read from the history once: another process that shares the database is not noticed. It waits for the
+        database only where :meth:`read` was not called before.
         """
+        found = self._current.get((loaded.name, loaded.version))
+        number, row = self.read(loaded) if found is None else found
+        return number, loaded.engine.calibration if row is None else _calibration(row)
+
+    def read(self, loaded: Loaded) -> tuple[int, CalibrationRow | None]:
+        """Read what :meth:`current` gives, whatever it was before: before a model is used, where it may wait."""
         key = (loaded.name, loaded.version)
         with self._lock:
-            if key not in self._current:
-                active = [row for row in self._history.calibrations(*key) if row.active]
-                self._current[key] = (active[0].number, active[0]) if active else (0, None)
-            number, row = self._current[key]
-        return number, loaded.engine.calibration if row is None else _calibration(row)
+            active = [row for row in self._history.calibrations(*key) if row.active]
+            found = self._current[key] = (active[0].number, active[0]) if active else (0, None)
+            return found
 
     def propose(
         self,
@@ -229,9 +234,12 @@ class Calibrations:
         )
 
     def _look_again(self, loaded: Loaded) -> None:
-        with self._lock:
+        try:
+            self.read(loaded)
+        except Exception:  # what it was before is no longer so
             self._current.pop((loaded.name, loaded.version), None)
-        self.current(loaded)  # here, where it may wait
+            raise
+        self.current(loaded)  # says if it is damaged
 
 
 def counts_as_normal(row: ImageRow) -> bool:
