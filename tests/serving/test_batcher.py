@@ -136,3 +136,44 @@ def test_closing_computes_what_was_submitted(slow):
 
 def test_large_images_are_computed_a_few_at_a_time():
     assert [most_together(ImageFormat(side, side, 3)) for side in (28, 90, 512, 4096)] == [128, 128, 4, 1]
+
+
+def test_a_cancelled_request_is_left_out_and_nobody_behind_it_notices(slow, batcher):
+    slow.may.clear()
+    batcher.admit(4)
+    batcher.submit(work(slow, 0))
+    while batcher._urgent:
+        pass
+    gone, stays, also = (batcher.submit(work(slow, i)) for i in (1, 2, 3))
+    assert gone.cancel()
+    slow.may.set()
+    assert [future.result(10).anomaly_score.tolist() for future in (stays, also)] == [[2], [3]]
+    assert slow.sizes == [1, 2] and batcher.waiting == 0
+
+
+def test_who_went_while_images_failed_does_not_end_the_thread(slow, batcher):
+    def broken():
+        assert not failing.found.cancel()  # too late: its turn has come
+        raise ValueError("a fault of an image")
+
+    failing = Work(slow, 1, broken)
+    with pytest.raises(ValueError, match="of an image"):
+        batcher.submit(failing).result(10)
+    assert batcher.submit(work(slow, 3)).result(10).anomaly_score.tolist() == [3]
+
+
+def test_images_wait_until_they_are_decoded(slow, batcher):
+    decoding, may = threading.Event(), threading.Event()
+
+    def images():
+        decoding.set()
+        assert may.wait(10)
+        return [np.zeros((28, 28, 1), np.uint8)] * 16
+
+    batcher.admit(16)
+    batcher.submit(decoded := Work(slow, 16, images))
+    assert decoding.wait(10) and batcher.waiting == 16
+    with pytest.raises(BusyError):
+        batcher.admit(1)
+    may.set()
+    assert decoded.found.result(10) and batcher.waiting == 0

@@ -1,12 +1,18 @@
 """The history, marks and recalibration over HTTP, with a detector that scores: what a page or a program sees."""
 
+import asyncio
 import base64
 import csv
 import io
 import json
+import re
+import shutil
 import socket
 import threading
+import time
+from contextlib import closing
 from datetime import datetime
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,15 +20,24 @@ from PIL import Image
 
 import alocc
 from alocc.config import preset, with_settings
+from alocc.detector import Detector
+from alocc.errors import DataError, RefusedError
 
 pytest.importorskip("fastapi", reason="FastAPI is not installed; pip install 'alocc[serve]'")
 
 import httpx
 import uvicorn
 
+from alocc.serving import judging
+from alocc.serving import models as serving_models
 from alocc.serving.app import create_app
-from alocc.serving.history import FALSE_ALARM
+from alocc.serving.history import FALSE_ALARM, History, new_id
+from alocc.serving.images import Upload
+from alocc.serving.judging import Options
 from alocc.serving.logs import Log
+from alocc.serving.models import Models
+from alocc.serving.readiness import Readiness
+from alocc.serving.routes import models as routes
 from alocc.serving.server import open_station
 from alocc.serving.settings import Settings
 
@@ -324,3 +339,137 @@ def create_schema():
     app.include_router(history.router)
     app.include_router(recalibration.router)
     return app.openapi()
+
+
+# what nobody waits for
+
+
+@pytest.fixture
+def idle(station):
+    """A station that no server has."""
+    yield station
+    station.close()
+
+
+def test_an_image_of_few_bytes_and_many_pixels_is_not_decoded_by_the_thread_of_the_engine(idle, monkeypatch):
+    threads = {}
+
+    def decoded(upload, *_):
+        threads[upload.name] = threading.current_thread().name
+        raise DataError("seen")
+
+    monkeypatch.setattr(judging, "decode", decoded)
+    written = {kind: io.BytesIO() for kind in ("PNG", "WEBP", "TIFF")}
+    Image.new("1", (8900, 8900)).save(written["PNG"], "PNG")
+    Image.new("L", (4000, 4000)).save(written["WEBP"], "WEBP", lossless=True)
+    Image.new("L", (16, 16)).save(written["TIFF"], "TIFF")
+    contents = {kind: file.getvalue() for kind, file in written.items()}
+    assert all(len(content) <= judging.QUICK for content in contents.values())
+    contents |= {"small": png(discs(1, 0)[0]), "none": b"no image"}
+    asyncio.run(idle.judge([Upload(*content) for content in contents.items()], Options()))
+    of_engine = {name for name, thread in threads.items() if thread == "alocc-engine"}
+    assert of_engine == {"small", "none"} and len(threads) == 5
+
+
+def test_the_database_is_read_before_requests_come(run_folder, tmp_path, monkeypatch):
+    where = []
+    plain = History.calibrations
+
+    def calibrations(*args):
+        where.append(threading.current_thread().name)
+        return plain(*args)
+
+    monkeypatch.setattr(History, "calibrations", calibrations)
+    shutil.copytree(run_folder, tmp_path / "discs")
+    station = open_station(Settings(models={"discs": tmp_path / "discs"}, store=tmp_path / "store"), Log(None))
+    with closing(station):
+        assert len(where) == 1
+        before, file = station.models.get().version, tmp_path / "discs" / "model.safetensors"
+        Detector.load(file).with_alpha(0.5).save(file)
+        end = time.monotonic() + 20
+        while station.models.get().version == before:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert where[1:] == ["alocc-tend"]
+        [judged] = asyncio.run(station.judge([Upload("disc", png(discs(1, 0)[0]))], Options()))
+        assert judged.row.alpha == 0.5 and len(where) == 2
+
+
+def test_a_file_that_could_not_be_loaded_is_tried_again(run_folder, tmp_path, monkeypatch):
+    shutil.copytree(run_folder, tmp_path / "discs")
+    models = Models(Settings(models={"discs": tmp_path / "discs"}))
+    before, file = models.get(), tmp_path / "discs" / "model.safetensors"
+    Detector.load(file).with_alpha(0.5).save(file)
+    failures = []
+
+    def prepare(_):
+        raise MemoryError("at 0x7f")
+
+    [line] = models.reload(prepare, failures.append)
+    assert models.problem("discs") == "its new file cannot be loaded; the server's log says why"
+    assert models.problem("discs") in line and isinstance(failures[0], MemoryError) and models.get() is before
+    assert models.reload() == []  # not at once
+    monkeypatch.setattr(serving_models, "RETRY", 0.0)
+    assert models.reload(prepare, failures.append) == [] and len(failures) == 2  # what was said is not said again
+    assert models.reload() == [f"model discs: version {models.get().version} is loaded"]
+    assert models.problem("discs") is None and models.get().engine.alpha == 0.5
+    assert models.reload() == []
+
+
+def test_reports_are_those_of_the_run_that_a_file_is_of(run_folder, tmp_path):
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    shutil.copytree(run_folder, run)
+    elsewhere.mkdir()
+    (elsewhere / "report.html").write_text("of something else")
+    model = run / "model.safetensors"
+    shutil.copy(model, elsewhere)
+    shutil.copy(model, run / "copy.safetensors")
+    Detector.load(model).with_alpha(0.5).save(run / "other.safetensors")
+
+    def folder(path):
+        return Models(Settings(models={"discs": path})).get().run_folder
+
+    assert [folder(path) for path in (run, model, run / "copy.safetensors")] == [run] * 3
+    assert folder(elsewhere) == elsewhere  # named as a run folder
+    assert folder(elsewhere / "model.safetensors") is None and folder(run / "other.safetensors") is None
+    for digest, expected in ((serving_models.digest(model), run), ("0" * 64, None), (None, None)):
+        exported = SimpleNamespace(metadata={"made_from": digest})
+        assert serving_models._run_folder(run / "model.onnx", exported) == expected
+    store = {"store": tmp_path / "store"}
+    station = open_station(Settings(models={"discs": elsewhere / "model.safetensors"}, **store), Log(None))
+    with closing(station):
+        for route in (routes.report, routes.curves):
+            with pytest.raises(RefusedError) as refused:
+                asyncio.run(route(station, "discs"))
+            assert refused.value.status == 404
+        described = asyncio.run(routes.model(station, "discs"))
+        assert (described.has_report, described.has_curves) == (False, False)
+
+
+def test_readiness_is_looked_at_once_for_all_who_ask_within_a_second():
+    looks = []
+
+    def look():
+        looks.append(None)
+        time.sleep(0.05)
+        return ["full"]
+
+    async def ask():
+        readiness = Readiness(look)
+        impatient = asyncio.create_task(readiness.problems())
+        await asyncio.sleep(0)
+        impatient.cancel()
+        found = await asyncio.gather(*(readiness.problems() for _ in range(20)))
+        assert found == [["full"]] * 20 and len(looks) == 1
+        assert await readiness.problems() == ["full"] and len(looks) == 1
+        readiness._until = time.monotonic()
+        assert await readiness.problems() == ["full"] and len(looks) == 2
+
+    asyncio.run(ask())
+
+
+def test_ids_are_one_kind(idle):
+    [judged] = asyncio.run(idle.judge([Upload("disc", png(discs(1, 0)[0]))], Options()))
+    ids = {judged.row.id, *(new_id() for _ in range(1000))}
+    assert len(ids) == 1001 and all(re.fullmatch("[0-9a-f]{32}", id) for id in ids)
+    assert judging.new_id is new_id

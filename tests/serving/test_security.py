@@ -142,6 +142,15 @@ def test_a_browser_may_ask_whether_an_allowed_page_may_send(ask):
     assert ask("OPTIONS", headers=asks, token=TOKEN).status_code == 403
 
 
+def test_an_allowed_page_may_read_why_it_is_refused(ask):
+    options = {"origins": ("https://a.example",), "token": TOKEN}
+    refused = ask(headers={"Origin": "https://a.example"}, **options)
+    assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, "https://a.example")
+    assert refused.headers["vary"] == "Origin"
+    other = ask("POST", headers={"Origin": "https://b.example"}, **options)
+    assert other.status_code == 403 and "access-control-allow-origin" not in other.headers
+
+
 def test_a_token_is_asked_for_but_by_the_page(ask):
     def status(authorization=None, path="/v1/models"):
         return ask(

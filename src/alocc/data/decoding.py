@@ -5,6 +5,7 @@ Nothing here needs torch, so that the runtime (:mod:`alocc.runtime`) reads image
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import stat
@@ -83,6 +84,22 @@ def read_brought_to(
         if image.width * image.height <= 4_000_000:  # larger ones one by one, so that memory stays bounded
             return prepare()
         return _threads.setdefault(os.getpid(), ThreadPoolExecutor(1, "alocc-large-image")).submit(prepare).result()
+
+
+def count_pixels(content: bytes) -> int | None:
+    """Pixels that the head of a file tells of, whatever else is in it; 0 for what will be refused at once.
+
+    None of a TIFF, whose pages may be many. Nothing is unpacked, as texts of a PNG would be if Pillow opened it.
+    """
+    if content[:2] in (b"II", b"MM"):
+        return None
+    if content.startswith(b"\x89PNG"):
+        return int.from_bytes(content[16:20]) * int.from_bytes(content[20:24])
+    try:
+        with Image.open(io.BytesIO(content), formats=("JPEG", "BMP", "WEBP")) as image:
+            return image.width * image.height
+    except Exception:  # no image, or far too large
+        return 0
 
 
 def read_mask(path: Path) -> NDArray[np.bool_]:

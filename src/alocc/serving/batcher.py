@@ -86,7 +86,7 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Images of requests that were admitted and that no pass has begun with."""
+        """Images of requests that were admitted and are not computed yet; while they are decoded they wait too."""
         return self._waiting
 
     def admit(self, n: int) -> None:
@@ -124,14 +124,21 @@ class Batcher:
         self._thread.join()
 
     def _work(self) -> None:
-        while works := self._take():
+        while taken := self._take():
+            works = [work for work in taken if work.found.set_running_or_notify_cancel()]  # not those that went
             images = [(work, pixels) for work in works if (pixels := _images_of(work)) is not None]
+            self._begin(taken)
             try:
                 self._score(images)
             except Exception as error:
                 for work, _ in images:
                     if not work.found.done():
                         work.found.set_exception(error)
+
+    def _begin(self, works: Sequence[Work]) -> None:
+        """Images that were admitted wait no longer, whatever became of them."""
+        with self._something:
+            self._waiting -= sum(work.n for work in works if not (work.later or work.maps))
 
     def _score(self, works: Sequence[tuple[Work, Sequence[Pixels]]]) -> None:
         together = [image for _, images in works for image in images]
@@ -162,8 +169,6 @@ class Batcher:
             while queue and queue[0].goes_with(first) and n + queue[0].n <= most:
                 n += queue[0].n
                 taken.append(queue.popleft())
-            if queue is self._urgent and not first.maps:
-                self._waiting -= n
             return taken
 
     def _learn(self, engine: Engine, n: int, seconds: float) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import random
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
@@ -19,18 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alocc.calibration import NORMAL, Calibration, map_threshold
+from alocc.data.decoding import count_pixels
 from alocc.errors import ConfigError, DataError
 from alocc.regions import Region, regions_of_anomalies
 from alocc.scores import Scores
 from alocc.serving.batcher import Batcher, Found, Pixels, Work
-from alocc.serving.history import ImageRow, now
+from alocc.serving.history import ImageRow, new_id, now
 from alocc.serving.images import Picture, Upload, decode, map_png, overlay_png, sha256
 from alocc.serving.models import Loaded
 
 Source = Literal["api", "page", "batch"]
 """Who asked for a verdict."""
-QUICK = 1 << 14
-"""Bytes of an image that is decoded quicker than it is handed from thread to thread."""
+QUICK, QUICK_PIXELS = 1 << 14, 1 << 20
+"""Bytes and pixels of an image that may be decoded by the engine's thread: handing it to another one takes as long."""
 
 ResultT = TypeVar("ResultT")
 Steps = Generator[Future[Any], Any, ResultT]
@@ -116,7 +116,7 @@ class Judge:
         if not self.later:
             self.batcher.admit(len(uploads))
         cases = [_Case(upload) for upload in uploads]
-        for part, future in [(part, self._submit(part)) for part in _parts(cases)]:
+        for part, future in [(part, self._submit(part, quick)) for quick, part in _parts(cases)]:
             found = yield future
             self._call([case for case in part if case.picture], found)
         suspects = [case for case in cases if case.picture and (draws or case.verdict != NORMAL)]
@@ -125,10 +125,10 @@ class Judge:
             yield self.threads.submit(self._describe, suspects, found, options)
         return self._judged(cases, options)
 
-    def _submit(self, cases: Sequence[_Case]) -> Future[Found]:
+    def _submit(self, cases: Sequence[_Case], quick: bool) -> Future[Found]:
         """Have some images decoded and scored: by the engine's thread, if that is quick, else by others before."""
         work = self._work(cases)
-        if len(cases[0].upload.content) <= QUICK:
+        if quick:
             return self.batcher.submit(work)
 
         def prepare() -> None:
@@ -199,7 +199,7 @@ class Judge:
         return [
             Judged(
                 ImageRow(
-                    id=_new_id(),
+                    id=new_id(),
                     time=time,
                     model=self.loaded.name,
                     version=self.loaded.version,
@@ -273,17 +273,16 @@ async def finished(steps: Steps[ResultT]) -> ResultT:
             return found
 
 
-def _parts(cases: Sequence[_Case]) -> Iterator[list[_Case]]:
-    """Images in their order: neighbours that are quick together, each other one by itself."""
-    for quick, neighbours in itertools.groupby(cases, lambda case: len(case.upload.content) <= QUICK):
+def _parts(cases: Sequence[_Case]) -> Iterator[tuple[bool, list[_Case]]]:
+    """Images in their order, and whether they are quick: neighbours that are together, each other one by itself."""
+    for quick, neighbours in itertools.groupby(cases, _is_quick):
         if quick:
-            yield list(neighbours)
+            yield True, list(neighbours)
         else:
-            yield from ([case] for case in neighbours)
+            yield from ((False, [case]) for case in neighbours)
 
 
-def _new_id() -> str:
-    return f"{_ids.getrandbits(128):032x}"
-
-
-_ids = random.Random()  # seeded by the system, once: to ask it for every image costs more than decoding one
+def _is_quick(case: _Case) -> bool:
+    """Whether an image is small as a file and as an image: a few bytes can be millions of pixels."""
+    content = case.upload.content
+    return len(content) <= QUICK and (n := count_pixels(content)) is not None and n <= QUICK_PIXELS

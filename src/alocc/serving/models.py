@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,14 +13,18 @@ from pathlib import Path
 import numpy as np
 
 from alocc.detector import artefact_path
-from alocc.errors import AloccError, ConfigError, UnknownModelError
+from alocc.errors import AloccError, ArtefactError, ConfigError, UnknownModelError
 from alocc.scoring.open import is_exported, open_engine
 from alocc.scoring.stream import Engine
 from alocc.serving.settings import Settings
 from alocc.storage import digest
+from alocc.training.folder import MARK, RunFolder
 from alocc.training.folds import on_device
 from alocc.verdict import HEALTH_FILE
 
+RETRY = 60.0
+"""Seconds after which a file that could not be loaded is tried again: it may have been the machine's fault."""
+WENT_WRONG = "its new file cannot be loaded; the server's log says why"
 Stamp = tuple[tuple[int, int, int] | None, ...]
 """When, how large and which file each of a model's files was; none for one that is not there."""
 
@@ -35,11 +41,8 @@ class Loaded:
     engine: Engine
     loaded_at: datetime
     """UTC."""
-
-    @property
-    def run_folder(self) -> Path:
-        """Where its curves and report are, if there are any."""
-        return self.path if self.path.is_dir() else self.path.parent
+    run_folder: Path | None
+    """Where its curves and report are; none if its file lies anywhere else."""
 
     @property
     def has_maps(self) -> bool:
@@ -74,6 +77,8 @@ class Models:
         self._loading = threading.Lock()
         self._stamps: dict[str, Stamp] = {}
         self._problems: dict[str, str] = {}
+        self._failed: dict[str, float] = {}
+        """When the newest file of a model could not be loaded, where it could not."""
         self._loaded: dict[str, Loaded] = {}
         for name, path in settings.models.items():
             self._stamps[name] = _stamp(path)
@@ -99,22 +104,40 @@ class Models:
         """Why a newer file of a model is not used; none if there is no such file."""
         return self._problems.get(name)
 
-    def reload(self) -> list[str]:
-        """Load what was replaced since, and say in a line each what changed, or why a new file is not used."""
-        with self._loading:
-            return [line for name, path in self._settings.models.items() for line in self._reload(name, path)]
+    def reload(
+        self,
+        prepare: Callable[[Loaded], object] = lambda _: None,
+        fail: Callable[[Exception], None] = lambda _: None,
+    ) -> list[str]:
+        """Load what was replaced since, and say in a line each what changed, or why a new file is not used.
 
-    def _reload(self, name: str, path: Path) -> list[str]:
+        Args:
+            prepare: told of each before it is used; it is not used yet if that fails.
+            fail: told of errors that nobody foresaw.
+        """
+        with self._loading:
+            models = self._settings.models.items()
+            return [line for name, path in models for line in self._reload(name, path, prepare, fail)]
+
+    def _reload(
+        self, name: str, path: Path, prepare: Callable[[Loaded], object], fail: Callable[[Exception], None]
+    ) -> list[str]:
         stamp = _stamp(path)
-        if stamp == self._stamps[name]:
+        if stamp == self._stamps[name] and time.monotonic() < self._failed.get(name, math.inf) + RETRY:
             return []
         self._stamps[name] = stamp  # a file that is still written has another one when it is whole
+        before = self._problems.get(name)
         try:
             loaded = self._load(name, path)
-        except AloccError as error:
-            self._problems[name] = _without_folders(str(error), path)
-            return [f"model {name}: {self._problems[name]}; the one that is loaded goes on"]
-        self._problems.pop(name, None)
+            prepare(loaded)
+        except Exception as error:  # out of memory, a fault of a library: the one that is loaded goes on
+            self._failed[name] = time.monotonic()
+            if not isinstance(error, AloccError):
+                fail(error)
+            problem = _without_folders(str(error), path) if isinstance(error, AloccError) else WENT_WRONG
+            self._problems[name] = problem
+            return [] if problem == before else [f"model {name}: {problem}; the one that is loaded goes on"]
+        self._problems.pop(name, None), self._failed.pop(name, None)
         self._loaded[name] = loaded
         return [f"model {name}: version {loaded.version} is loaded"]
 
@@ -126,7 +149,21 @@ class Models:
         version = digest(path if is_exported(path) else artefact_path(path))[:12]
         height, width, channels = engine.image_format
         engine.score(np.zeros((1, height, width, channels), np.uint8))  # what fails, fails before anybody relies on it
-        return Loaded(name, path, version, engine, datetime.now(UTC))
+        return Loaded(name, path, version, engine, datetime.now(UTC), _run_folder(path, engine))
+
+
+def _run_folder(path: Path, engine: Engine) -> Path | None:
+    """The run folder that a path is, or lies in: other folders may have a report of something else."""
+    if path.is_dir():
+        return path
+    run = RunFolder(path.parent)
+    try:
+        if not MARK.search(run.config.read_bytes()):
+            return None
+        made_from = getattr(engine, "metadata", {}).get("made_from") if is_exported(path) else digest(path)
+        return run.root if made_from == digest(run.model) else None
+    except (OSError, ArtefactError):  # it has no config, or no detector
+        return None
 
 
 def _stamp(path: Path) -> Stamp:

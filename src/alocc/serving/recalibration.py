@@ -96,10 +96,21 @@ class Calibrations:
     def current(self, loaded: Loaded) -> tuple[int, Calibration]:
         """Number and calibration that a model's p-values come from; 0: its file's own.
 
-        It is read from the history once: another process that shares the database is not noticed.
+        It is read from the history once: another process that shares the database is not noticed. It waits for the
+        database only where :meth:`read` was not called before.
         """
         row = self._in_use(loaded)
         return (0, loaded.engine.calibration) if row is None else (row.number, _calibration(row))
+
+    def read(self, loaded: Loaded) -> CalibrationRow | None:
+        """Read which calibration is active, whatever it was before; none: the file's own.
+
+        To be called before a model is used, where it may wait.
+        """
+        key = (loaded.name, loaded.version)
+        with self._lock:
+            found = self._current[key] = next((row for row in self._history.calibrations(*key) if row.active), None)
+            return found
 
     def propose(
         self,
@@ -247,15 +258,15 @@ class Calibrations:
     def _in_use(self, loaded: Loaded) -> CalibrationRow | None:
         """The calibration that is active; none: the file's own."""
         key = (loaded.name, loaded.version)
-        with self._lock:
-            if key not in self._current:
-                self._current[key] = next((row for row in self._history.calibrations(*key) if row.active), None)
-            return self._current[key]
+        return self._current[key] if key in self._current else self.read(loaded)
 
     def _look_again(self, loaded: Loaded) -> None:
-        with self._lock:
+        try:
+            self.read(loaded)
+        except Exception:  # what it was before is no longer so
             self._current.pop((loaded.name, loaded.version), None)
-        self.current(loaded)  # here, where it may wait
+            raise
+        self.current(loaded)  # says if it is damaged
 
 
 def counts_as_normal(row: ImageRow, is_called: bool) -> bool:

@@ -217,14 +217,14 @@ class Guard:
         if scope["type"] != "http":
             return await send({"type": "websocket.close", "code": 1008})
         exchange = Exchange(scope, receive, send, self.limits)
+        exchange.extra = _encoded(self._cross_origin(exchange.headers))  # of refusals too: their page may read why
         try:
             self.check(scope, exchange.headers)
             if exchange.refusal:  # by its length, before a byte is read
                 raise exchange.refusal
             if self._is_preflight(scope, exchange.headers):
-                await exchange.answer(204, b"", self._cross_origin(exchange.headers))
+                await exchange.answer(204, b"", {})
             else:
-                exchange.extra = _encoded(self._cross_origin(exchange.headers))
                 with self._slot(scope["path"]):
                     await self.app(scope, exchange.receive, exchange.send)
                 if exchange.refusal:

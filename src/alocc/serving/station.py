@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from starlette.requests import Request
 
-from alocc.errors import BusyError
+from alocc.errors import AloccError, BusyError
 from alocc.serving.batcher import Batcher
 from alocc.serving.feed import Feed
 from alocc.serving.history import History, ImageRow
@@ -22,6 +22,7 @@ from alocc.serving.kept import Kept, retain
 from alocc.serving.logs import Log
 from alocc.serving.metrics import Metrics
 from alocc.serving.models import Models
+from alocc.serving.readiness import Readiness, can_write
 from alocc.serving.recalibration import Calibrations
 from alocc.serving.settings import Settings
 from alocc.serving.writer import Writer
@@ -57,10 +58,13 @@ class Station:
         self.history = history
         self.kept = kept
         self.calibrations = Calibrations(history)
+        for loaded in models.all():
+            self.calibrations.read(loaded)  # here, where it may wait: requests find it read
         self.log, self._note = log, note
         self.metrics = Metrics()
         self.feed = Feed()
         self.writer = Writer(history, kept, log)
+        self.readiness = Readiness(self._problems)
         self._threads = ThreadPoolExecutor(DECODERS, "alocc-decode")
         self._batchers = {loaded.name: self._batcher(loaded.name) for loaded in models.all()}
         self._ending = threading.Event()
@@ -139,6 +143,19 @@ class Station:
         self.metrics.watch(name, lambda: batcher.waiting)
         return batcher
 
+    def _problems(self) -> list[str]:
+        """What keeps the server from working."""
+        problems = [] if self.models.all() else ["no model is loaded"]
+        try:
+            self.history.ping()
+        except AloccError as error:
+            problems.append(str(error))
+        if self.writer.problem and self.writer.problem not in problems:
+            problems.append(self.writer.problem)
+        if not can_write(self.settings.store):
+            problems.append("the store cannot be written; is the disk full?")
+        return problems
+
     def _tell(self, rows: Sequence[ImageRow]) -> None:
         for row in rows:
             if row.verdict is None or row.anomaly_score is None:
@@ -152,7 +169,8 @@ class Station:
         retained = -math.inf
         while not self._ending.wait(LOOK):
             try:
-                for line in self.models.reload():
+                lines = self.models.reload(self.calibrations.read, lambda error: self.log.failure("reload", error))
+                for line in lines:
                     self.log.note("reload", message=line)
                     self._note(line)
                 if time.monotonic() - retained > RETAIN:

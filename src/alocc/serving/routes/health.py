@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import tempfile
-from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Depends
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
-from alocc.errors import AloccError
 from alocc.serving.replies import AliveReply, ReadyReply, errors
 from alocc.serving.station import Station, station_of
 
@@ -31,8 +27,8 @@ async def healthz() -> AliveReply:
     responses={**errors(), 503: {"model": ReadyReply, "description": "What is wrong."}},
 )
 async def readyz(station: Here, response: Response) -> ReadyReply:
-    """Models are loaded, the history answers, the disk can be written."""
-    problems = await asyncio.to_thread(_problems, station)
+    """Models are loaded, the history answers, the disk can be written; looked at once a second at most."""
+    problems = await station.readiness.problems()
     response.status_code = 503 if problems else 200
     return ReadyReply(status="failing" if problems else "ok", problems=problems)
 
@@ -46,27 +42,3 @@ async def readyz(station: Here, response: Response) -> ReadyReply:
 async def metrics(station: Here) -> Response:
     """Latency, queue, scores, verdicts, refused requests and the share that is called, of each model."""
     return Response(station.metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-
-def _problems(station: Station) -> list[str]:
-    """What keeps the server from working."""
-    problems = [] if station.models.all() else ["no model is loaded"]
-    try:
-        station.history.ping()
-    except AloccError as error:
-        problems.append(str(error))
-    if station.writer.problem and station.writer.problem not in problems:
-        problems.append(station.writer.problem)
-    if not _can_write(station.settings.store):
-        problems.append("the store cannot be written; is the disk full?")
-    return problems
-
-
-def _can_write(folder: Path) -> bool:
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"\0" * 4096)
-            file.flush()
-    except OSError:
-        return False
-    return True

@@ -47,8 +47,8 @@ async def model(station: Here, name: str) -> ModelReply:
 @router.get("/{name}/curves", summary="Curves of its training", responses=errors(404))
 async def curves(station: Here, name: str) -> CurvesReply:
     """Losses and watched figures of the training, column by column; an empty field is null."""
-    path = station.models.get(name).run_folder / CURVES
-    return CurvesReply(columns=await asyncio.to_thread(_columns, path, name))
+    folder = station.models.get(name).run_folder
+    return CurvesReply(columns=await asyncio.to_thread(_columns, folder, name))
 
 
 @router.get(
@@ -59,8 +59,8 @@ async def curves(station: Here, name: str) -> CurvesReply:
 )
 async def report(station: Here, name: str) -> Response:
     """The report that `alocc report` wrote, in a sandbox."""
-    path = station.models.get(name).run_folder / REPORT
-    content = await asyncio.to_thread(_read, path, f"model {name} has no report; alocc report RUN writes it")
+    folder, missing = station.models.get(name).run_folder, f"model {name} has no report; alocc report RUN writes it"
+    content = await asyncio.to_thread(_read, folder, REPORT, missing)
     return Response(content, media_type="text/html", headers={"Content-Security-Policy": REPORT_POLICY})
 
 
@@ -86,14 +86,19 @@ async def _described(station: Station, loaded: Loaded) -> ModelReply:
         has_maps=loaded.has_maps,
         calibration=CalibrationReply(number=number, date=date, n_images=calibration.n),
         loaded_at=loaded.loaded_at.isoformat(),
-        has_curves=(loaded.run_folder / CURVES).is_file(),
-        has_report=(loaded.run_folder / REPORT).is_file(),
+        has_curves=_has(loaded.run_folder, CURVES),
+        has_report=_has(loaded.run_folder, REPORT),
         problem=station.models.problem(loaded.name),
     )
 
 
-def _columns(path: Path, name: str) -> dict[str, list[float | str | None]]:
-    text = _read(path, f"model {name} has no curves: its run folder is not here").decode("utf-8", "replace")
+def _has(folder: Path | None, name: str) -> bool:
+    return folder is not None and (folder / name).is_file()
+
+
+def _columns(folder: Path | None, name: str) -> dict[str, list[float | str | None]]:
+    content = _read(folder, CURVES, f"model {name} has no curves: its run folder is not here")
+    text = content.decode("utf-8", "replace")
     rows = list(csv.DictReader(text.splitlines()))
     return {column: [_value(row[column]) for row in rows] for column in (rows[0] if rows else ())}
 
@@ -107,13 +112,15 @@ def _value(text: str | None) -> float | str | None:
     return text
 
 
-def _read(path: Path, missing: str) -> bytes:
+def _read(folder: Path | None, name: str, missing: str) -> bytes:
     """A file of a run folder; a RefusedError if it is not there."""
+    if folder is None:
+        raise RefusedError(404, missing)
     try:
-        with path.open("rb") as file:
+        with (folder / name).open("rb") as file:
             content = file.read(MOST_BYTES + 1)
     except OSError:
         raise RefusedError(404, missing) from None
     if len(content) > MOST_BYTES:
-        raise RefusedError(404, f"{path.name} is too large to be sent")
+        raise RefusedError(404, f"{name} is too large to be sent")
     return content
