@@ -96,7 +96,7 @@ class Calibrations:
     def current(self, loaded: Loaded) -> tuple[int, Calibration]:
         """Number and calibration that a model's p-values come from; 0: its file's own.
 
-        It is read from the history once: another process that shares the database is not noticed.
+        It is read from the history once: one server has it, and nobody else writes there.
         """
         key = (loaded.name, loaded.version)
         with self._lock:
