@@ -23,6 +23,9 @@ class Pages(BaseHTTPRequestHandler):
         if kind == "missing.png":
             self.send_error(404)
             return
+        if kind.startswith("drip"):
+            self.drip(b"HTTP/1.0 200 OK\r\n" + (b"\r\n" if kind == "drip_body.png" else b""))
+            return
         self.send_response(200)
         if kind == "gzip.png":
             self.send_header("Content-Encoding", "gzip")
@@ -36,6 +39,16 @@ class Pages(BaseHTTPRequestHandler):
                 time.sleep(0.05)
         else:
             self.wfile.write(b"image")
+
+    def drip(self, head):
+        self.wfile.write(head)
+        for _ in range(60):
+            try:
+                self.wfile.write(b"X")
+                self.wfile.flush()
+            except OSError:
+                return
+            time.sleep(0.05)
 
     def log_message(self, *_):
         pass
@@ -210,6 +223,16 @@ def test_size_time_and_compression_are_bounded(fetch, monkeypatch):
         fetch("/good/slow.png")
     with pytest.raises(DataError, match=r"cannot be fetched \(ConnectError\)"):
         Addresses(["http://127.0.0.1:9/"], private=True).fetch("http://127.0.0.1:9/a.png")
+
+
+@pytest.mark.parametrize("path", ["/good/drip_head.png", "/good/drip_body.png"])
+def test_who_sends_a_byte_now_and_then_is_not_waited_for(fetch, monkeypatch, path):
+    """Neither for a head nor for a body: each byte comes long before anybody would call it silence."""
+    monkeypatch.setattr(addresses, "SECONDS", 0.3)
+    start = time.monotonic()
+    with pytest.raises(DataError, match="took longer"):
+        fetch(path)
+    assert 0.2 < time.monotonic() - start < 1.5
 
 
 def test_proxies_of_the_environment_are_not_asked(fetch, monkeypatch):

@@ -15,6 +15,14 @@ import pytest
 from stations import blobs, encoded, serving, small_detector
 
 import alocc
+from alocc.errors import ArtefactError, RefusedError
+from alocc.serving import batches as module
+from alocc.serving.batches import LIST, ZIP, Batches
+from alocc.serving.history import HistoryError, now
+from alocc.serving.logs import Log
+from alocc.serving.server import open_station
+from alocc.serving.settings import Settings
+from alocc.serving.station import Options
 
 N = 300
 ALPHAS = ("--alpha", "0.1", "--review-alpha", "0.3")
@@ -221,3 +229,124 @@ def test_options_are_checked_before_anything_waits(station, images):
     assert station.http.get("/v1/batches/none/results.csv").status_code == 404
     assert station.http.post("/v1/batches/none/cancel").status_code == 404
     assert not list((station.store / "uploads").iterdir())
+
+
+# the worker in this process, with a disk and a database that fail
+
+
+@pytest.fixture
+def inside(detector, tmp_path):
+    """Batches that are not started, of a station with nothing else around it."""
+    addresses = ("http://127.0.0.1:9/",)
+    settings = Settings(models={"blobs": detector}, store=tmp_path / "s", addresses=addresses, private_addresses=True)
+    station = open_station(settings, Log(None))
+    batches = Batches(station)
+    yield batches
+    batches.close()
+    station.close()
+
+
+def taken(batches, files, **options):
+    with batches.incoming(ZIP) as path:
+        path.write_bytes(packed(files))
+        return batches.add_archive(path, Options(source="batch", **options))
+
+
+def ended(batches, id, seconds=20):
+    end = time.monotonic() + seconds
+    while (found := batches.history.batch(id)).state in ("queued", "running"):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return found
+
+
+def fail(error):
+    def failing(*_, **__):
+        raise error
+
+    return failing
+
+
+def test_a_full_disk_costs_the_images_and_not_the_batch(inside, images, monkeypatch):
+    monkeypatch.setattr(inside.station.kept, "put", fail(ArtefactError("/secret/place cannot be written (full)")))
+    batch = taken(inside, dict(list(images.items())[:3]), keep=True)
+    inside.start()
+    assert ended(inside, batch.id).state == "done"
+    assert [row.kept for row in inside.history.last("blobs", 9)] == [False] * 3
+
+
+def test_why_a_batch_failed_names_no_path(inside, images, monkeypatch):
+    monkeypatch.setattr(inside.station, "judge_batch", fail(ArtefactError("/secret/place cannot be read")))
+    batch = taken(inside, dict(list(images.items())[:3]))
+    inside.start()
+    found = ended(inside, batch.id)
+    assert (found.state, found.error) == ("failed", "something failed here; the log says more")
+
+
+@pytest.mark.parametrize("how", ["close", "cancel"])
+def test_the_end_waits_for_the_images_under_way_and_no_more(inside, images, monkeypatch, how):
+    started = threading.Event()
+
+    def slow(source, position):
+        started.set()
+        time.sleep(0.5)
+        return read(source, position)
+
+    read = module._read
+    monkeypatch.setattr(module, "_read", slow)
+    batch = taken(inside, images)  # 64 are read together, four at a time: 8 seconds
+    inside.start()
+    assert started.wait(10)
+    start = time.monotonic()
+    if how == "cancel":
+        inside.cancel(batch.id)
+    inside.close()
+    assert time.monotonic() - start < 3
+    assert inside.history.batch(batch.id).state == ("cancelled" if how == "cancel" else "running")
+
+
+def test_a_database_that_fails_does_not_use_up_the_places_of_batches(inside, monkeypatch):
+    monkeypatch.setattr(inside.history, "batch", fail(HistoryError("it does not answer")))
+    for _ in range(20):
+        with inside.incoming(ZIP):
+            pass
+    assert inside._open == set()
+
+
+def test_no_room_for_a_list_or_a_folder_is_said(inside, monkeypatch):
+    inside.folder.mkdir()
+    monkeypatch.setattr(module, "new_id", lambda: "0" * 32)
+    (inside.folder / f"{'0' * 32}{LIST}").mkdir()  # writing to it fails, for root too
+    with pytest.raises(RefusedError, match="no room") as error:
+        inside.add_addresses(["http://127.0.0.1:9/a.png"], Options(source="batch"))
+    assert error.value.status == 507
+    (inside.folder / f"{'0' * 32}{LIST}").rmdir()
+    inside.folder.rmdir()
+    inside.folder.write_bytes(b"in the way")
+    with pytest.raises(RefusedError, match="no room"), inside.incoming(ZIP):
+        pass
+
+
+def test_a_form_is_not_stored_while_too_many_batches_wait(station, images):
+    many = packed({f"{i}/{name}": content for i in range(10) for name, content in images.items()})
+    open_ = [station.http.post("/v1/batches", files={"archive": ("a.zip", many)}).json()["id"] for _ in range(16)]
+    head = b"POST /v1/batches HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+    answer = station.send(head + b"Content-Length: 1000000\r\n\r\n", wait=5)  # not a byte of the form is sent
+    assert answer.startswith(b"HTTP/1.1 429 ")
+    for id in open_:
+        station.http.post(f"/v1/batches/{id}/cancel")
+
+
+def test_results_that_retention_removed_are_not_passed_over(inside, images):
+    batch = taken(inside, dict(list(images.items())[:3]))
+    inside.start()
+    ended(inside, batch.id)
+    assert len(inside.results(batch.id)[1]) == 3
+    marked = inside.history.last("blobs", 1)[0]
+    inside.history.mark(marked.id, "missed" if marked.verdict == "normal" else "confirmed")
+    inside.history.prune(now())
+    with pytest.raises(
+        RefusedError, match=r"^2 of the 3 results of this batch are no longer kept; .* the others$"
+    ) as e:
+        inside.results(batch.id)
+    assert e.value.status == 410

@@ -605,3 +605,24 @@ def test_the_database_module_names_a_database_without_its_password():
     assert database.name_of(database.connect("postgresql://u:secret@host/name").url).startswith(
         "postgresql+psycopg://u:***@"
     )
+
+
+def test_one_server_claims_a_database_until_it_closes_or_dies(history, address):
+    history.claim()
+    other = History(address)
+    with pytest.raises(ConfigError, match="is used by another server; give another --database"):
+        other.claim()
+    other.ping()  # whoever reads may
+    history.close()
+    other.claim()
+    other.close()
+    words = "import sys, os; from alocc.serving.history import History; h = History(%r); h.claim(); os._exit(0)"
+    where = f"__import__('pathlib').Path({str(address)!r})" if isinstance(address, Path) else repr(str(address))
+    subprocess.run([sys.executable, "-c", words.replace("%r", where)], check=True)
+    end = time.monotonic() + 10
+    while True:  # PostgreSQL notices a moment later
+        try:
+            return history.claim()
+        except ConfigError:
+            assert time.monotonic() < end
+            time.sleep(0.05)

@@ -341,3 +341,34 @@ def test_scores_of_a_map_that_is_not_called_are_no_other(server, usual_part):
     plain, mapped = (post(server, usual_part, map=wanted).json()["images"][0] for wanted in (False, True))
     assert mapped["map"] and not mapped["regions"]
     assert (plain["anomaly_score"], plain["p_value"]) == (mapped["anomaly_score"], mapped["p_value"])
+
+
+def refused(*words):
+    """Exit code and last words of a server that does not start."""
+    command = [sys.executable, "-m", "alocc", "serve", *map(str, words), "--port", "0"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return ended.returncode, " ".join(ended.stderr.split())
+
+
+def test_a_store_and_a_database_have_one_server_and_what_it_makes_is_its_users_alone(
+    start_server, part_run, usual_part, tmp_path
+):
+    store, there = tmp_path / "store", tmp_path / "there"
+    store.mkdir(mode=0o755)
+    address = f"sqlite:///{there / 'h.sqlite'}"
+    first = start_server(part_run, "--store", store, "--database", address)
+    under_way = store / "uploads" / f"{'0' * 32}.zip"
+    under_way.parent.mkdir(mode=0o700)
+    under_way.write_bytes(b"half")
+    code, words = refused(part_run, "--store", store)
+    assert code == 2 and "is used by another server; give another --store" in words and "Traceback" not in words
+    assert under_way.read_bytes() == b"half"
+    code, words = refused(part_run, "--store", tmp_path / "other", "--database", address)
+    assert code == 2 and "is used by another server; give another --database" in words
+
+    assert post(first, usual_part, keep=True).status_code == 200
+    assert first.stop() == 143
+    made = [path for folder in (store, there) for path in folder.rglob("*") if path != under_way]
+    assert {path.name for path in made} >= {"h.sqlite", "images"}
+    assert [path for path in (there, *made) if path.stat().st_mode & 0o077] == []
+    assert store.stat().st_mode & 0o777 == 0o755  # it was there

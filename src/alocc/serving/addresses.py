@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-import time
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
 import httpx
@@ -20,7 +22,7 @@ from alocc.errors import ConfigError, DataError
 LONGEST_ADDRESS = 2_000
 REDIRECTS = 3
 SECONDS = 30.0
-"""For one image, with all redirects."""
+"""For one image, with all redirects, but for what the system takes to find the addresses of a name."""
 SILENCE = 10.0
 """Seconds without a byte."""
 TRANSLATED = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("::/96"))
@@ -96,28 +98,32 @@ class Addresses:
             DataError: if it is not allowed, leads to where nothing may be fetched from, cannot be reached, or has more
                 than ``most_bytes``, or takes longer than :data:`SECONDS`.
         """
-        deadline = time.monotonic() + SECONDS
         target = address
-        with httpx.Client(trust_env=False, timeout=SILENCE, follow_redirects=False) as client:
+        with (
+            _Watch(SECONDS) as watch,
+            httpx.Client(trust_env=False, timeout=SILENCE, follow_redirects=False) as client,
+        ):
             for _ in range(REDIRECTS + 1):
                 self.check(target)
                 try:
-                    found = self._ask(client, target, deadline)
+                    found = self._ask(client, target, watch)
                 except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
-                    raise DataError(f"{_short(address)} cannot be fetched ({type(error).__name__})") from None
+                    if not watch.is_over:
+                        raise DataError(f"{_short(address)} cannot be fetched ({type(error).__name__})") from None
+                if watch.is_over:  # what there is then may be half an image
+                    raise DataError(f"{_short(address)} took longer than {SECONDS:.0f} seconds")
                 if isinstance(found, bytes):
                     return found
                 target = found
         raise DataError(f"{_short(address)} leads on more than {REDIRECTS} times")
 
-    def _ask(self, client: httpx.Client, address: str, deadline: float) -> bytes | str:
+    def _ask(self, client: httpx.Client, address: str, watch: _Watch) -> bytes | str:
         """The bytes, or the address that they are said to be at."""
         url = httpx.URL(address)
         ip = self._checked_ip(url)
         headers = {"Host": url.netloc.decode("ascii"), "Accept": "image/*", "Accept-Encoding": "identity"}
-        request = client.build_request(
-            "GET", url.copy_with(host=ip), headers=headers, extensions={"sni_hostname": url.raw_host.decode("ascii")}
-        )
+        extensions = {"sni_hostname": url.raw_host.decode("ascii"), "trace": watch.trace}
+        request = client.build_request("GET", url.copy_with(host=ip), headers=headers, extensions=extensions)
         answer = client.send(request, stream=True)
         try:
             if answer.is_redirect:
@@ -127,12 +133,10 @@ class Addresses:
             if answer.headers.get("content-encoding", "identity") != "identity":
                 raise DataError(f"{_short(address)} is sent compressed, which was not asked for")
             content = bytearray()
-            for piece in answer.iter_raw(64 << 10):
+            for piece in answer.iter_raw():
                 content += piece
                 if len(content) > self.most_bytes:
                     raise DataError(f"{_short(address)} has more than {self.most_bytes:,} bytes")
-                if time.monotonic() > deadline:
-                    raise DataError(f"{_short(address)} took longer than {SECONDS:.0f} seconds")
             return bytes(content)
         finally:
             answer.close()
@@ -143,6 +147,39 @@ class Addresses:
         if not found or not (self.private or all(map(is_public, found))):
             raise DataError(f"{url.host} is no public address; whoever started this server may add --allow-private")
         return found[0]
+
+
+class _Watch:
+    """Ends whatever an exchange waits for, head or body, after some seconds; a context."""
+
+    def __init__(self, seconds: float) -> None:
+        self.is_over = False
+        self._connections: list[socket.socket] = []
+        self._lock = threading.Lock()
+        self._timer = threading.Timer(seconds, self._end)
+        self._timer.daemon = True
+
+    def __enter__(self) -> Self:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def trace(self, event: str, info: Mapping[str, Any]) -> None:
+        """Learn of a connection, as httpx tells of it."""
+        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+            with self._lock:
+                self._connections.append(info["return_value"].get_extra_info("socket"))
+            if self.is_over:
+                self._end()
+
+    def _end(self) -> None:
+        self.is_over = True
+        with self._lock:
+            for connection in self._connections:
+                with suppress(OSError):  # it is closed already
+                    socket.socket.shutdown(connection, socket.SHUT_RDWR)  # TLS says no good-bye: it might wait
 
 
 def _parsed(address: str) -> tuple[tuple[str, str, int], str]:

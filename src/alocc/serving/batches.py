@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from alocc.calibration import ANOMALOUS
-from alocc.errors import BusyError, DataError, InputError
+from alocc.errors import BusyError, ConfigError, DataError, RefusedError, UnknownModelError
 from alocc.scoring.table import BOX_COLUMNS, COLUMNS, VERDICT, Row
 from alocc.serving.addresses import Addresses
 from alocc.serving.archives import Archive
@@ -87,6 +87,8 @@ class Batches:
         """Batches that have not ended, and uploads."""
         self._lock = threading.Lock()
         self._ending, self._something = threading.Event(), threading.Event()
+        self._under_way: str | None = None
+        """Id of the batch that is worked on; none: nobody wants it any more."""
         self._readers = ThreadPoolExecutor(READERS, "alocc-batch-read")
         self._thread = threading.Thread(target=self._work, name="alocc-batches", daemon=True)
 
@@ -112,6 +114,7 @@ class Batches:
 
         Raises:
             BusyError: if enough batches wait already.
+            RefusedError: 507, if the store has no room.
         """
         id = new_id()
         with self._lock:
@@ -119,12 +122,16 @@ class Batches:
                 raise BusyError(60)
             self._open.add(id)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            with room():
+                self.folder.mkdir(parents=True, exist_ok=True)
             yield self.folder / f"{id}{suffix}"
         finally:
-            with suppress(HistoryError):  # then the next start removes it
+            try:
                 if not self._is_open(id):
                     self._forget(id)
+            except HistoryError:  # it may have been taken: its file stays, and the next start removes it if not
+                with self._lock:
+                    self._open.discard(id)
 
     def add_archive(self, path: Path, options: Options) -> BatchRow:
         """Take a zip at a path that :meth:`incoming` gave.
@@ -141,12 +148,14 @@ class Batches:
 
         Raises:
             DataError: if one of them is not below an allowed prefix.
-            BusyError, UnknownModelError, ConfigError: as of an archive.
+            BusyError, RefusedError: as :meth:`incoming`.
+            UnknownModelError, ConfigError: as of an archive.
         """
         for address in listed:
             self.addresses.check(address)
         with self.incoming(LIST) as path:
-            path.write_text("\n".join(listed), encoding="ascii")
+            with room():
+                path.write_text("\n".join(listed), encoding="ascii")
             return self._add(path, len(listed), options)
 
     def cancel(self, id: str) -> BatchRow:
@@ -156,6 +165,8 @@ class Batches:
             UnknownRowError: if there is none with this id.
         """
         batch = self.history.set_batch(id, state="cancelled")
+        if self._under_way == batch.id:
+            self._under_way = None
         self._forget(batch.id)
         return batch
 
@@ -164,9 +175,13 @@ class Batches:
 
         Raises:
             UnknownRowError: if there is none with this id.
+            RefusedError: 410, if retention removed some of them.
         """
-        self.history.batch(id)
+        done = self.history.batch(id).done
         found = [(row.position or 0, result(row)) for row in self.history.export(Filter(batch=id))]
+        if gone := max(0, done - len(found)):
+            rest = f"; /v1/history.csv?batch={id} has the others" if found else ""
+            raise RefusedError(410, f"{gone:,} of the {done:,} results of this batch are no longer kept{rest}")
         return RESULT_COLUMNS, [row for _, row in sorted(found, key=lambda one: one[0])]
 
     def _add(self, path: Path, total: int, options: Options) -> BatchRow:
@@ -196,15 +211,16 @@ class Batches:
         """Work on a batch until it has ended, or the server ends."""
         try:
             with self._source(batch) as source:
-                self.history.set_batch(batch.id, state="running", total=len(source))
-                done, state = batch.done, "running"
+                self._under_way = batch.id
+                state: str = self.history.set_batch(batch.id, state="running", total=len(source)).state
+                done = batch.done
                 while done < len(source) and state == "running":
                     if self._ending.is_set():
                         return
                     done = self._score_some(batch, source, done)
                     state = self.history.batch(batch.id).state
             self.history.set_batch(batch.id, state="done")
-        except InputError as error:
+        except (ConfigError, DataError, RefusedError, UnknownModelError) as error:  # others may name paths
             self.history.set_batch(batch.id, state="failed", error=str(error))
         except HistoryError:
             raise
@@ -215,7 +231,8 @@ class Batches:
 
     def _score_some(self, batch: BatchRow, source: BatchImages, first: int) -> int:
         """Score a few images from a position on, and say how many are in the history now."""
-        found = self._read_some(source, first, most_together(self.station.models.get(batch.model).engine.image_format))
+        most = most_together(self.station.models.get(batch.model).engine.image_format)
+        found = self._read_some(batch, source, first, most)
         job = batch.job
         options = Options(
             batch.model, job.get("alpha"), job.get("review_alpha"), keep=bool(job.get("keep")), source="batch"
@@ -225,14 +242,18 @@ class Batches:
         self.history.add(rows, batch=batch.id, done=first + len(found))
         return first + len(found)
 
-    def _read_some(self, source: BatchImages, first: int, most: int) -> list[tuple[Upload, str | None]]:
-        """Images from a position on: at most so many, and no more than are good for memory."""
+    def _read_some(
+        self, batch: BatchRow, source: BatchImages, first: int, most: int
+    ) -> list[tuple[Upload, str | None]]:
+        """Images from a position on: at most so many, no more than are good for memory, few if it is to end."""
         found: list[tuple[Upload, str | None]] = []
         last, n_bytes = min(first + min(most, TOGETHER), len(source)), 0
         while (position := first + len(found)) < last and n_bytes < TOGETHER_BYTES:
             wave = range(position, min(position + READERS, last))
             found += self._readers.map(lambda position: _read(source, position), wave)
             n_bytes = sum(len(upload.content) for upload, _ in found)
+            if self._ending.is_set() or self._under_way != batch.id:
+                break
         return found
 
     @contextmanager
@@ -267,6 +288,15 @@ class Batches:
         for path in self.folder.iterdir() if self.folder.is_dir() else ():
             if (match := NAME.fullmatch(path.name)) and match[1] not in self._open:
                 self._forget(match[1])
+
+
+@contextmanager
+def room() -> Iterator[None]:
+    """While something is written: a RefusedError, 507, where the disk does not take it."""
+    try:
+        yield
+    except OSError:
+        raise RefusedError(507, "the server has no room for it") from None
 
 
 def _lines(path: Path) -> list[str]:

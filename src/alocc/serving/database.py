@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,14 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from alocc.errors import ArtefactError, ConfigError
 from alocc.serving.tables import VERSION_TABLE
+from alocc.storage import lock
 
 WAIT = 30.0
 """Seconds that a connection waits for another one's writing, or for PostgreSQL to answer at first."""
 LOCK = 0x616C6F6363
 """Number of PostgreSQL's advisory lock behind which one process changes the tables."""
+SERVER_LOCK = LOCK + 1
+"""Number of the one that a server holds as long as it runs."""
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -85,6 +90,45 @@ def migrate(engine: Engine) -> None:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
             _check_owner(connection)
             _upgrade(connection)
+
+
+def claim(engine: Engine) -> Callable[[], None]:
+    """Keep other servers out of a database, and give what ends that; it ends with the process too.
+
+    In PostgreSQL it is a lock of a connection: a database that is restarted has forgotten it. Beside a SQLite file, a
+    file ``….lock`` is locked, as SQLite has locks of its own in the file itself.
+
+    Raises:
+        ConfigError: if another server has it.
+        ArtefactError: if the database cannot be opened.
+    """
+    taken = ConfigError(f"the history {name_of(engine.url)} is used by another server; give another --database")
+    if engine.dialect.name == "sqlite":
+        return partial(os.close, _locked_beside(engine.url, taken))
+    with _one_line(engine.url):
+        connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")  # no transaction stays open
+        is_ours = connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": SERVER_LOCK}).scalar_one()
+    if not is_ours:
+        connection.close()
+        raise taken
+    connection.detach()  # closed in the end, not given back to the pool with its lock
+    return connection.close
+
+
+def _locked_beside(url: URL, taken: ConfigError) -> int:
+    """Descriptor of a locked file beside a SQLite file."""
+    _make_folder(url)
+    path = Path(f"{url.database}.lock")
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+    except OSError as error:
+        raise ArtefactError(f"{path} cannot be made ({error.strerror or error})") from None
+    try:
+        lock(descriptor)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise taken from None
+    return descriptor
 
 
 def name_of(url: URL) -> str:

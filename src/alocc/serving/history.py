@@ -9,8 +9,8 @@ import json
 import random
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -206,7 +206,17 @@ class History:
         self._engine = database.connect(address)
         self._writer = self._engine.execution_options(writes=True)
         self._lock = threading.Lock()  # SQLite has one writer at a time: threads queue here, not in its retries
+        self._let_go: Callable[[], None] = lambda: None
         self._insert = postgresql_insert if self._engine.dialect.name == "postgresql" else sqlite_insert
+
+    def claim(self) -> None:
+        """Keep every other server out of this database until :meth:`close`; readers may come.
+
+        Raises:
+            ConfigError: if another server has claimed it.
+            ArtefactError: if it cannot be opened.
+        """
+        self._let_go = database.claim(self._engine)
 
     def migrate(self) -> None:
         """Make the tables, or bring them to the version of this alocc.
@@ -223,6 +233,9 @@ class History:
 
     def close(self) -> None:
         """Let the connections go; another call opens new ones."""
+        let_go, self._let_go = self._let_go, lambda: None
+        with suppress(SQLAlchemyError):  # a connection that broke holds nothing any more
+            let_go()
         self._engine.dispose()
 
     @contextmanager

@@ -96,8 +96,8 @@ class Calibrations:
     def current(self, loaded: Loaded) -> tuple[int, Calibration]:
         """Number and calibration that a model's p-values come from; 0: its file's own.
 
-        It is read from the history once: another process that shares the database is not noticed. It waits for the
-        database only where :meth:`read` was not called before.
+        It is read from the history once: one server has it, and nobody else writes there. It waits for the database
+        only where :meth:`read` was not called before.
         """
         row = self._in_use(loaded)
         return (0, loaded.engine.calibration) if row is None else (row.number, _calibration(row))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
@@ -19,6 +20,7 @@ from alocc.serving.models import Models
 from alocc.serving.security import Guard
 from alocc.serving.settings import Settings
 from alocc.serving.station import Station
+from alocc.storage import lock
 
 DATABASE, IMAGES = "history.sqlite", "images"
 """In the store."""
@@ -42,10 +44,11 @@ def run(
         json_log: file for a line of each request.
 
     Raises:
-        ConfigError: if the address is taken, or the models do not support the alphas.
+        ConfigError: if the address is taken, the store or the database is another server's, or the models do not
+            support the alphas.
         ArtefactError: if a model, the store or the history cannot be opened.
     """
-    with _listening(settings.host, settings.port) as listener:
+    with _private_files(), _listening(settings.host, settings.port) as listener, _owning(settings.store):
         station = open_station(settings, Log(json_log), note)
         for loaded in station.models.all():
             if loaded.engine.health and loaded.engine.health.warning:
@@ -66,7 +69,7 @@ def run(
 
 
 def open_station(settings: Settings, log: Log, note: Callable[[str], None] = lambda _: None) -> Station:
-    """Load the models and open the store: everything but the network.
+    """Load the models and open the history, which is this server's then: everything but the network.
 
     Raises:
         ArtefactError, ConfigError: as :func:`run`.
@@ -74,6 +77,7 @@ def open_station(settings: Settings, log: Log, note: Callable[[str], None] = lam
     models = Models(settings, note)
     store = _made(settings.store)
     history = History(settings.database or store / DATABASE)
+    history.claim()
     history.migrate()
     return Station(settings, models, history, Kept(store / IMAGES), log, note)
 
@@ -88,6 +92,33 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._station.feed.close()
         await super().shutdown(sockets)
+
+
+@contextmanager
+def _private_files() -> Iterator[None]:
+    """Files and folders that are made meanwhile are for this user alone; those that are there keep their modes."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+@contextmanager
+def _owning(store: Path) -> Iterator[None]:
+    """Keep other servers out of a store, which is made if it is not there; where there are no locks, do not."""
+    try:
+        descriptor = os.open(_made(store), os.O_RDONLY)
+    except OSError as error:
+        raise ConfigError(f"--store {store} cannot be opened ({error.strerror or error})") from None
+    try:
+        try:
+            lock(descriptor)
+        except BlockingIOError:
+            raise ConfigError(f"--store {store} is used by another server; give another --store") from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 
 from starlette.requests import Request
 
@@ -99,16 +100,17 @@ class Station:
         """The same for a worker in another thread, after everybody who waits for an answer.
 
         The rows are not written to the history: the worker does that, together with how far it is. Images that are to
-        be kept are.
+        be kept are, if the disk takes them.
 
         Raises:
             UnknownModelError, ConfigError: as :meth:`judge`.
         """
         judge = self._judge(options, later=True, place=(batch_id, first_position))
         rows = [one.row for one in finish(judge.steps(uploads, options))]
-        for row, upload in zip(rows, uploads, strict=True):
-            if row.kept:
-                self.kept.put(row.sha256, upload.content)
+        rows = [
+            replace(row, kept=row.kept and self.writer.keep(row.sha256, upload.content))
+            for row, upload in zip(rows, uploads, strict=True)
+        ]
         self._tell(rows)
         return rows
 

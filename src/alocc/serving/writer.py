@@ -58,6 +58,15 @@ class Writer:
                     self._n_bytes += len(content)
             self._something.notify()
 
+    def keep(self, sha256: str, content: bytes) -> bool:
+        """Keep an image's bytes now, and say whether that went well; if not, the log says why."""
+        try:
+            self._kept.put(sha256, content)
+        except (AloccError, OSError) as error:
+            self._log.failure("keep", error)
+            return False
+        return True
+
     def flushed(self) -> Future[None]:
         """Done once everything is in the history that was put until now."""
         done: Future[None] = Future()
@@ -97,7 +106,7 @@ class Writer:
                     done.set_result(None)
 
     def _write(self, rows: list[ImageRow], contents: dict[str, bytes]) -> None:
-        lost = {sha256 for sha256, content in contents.items() if not self._keep(sha256, content)}
+        lost = {sha256 for sha256, content in contents.items() if not self.keep(sha256, content)}
         if lost:
             rows = [replace(row, kept=False) if row.sha256 in lost else row for row in rows]
         tries = LAST_TRIES
@@ -114,11 +123,3 @@ class Writer:
                 self.problem = None
                 return
         self._log.failure("history", RuntimeError(f"{len(rows)} rows are lost: the history could not be written"))
-
-    def _keep(self, sha256: str, content: bytes) -> bool:
-        try:
-            self._kept.put(sha256, content)
-        except (AloccError, OSError) as error:
-            self._log.failure("keep", error)
-            return False
-        return True

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from alocc.errors import RefusedError
 from alocc.scoring.table import WRITERS
-from alocc.serving.batches import ZIP, Batches
+from alocc.serving.batches import ZIP, Batches, room
 from alocc.serving.history import BatchRow, Filter, State
 from alocc.serving.replies import ID, errors
 from alocc.serving.station import Options
@@ -164,7 +164,7 @@ async def cancel(batches: Here, id: str) -> BatchReply:
     "/{id}/results.csv",
     summary="Its results, as CSV",
     response_class=Response,
-    responses={200: {"description": "A table.", "content": {"text/csv": {}}}, **errors(404)},
+    responses={200: {"description": "A table.", "content": {"text/csv": {}}}, **errors(404, 410)},
 )
 async def results_csv(batches: Here, id: str) -> Response:
     """What is scored so far, in the order of the batch, in the columns of `alocc score`."""
@@ -177,7 +177,7 @@ async def results_csv(batches: Here, id: str) -> Response:
     response_class=Response,
     responses={
         200: {"description": "A table.", "content": {"application/vnd.apache.parquet": {}}},
-        **errors(404, 501),
+        **errors(404, 410, 501),
     },
 )
 async def results_parquet(batches: Here, id: str) -> Response:
@@ -218,40 +218,42 @@ async def _add_addresses(request: Request, batches: Batches) -> BatchRow:
 
 
 async def _add_form(request: Request, batches: Batches, options: Options) -> BatchRow:
-    async with request.form(max_files=1, max_fields=1) as form:
-        file = form.get(FIELD)
-        if set(form) != {FIELD} or not isinstance(file, UploadFile):
-            raise RefusedError(422, f'a form has one file, named "{FIELD}"; options go into the address')
-
-        def take() -> BatchRow:
-            with batches.incoming(ZIP) as path:
-                with _stored(path) as stored:
-                    shutil.copyfileobj(file.file, stored, 1 << 20)
-                return batches.add_archive(path, options)
-
-        return await asyncio.to_thread(take)
+    async with _incoming(batches) as path:  # first: of whoever has to wait, nothing is stored
+        with room():
+            form = await request.form(max_files=1, max_fields=1)
+        try:
+            file = form.get(FIELD)
+            if set(form) != {FIELD} or not isinstance(file, UploadFile):
+                raise RefusedError(422, f'a form has one file, named "{FIELD}"; options go into the address')
+            with room():
+                await asyncio.to_thread(_copy, file, path)
+        finally:
+            await form.close()
+        return await asyncio.to_thread(batches.add_archive, path, options)
 
 
 async def _add_body(request: Request, batches: Batches, options: Options) -> BatchRow:
-    incoming = batches.incoming(ZIP)
-    path = await asyncio.to_thread(incoming.__enter__)
-    try:
-        with _stored(path) as stored:
+    async with _incoming(batches) as path:
+        with room(), path.open("xb") as stored:
             async for piece in request.stream():
                 await asyncio.to_thread(stored.write, piece)
         return await asyncio.to_thread(batches.add_archive, path, options)
+
+
+@asynccontextmanager
+async def _incoming(batches: Batches) -> AsyncIterator[Path]:
+    """Where an archive may be stored; it counts as a batch from now on."""
+    incoming = batches.incoming(ZIP)
+    path = await asyncio.to_thread(incoming.__enter__)
+    try:
+        yield path
     finally:
         await asyncio.to_thread(incoming.__exit__, None, None, None)
 
 
-@contextmanager
-def _stored(path: Path) -> Iterator[IO[bytes]]:
-    """A new file, to be written."""
-    try:
-        with path.open("xb") as file:
-            yield file
-    except OSError:
-        raise RefusedError(507, "the server has no room for it") from None
+def _copy(file: UploadFile, path: Path) -> None:
+    with path.open("xb") as stored:
+        shutil.copyfileobj(file.file, stored, 1 << 20)
 
 
 def _as_options(asked: BatchOptions) -> Options:
