@@ -101,7 +101,7 @@ class Station:
     """A server process, and requests to it that do not come from the page."""
 
     def __init__(self, *arguments, token=None):
-        command = [sys.executable, "-m", "alocc", "serve", *map(str, arguments), "--port", "0"]
+        command = [sys.executable, "-m", "alocc", "serve", "--port", "0", *map(str, arguments)]
         environment = os.environ | ({"ALOCC_TOKEN": token} if token else {})
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
@@ -244,6 +244,7 @@ def test_drop_judge_mark_undo_recalibrate_roll_back_reload(visit, station, detec
     called = detector.score(np.concatenate([plates(12, 5), plates(2, 6, depth=110)])).is_anomaly
     assert called[12:].all()
     assert f"{called.sum()} anomalous" in said and f"{(~called).sum()} normal" in said and "1 not usable" in said
+    assert "1 file is no image" in said
     page.click(".broken summary")
     assert "line 1/broken.png" in page.text_content(".broken ul")
     wait_for_verdict(page, "Anomalous", "line 1/late/pit 0.png")  # what was called is shown, not what came last
@@ -401,6 +402,53 @@ def test_a_busy_server_is_waited_for(visit, station, folder):
     assert len(times) == 2 and times[1] - times[0] >= 0.95
 
 
+def test_what_a_dead_server_did_not_get_is_said_and_sent_again(visit, run_folder, tmp_path):
+    """No verdict of the image before stands beside it; once the server is back, the same files go there."""
+    served = Station(f"plates={run_folder}", "--store", tmp_path / "store")
+    port = urllib.parse.urlsplit(served.address).port
+    try:
+        served.score(plates(1, 3, depth=110)[0], "before.png", keep="true")
+        page = visit(served, allowed=("ERR_",))
+        wait_for_verdict(page, "Anomalous", "before.png")
+        served.stop()
+        for name, image in (("new 0.png", plates(1, 80)[0]), ("new 1.png", plates(1, 81)[0])):
+            (tmp_path / name).write_bytes(png(image))
+        page.set_input_files("input[type=file] >> nth=0", str(tmp_path / "new 0.png"))
+        page.wait_for_selector(".upload-words:has-text('1 not sent: the server does not answer')")
+        assert "not usable" not in page.text_content(".upload-words")
+        assert verdict_of(page) == ("Not sent", "new 0.png")
+        assert page.locator(".panel .gauge-box").count() == 0 and not page.is_visible(".stage")
+        page.set_input_files("input[type=file] >> nth=0", str(tmp_path / "new 1.png"))
+        wait_for_verdict(page, "Not sent", "2 images")
+        page.click(".panel button:has-text('Send again')")  # it is still down
+        wait_for_verdict(page, "Not sent", "2 images")
+        page.wait_for_selector(".upload-words:has-text('2 not sent')")
+        served = Station(f"plates={run_folder}", "--store", tmp_path / "store", "--port", port)
+        page.click(".upload button:has-text('Send again')")
+        page.wait_for_selector(".panel .file:has-text('new ')")
+        page.wait_for_selector(".upload-words:text-matches('^2 images: (?!.*not sent)')")
+        wait_for_picture(page)
+        assert {row["name"] for row in served.get("/v1/history")["rows"]} == {"before.png", "new 0.png", "new 1.png"}
+        assert not page.is_visible(".upload button:has-text('Send again')")
+    finally:
+        served.stop()
+
+
+def test_files_that_are_no_images_are_counted(visit, station, folder):
+    page = visit(station)
+    page.set_input_files("input[type=file] >> nth=0", [str(folder / "good 04.png"), str(folder / "notes.txt")])
+    page.wait_for_selector(".upload-words:has-text('1 file is no image')")
+    assert page.text_content(".upload-words").startswith("1 image: ")
+
+
+def test_no_newer_called_image_is_said(visit, station):
+    station.score(plates(1, 24, depth=110)[0], "newest called.png")
+    page = visit(station)
+    wait_for_verdict(page, "Anomalous", "newest called.png")
+    page.click("text=Next called")
+    page.wait_for_selector(".toast:has-text('No newer called image')")
+
+
 def test_an_upload_is_paused_and_cancelled(visit, station, tmp_path):
     page = visit(station)
     for i, image in enumerate(plates(100, 30)):
@@ -538,6 +586,13 @@ def test_what_cannot_be_told_is_reviewed_one_after_another(visit, station):
     ]  # fmt: skip
 
 
+def test_what_to_do_for_a_picture_stands_before_the_marks(visit, station):
+    station.score(plates(1, 55)[0], "not kept.png", review_alpha=0.999)
+    page = visit(station, "review")
+    wait_for_verdict(page, "Can't tell", "not kept.png")
+    page.wait_for_selector(".no-picture:has-text('programs send keep=true') + .marks button:has-text('Good')")
+
+
 def test_alpha_is_tried_on_the_last_images_and_used_in_this_browser(visit, station, detector):
     page = visit(station, "threshold")
     page.wait_for_selector(".effect .counts-row")
@@ -653,6 +708,10 @@ def test_nothing_is_wider_than_a_phone(visit, station):
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
         nav = page.locator(".nav").bounding_box()
         assert nav["y"] + nav["height"] == pytest.approx(740, abs=1)
+    go(page, "inspect")
+    page.wait_for_selector(".dot >> nth=-1")
+    label, dots = (page.locator(one).bounding_box() for one in (".alarm:not(.review-line) span", ".dots"))
+    assert label["y"] + label["height"] <= dots["y"] + 1  # no mark is printed over it
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import { icon, key } from "./icons.js";
 import { uploads } from "./uploads.js";
 
 const MOST_WAITING = 4; // captures that are on their way; more are not taken meanwhile
+const MOST_UNSENT = 100; // captures that a server did not take, kept to be sent again
 
 const stamp = () => new Date().toISOString().replace("T", " ").replace(/[:.]/g, "-").slice(0, 23);
 
@@ -61,6 +62,9 @@ export class Camera {
   /** Send the present frame, unless enough of them are on their way. */
   async capture() {
     const { videoWidth: width, videoHeight: height } = this.video;
+    const isFull = uploads.unsent.length >= MOST_UNSENT;
+    this.problem.textContent = isFull ? "Pictures wait to be sent again: no more are taken until then" : "";
+    if (isFull) return;
     if (!width || uploads.waiting.length >= MOST_WAITING) return;
     const canvas = h("canvas", { width, height });
     canvas.getContext("2d").drawImage(this.video, 0, 0);

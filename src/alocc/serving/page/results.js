@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { station } from "./station.js";
-import { complain } from "./toasts.js";
+import { complain, toast } from "./toasts.js";
 
 const KEPT = 60;
 const TOGETHER = 120; // milliseconds in which results count as one group: of the group, one is shown
@@ -37,6 +37,12 @@ class Results extends EventTarget {
     this.#tell("selected");
   }
 
+  /** Show none of the rows. */
+  deselect() {
+    this.selected = null;
+    this.#tell("selected");
+  }
+
   follow(follows) {
     this.follows = follows;
     if (follows && this.rows.length) this.selected = this.rows.at(-1).id;
@@ -45,10 +51,12 @@ class Results extends EventTarget {
 
   /** Go some results on or back; only to those that were called, or are to be looked at, if wanted. */
   step(by, onlyCalled = false) {
-    const at = this.rows.findIndex((row) => row.id === this.selected);
+    const at = this.present ? this.rows.indexOf(this.present) : this.rows.length;
     for (let i = at + by; i >= 0 && i < this.rows.length; i += by) {
       if (!onlyCalled || this.rows[i].verdict !== "normal") return this.select(this.rows[i].id);
     }
+    if (onlyCalled) toast(`No ${by > 0 ? "newer" : "older"} called image among the last results`);
+    return undefined;
   }
 
   /** Take rows that were just scored; those that are there already stay. */

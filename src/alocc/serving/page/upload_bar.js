@@ -11,10 +11,12 @@ export function uploadBar(signal) {
   const words = h("p", { class: "upload-words", role: "status" });
   const pause = h("button", { type: "button", onclick: () => uploads.pause(!uploads.isPaused) });
   const cancel = h("button", { type: "button", onclick: () => uploads.cancel() }, "Cancel");
-  const close = h("button", { type: "button", class: "plain", "aria-label": "Close", title: "Close", onclick: () => { element.hidden = true; } }, icon("close"));
+  const again = h("button", { type: "button", onclick: () => uploads.sendAgain() }, "Send again");
+  const shut = () => { uploads.forget(); element.hidden = true; };
+  const close = h("button", { type: "button", class: "plain", "aria-label": "Close", title: "Close", onclick: shut }, icon("close"));
   const more = h("details", { class: "broken", hidden: true });
   const element = h("section", { class: "card upload", "aria-label": "Upload", hidden: true },
-    h("div", { class: "upload-row" }, words, more, pause, cancel, close), meter);
+    h("div", { class: "upload-row" }, words, more, again, pause, cancel, close), meter);
   const draw = () => {
     const { isActive } = uploads;
     if (!uploads.n) { element.hidden = true; return; }
@@ -23,14 +25,15 @@ export function uploadBar(signal) {
     meter.value = uploads.nDone / uploads.n;
     pause.hidden = cancel.hidden = !isActive;
     close.hidden = isActive;
+    again.hidden = isActive || !uploads.unsent.length;
     pause.replaceChildren(icon(uploads.isPaused ? "resume" : "pause"), uploads.isPaused ? "Go on" : "Pause");
     words.replaceChildren(...(isActive ? progress() : outcome()));
     listBroken(more);
   };
   uploads.addEventListener("progress", draw, { signal });
-  uploads.addEventListener("finished", () => { if (uploads.n === 1) element.hidden = true; }, { signal });
+  uploads.addEventListener("finished", () => { if (uploads.n === 1 && !uploads.unsent.length && !uploads.nOthers) element.hidden = true; }, { signal });
   draw();
-  element.hidden = !uploads.isActive;
+  element.hidden = !uploads.isActive && !uploads.unsent.length;
   return element;
 }
 
@@ -46,6 +49,9 @@ function outcome() {
   const kinds = [["anomalous", "anomalous"], ["can't tell", "can't tell"], ["normal", "normal"], ["broken", null]];
   const parts = kinds.filter(([kind]) => uploads.tally[kind]).map(([kind, verdict]) =>
     h("span", { class: "tally" }, verdictShape(verdict), `${count(uploads.tally[kind])} ${verdictWord(verdict).toLowerCase()}`));
+  const { unsent, nOthers } = uploads;
+  if (unsent.length) parts.push(h("strong", { class: "tally" }, `${count(unsent.length)} not sent: ${unsent.at(-1).why}`));
+  if (nOthers) parts.push(h("span", { class: "tally" }, `${counted(nOthers, "file")} ${nOthers === 1 ? "is no image" : "are no images"}`));
   return [`${counted(uploads.nDone, "image")}: `, ...parts];
 }
 

@@ -8,6 +8,7 @@ import { station } from "./station.js";
 const A_REQUEST = 32;
 const BYTES = 24 * 1024 * 1024; // of a request; the server says 413 where its limit is lower
 const AT_ONCE = 2;
+const OF_THE_IMAGES = new Set([400, 413, 415, 422]); // what the server says of the images themselves
 
 class Uploads extends EventTarget {
   waiting = [];
@@ -15,6 +16,8 @@ class Uploads extends EventTarget {
   nDone = 0;
   tally = {};
   broken = [];
+  unsent = []; // [{image, why}], until they are sent again or forgotten
+  nOthers = 0; // files that are no images, chosen with these
   isPaused = false;
   busyUntil = 0;
   #running = 0;
@@ -37,10 +40,11 @@ class Uploads extends EventTarget {
     return this.rate ? (this.n - this.nDone) / this.rate : NaN;
   }
 
-  /** Take images: [{file, path}]. */
-  add(images) {
+  /** Take images: [{file, path}], chosen together with some files that are no images. */
+  add(images, nOthers = 0) {
     if (!images.length) return;
     if (!this.isActive) this.#reset();
+    this.nOthers += nOthers;
     this.waiting.push(...images);
     this.n += images.length;
     if (!this.isPaused) this.#began ||= performance.now();
@@ -66,8 +70,19 @@ class Uploads extends EventTarget {
     this.#tell();
   }
 
+  /** Send those again that did not reach the server. */
+  sendAgain() {
+    this.add(this.unsent.splice(0).map(({ image }) => image));
+  }
+
+  /** Give up those that were not sent. */
+  forget() {
+    this.unsent = [];
+    this.#tell();
+  }
+
   #reset() {
-    Object.assign(this, { n: 0, nDone: 0, tally: {}, broken: [], isPaused: false });
+    Object.assign(this, { n: 0, nDone: 0, tally: {}, broken: [], nOthers: 0, isPaused: false });
     this.#worked = this.#began = 0;
     this.#atOnce = AT_ONCE;
   }
@@ -145,12 +160,19 @@ class Uploads extends EventTarget {
       return;
     }
     this.nDone += images.length;
-    this.tally.broken = (this.tally.broken ?? 0) + images.length;
-    this.broken.push(...images.map(({ path }) => [path, error.message]));
+    if (OF_THE_IMAGES.has(error.status)) {
+      this.tally.broken = (this.tally.broken ?? 0) + images.length;
+      this.broken.push(...images.map(({ path }) => [path, error.message]));
+    } else {
+      const why = error.status ? error.message : "the server does not answer";
+      this.unsent.push(...images.map((image) => ({ image, why })));
+    }
     if (!this.isActive) this.#finish();
   }
 
+  /** Where nothing got through, what was shown before is not the result of these images. */
   #finish() {
+    if (this.unsent.length && !Object.keys(this.tally).length) results.deselect();
     if (this.#began) this.#worked += performance.now() - this.#began;
     this.#began = 0;
     this.dispatchEvent(new Event("finished"));

@@ -4,7 +4,10 @@ import { h, svg } from "./dom.js";
 import { verdictShape } from "./icons.js";
 import { markButtons } from "./marks.js";
 import { nBehind, station } from "./station.js";
-import { alphaValue, chance, markWord, meaning, score, verdictClass, verdictWord, when, whenInFull } from "./words.js";
+import { alphaValue, chance, counted, markWord, meaning, score, sentence, verdictClass, verdictWord, when, whenInFull } from "./words.js";
+
+const NO_PICTURE = "No picture was kept: programs send keep=true to have them here.";
+const GONE = "The picture is not kept any more.";
 
 /** The panel of a row. highlight(index) is told which region people point at; marked(row) of a new mark. */
 export function verdictPanel(row, { highlight = () => {}, marked = () => {} } = {}) {
@@ -17,6 +20,7 @@ export function verdictPanel(row, { highlight = () => {}, marked = () => {} } = 
     ...head,
     h("p", { class: "meaning" }, meaning(row.p_value, nBehind(row))),
     gauge(row),
+    row.kept === false ? h("p", { class: "no-picture" }, row.source === "page" ? GONE : NO_PICTURE) : null,
     markButtons(row, marked),
     row.mark ? h("p", { class: "marked" }, "Marked: ", h("strong", {}, markWord(row.mark, row.verdict))) : null,
     regions(row, highlight),
@@ -60,6 +64,16 @@ function facts(row) {
     line("Score", row.verdict && score(row.anomaly_score)), line("p-value", row.verdict && chance(row.p_value)), line("Alpha", alphas),
     line("Size", row.width && `${row.width} × ${row.height}`), line("Model", `${row.model}${row.calibration ? `, calibration ${row.calibration}` : ""}`, `version ${row.version}`),
     line("Scored", when(row.time), whenInFull(row.time)));
+}
+
+/** What is said of images that did not reach the server: [{image, why}]. */
+export function notSent(unsent, sendAgain) {
+  const [{ image, why }] = unsent.slice(-1);
+  return [
+    h("h2", { class: "verdict is-broken" }, verdictShape(null), "Not sent"),
+    h("p", { class: "file" }, unsent.length === 1 ? image.path : counted(unsent.length, "image")),
+    h("p", {}, sentence(why)), h("button", { type: "button", class: "primary", onclick: sendAgain }, "Send again"),
+  ];
 }
 
 /** Leave the panel empty. */

@@ -14,7 +14,7 @@ import { strip } from "../strip.js";
 import { complain, say } from "../toasts.js";
 import { uploads } from "../uploads.js";
 import { uploadBar } from "../upload_bar.js";
-import { nothingYet, verdictPanel } from "../verdict_panel.js";
+import { notSent, nothingYet, verdictPanel } from "../verdict_panel.js";
 import { score, verdictWord } from "../words.js";
 
 /** Fill the view; everything stops when the signal ends. */
@@ -41,6 +41,7 @@ export function show(main, signal) {
   const draw = () => present(picture, panel, hint, follow);
   results.addEventListener("rows", draw, { signal });
   results.addEventListener("selected", draw, { signal });
+  uploads.addEventListener("progress", () => { if (!results.present) draw(); }, { signal });
   station.on("models", draw, signal);
   const quiet = listen({
     arrowleft: ["result before; with Shift, only those called", (event) => results.step(-1, event.shiftKey)],
@@ -61,12 +62,21 @@ function present(picture, panel, hint, follow) {
   follow.checked = results.follows;
   hint.hidden = Boolean(row);
   picture.element.hidden = !row;
-  panel.replaceChildren(...(row ? verdictPanel(row, { highlight: (i) => picture.highlight(i) }) : nothingYet()));
-  if (!row) return picture.clear();
+  panel.replaceChildren(...(row ? verdictPanel(row, { highlight: (i) => picture.highlight(i) }) : withoutRow()));
+  if (!row) {
+    shown = { id: null, element: null };
+    return picture.clear();
+  }
   if (shown.id === row.id && shown.element === picture) return undefined;
   shown = { id: row.id, element: picture };
   say(row.verdict ? `${row.name}: ${verdictWord(row.verdict)}, score ${score(row.anomaly_score)}` : `${row.name}: not usable`);
   return row.regions && row.width !== undefined ? picture.show(row) : complete(row, picture);
+}
+
+function withoutRow() {
+  const { unsent } = uploads;
+  if (!unsent.length) return nothingYet();
+  return notSent(unsent, () => uploads.sendAgain());
 }
 
 async function complete(row, picture) {
@@ -77,6 +87,7 @@ async function complete(row, picture) {
     picture.show(whole);
   } catch (error) {
     complain(error);
+    if (shown.id === row.id) picture.show(row); // else the one before would stay beside this row's verdict
   }
 }
 
@@ -98,7 +109,7 @@ function choosers() {
 
 function send({ images, nOthers }) {
   if (!images.length) return complain(new Error(nOthers ? "none of these files is an image" : "there is no file in there"));
-  return uploads.add(images);
+  return uploads.add(images, nOthers);
 }
 
 function takeDrops(signal) {
