@@ -15,7 +15,7 @@ import io
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     """A file, the bytes of one, such bytes with a name, or pixels (H, W) or (H, W, 3)."""
 
 BUSY = 429
+TOGETHER = 64
+"""Images that a server takes in one request, unless it was told otherwise."""
 ZIP = {"Content-Type": "application/zip"}
 FINISHED = ("done", "failed", "cancelled")
 
@@ -139,20 +141,26 @@ class Client:
         self._http.close()
 
     def score(self, images: Image | Sequence[Image], **options: Any) -> Answer:
-        """Verdicts on one image or several.
+        """Verdicts on one image or several, which are sent 64 at a time.
 
         Args:
             images: see :data:`Image`.
             options: ``model``, ``alpha``, ``review_alpha``, ``map``, ``overlay``, ``keep``, as the server takes them.
 
         Raises:
-            AnswerError: if not one image can be used, or an option is wrong.
+            AnswerError: if not one image of a request can be used, or an option is wrong.
             BusyError: if the server had too much to do all the time.
             DataError: if a file cannot be read.
         """
         several = [images] if not isinstance(images, list | tuple) or _is_named(images) else images
         files = [("images", _upload(image, i)) for i, image in enumerate(several)]
-        return _answer(self._ask("POST", "/v1/score", params=_given(options), files=files).json())
+        answers = [
+            _answer(
+                self._ask("POST", "/v1/score", params=_given(options), files=files[start : start + TOGETHER]).json()
+            )
+            for start in range(0, len(files) or 1, TOGETHER)
+        ]
+        return replace(answers[-1], images=[image for answer in answers for image in answer.images])
 
     def models(self) -> list[dict[str, Any]]:
         """What the server knows of each of its models."""

@@ -40,6 +40,12 @@ def test_one_image_with_pictures(client, parts):
     assert [row["id"] for row in client.history(mark="confirmed")] == [image.id]
 
 
+def test_more_images_than_a_request_may_have_are_sent_in_several(client, parts, as_png):
+    contents = [(f"{i}.png", as_png(image)) for i, image in enumerate(parts(70))]
+    answer = client.score(contents)
+    assert [image.name for image in answer.images] == [name for name, _ in contents]
+
+
 def test_a_batch_from_a_zip(client, parts, as_png, tmp_path):
     images = parts(6)
     with zipfile.ZipFile(tmp_path / "parts.zip", "w") as archive:
