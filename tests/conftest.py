@@ -79,9 +79,9 @@ def with_pits():
     return pit
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """Chromium, driven; what needs it is skipped where it is missing."""
+    """Chromium, driven; what needs it is skipped where it is missing. Its event loop must not outlive a module."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     if not found or not Path(found).exists():

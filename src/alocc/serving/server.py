@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -65,6 +66,8 @@ def run(
             ws="none",
         )
         note(f"serving {', '.join(settings.models)} at {_address(settings.host, listener)}; Ctrl-C ends it")
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background; uvicorn takes it all the same
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         _Server(config, station).run([listener])
 
 
