@@ -531,6 +531,7 @@ def test_filters_find_what_the_history_finds(visit, station):
         page.select_option(field, value)
     total = station.get("/v1/history?model=old&verdict=can%27t%20tell&mark=unmarked")["total"]
     page.wait_for_function("(n) => document.querySelector('.found').textContent === n", arg=f"{total} images")
+    page.wait_for_selector(".space .c-verdict")  # rows are drawn a frame later
     assert set(page.locator(".space .c-verdict").all_text_contents()) == {"Can't tell"}
     page.select_option("[aria-label=Time]", "1")
     page.wait_for_function("() => document.querySelector('.found').textContent.startsWith('No image')")
