@@ -374,7 +374,7 @@ def test_calibrating_again_sets_keeps_and_lists_the_review_alpha(run, folder, de
     review_threshold = Calibration(again.held_out_scores, 0.2).threshold
     assert f"at alpha 0.05, can't tell above {review_threshold:.3f} at alpha 0.2, from 40 normal images" in err
     table = run(*words, "--history")[0]
-    assert "review alpha" in table and " 0.2 " in table
+    assert "review" in table and " 0.2 " in table  # where paths are long, the heading is in two lines
     assert [one["review_alpha"] for one in json.loads(run(*words, "--history", "--json")[0])] == [None, 0.2]
     assert "and nothing else" in run(*words, "--undo", "--review-alpha", 0.2, code=2)[1]
     run(*words, "--undo")
