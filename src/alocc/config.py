@@ -289,7 +289,7 @@ class CalibrationConfig(_Model):
     review_alpha: Fraction | None = None
     """Rate up to which an image that is no anomaly is for a person ("can't tell"); none: no third verdict."""
     weights: Literal["fixed", "validated"] = "fixed"
-    """Whether parts of the score that miss pseudo-anomalies of kinds which D never met count less than their weight."""
+    """Whether parts that miss small faults planted in held-out images count less than their weight."""
 
     @pydantic.field_validator("review_alpha")
     @classmethod
