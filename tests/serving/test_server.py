@@ -356,9 +356,11 @@ def test_a_store_and_a_database_have_one_server_and_what_it_makes_is_its_users_a
     store, there = tmp_path / "store", tmp_path / "there"
     store.mkdir(mode=0o755)
     address = f"sqlite:///{there / 'h.sqlite'}"
+    abandoned, under_way = (store / "uploads" / f"{digit * 32}.zip" for digit in "10")
+    abandoned.parent.mkdir(mode=0o700)
+    abandoned.write_bytes(b"of a server that was killed")
     first = start_server(part_run, "--store", store, "--database", address)
-    under_way = store / "uploads" / f"{'0' * 32}.zip"
-    under_way.parent.mkdir(mode=0o700)
+    assert not abandoned.exists()  # it has looked around when it says its address
     under_way.write_bytes(b"half")
     code, words = refused(part_run, "--store", store)
     assert code == 2 and "is used by another server; give another --store" in words and "Traceback" not in words

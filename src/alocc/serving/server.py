@@ -65,10 +65,10 @@ def run(
             timeout_graceful_shutdown=LEAVE,
             ws="none",
         )
-        note(f"serving {', '.join(settings.models)} at {_address(settings.host, listener)}; Ctrl-C ends it")
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background; uvicorn takes it all the same
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        _Server(config, station).run([listener])
+        ready = f"serving {', '.join(settings.models)} at {_address(settings.host, listener)}; Ctrl-C ends it"
+        _Server(config, station, lambda: note(ready)).run([listener])
 
 
 def open_station(settings: Settings, log: Log, note: Callable[[str], None] = lambda _: None) -> Station:
@@ -86,11 +86,16 @@ def open_station(settings: Settings, log: Log, note: Callable[[str], None] = lam
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn, which lets those go who watch before it waits for everybody to be answered."""
+    """Uvicorn, which says when it is ready, and lets those go who watch before it waits for the others."""
 
-    def __init__(self, config: uvicorn.Config, station: Station) -> None:
+    def __init__(self, config: uvicorn.Config, station: Station, ready: Callable[[], None]) -> None:
         super().__init__(config)
-        self._station = station
+        self._station, self._ready = station, ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._station.feed.close()
