@@ -25,7 +25,7 @@ from alocc.stages import listening
 err = Console(stderr=True, highlight=False)
 iterating = threading.Event()  # set from a training's first iteration to its last: only then is it asked to stop
 PLAIN_LINE_EVERY = 2.0
-STARTS = 3.0
+STARTS = 2.0
 """Seconds before the first plain line."""
 FEW = 20
 """Items from which they are taken to cost the same, so that their number tells the time left."""

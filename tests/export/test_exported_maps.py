@@ -313,3 +313,21 @@ def test_a_maps_threshold_by_hand():
     maxima = np.array([3.0, 1.0, 4.0, 2.0])
     assert map_threshold(maxima, 0.1) == 4 == Calibration.of(maxima, 0.2).threshold
     assert map_threshold(maxima, 0.4) == 3
+
+
+def test_a_map_that_nobody_asked_for_is_not_computed_and_changes_no_bit_of_the_scores(case):
+    import onnxruntime
+
+    detector, exported = case("crops")
+    images = trial_images(detector, 6, detector.image_format.size)
+    runtime = Runtime(exported.path)
+    *with_maps, maps = runtime.outputs_and_maps(images)
+    assert all((one == other).all() for one, other in zip(runtime.outputs(images), with_maps, strict=True))
+
+    session = onnxruntime.InferenceSession(exported.path, providers=["CPUExecutionProvider"])
+    [nothing] = session.run(["anomaly_map"], {"images": images.transpose(0, 3, 1, 2), "with_maps": np.array(False)})
+    [unless_told] = session.run(["anomaly_map"], {"images": images.transpose(0, 3, 1, 2)})
+    assert nothing.shape == (0, *maps.shape[1:]) and (unless_told == maps).all()
+    [choice] = [node for node in onnx.load(exported.path).graph.node if node.op_type == "If"]
+    sizes = {branch.name: len(branch.g.node) for branch in choice.attribute}
+    assert sizes["then_branch"] > 10 and sizes["else_branch"] == 0

@@ -177,3 +177,24 @@ def test_images_wait_until_they_are_decoded(slow, batcher):
         batcher.admit(1)
     may.set()
     assert decoded.found.result(10) and batcher.waiting == 0
+
+
+def test_while_a_pass_computes_what_waits_behind_it_is_decoded_once(slow, batcher):
+    threads, decoded = [], threading.Event()
+
+    def images():
+        threads.append(threading.current_thread().name)
+        decoded.set()
+        return [np.full((28, 28, 1), 7, np.uint8)]
+
+    slow.may.clear()
+    first = batcher.submit(work(slow, 1))
+    while not batcher._computes:
+        pass
+    behind = batcher.submit(Work(slow, 1, images))
+    assert decoded.wait(10) and not first.done()  # the pass is still under way
+    slow.may.set()
+    assert behind.result(10).anomaly_score.tolist() == [7]
+    assert batcher.submit(Work(slow, 1, images)).result(10).anomaly_score.tolist() == [7]
+    assert threads == ["alocc-ahead", "alocc-engine"]  # nobody is in front of the last one
+    assert not batcher._unprepared

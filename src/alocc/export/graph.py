@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from alocc.export.scorer import Verdicts
-from alocc.runtime.sessions import MAP, METADATA_KEY, VERDICTS
+from alocc.runtime.sessions import MAP, METADATA_KEY, VERDICTS, WITH_MAPS
 
 LIBRARIES = ("onnx", "onnxscript", "onnxruntime", "openvino")
 """Whose versions decide what a graph looks like."""
@@ -57,6 +57,7 @@ def write(model: onnx.ModelProto, notes: Mapping[str, Any], path: Path) -> None:
     """Write ONNX, or, where the name ends in ``.xml``, OpenVINO, with the notes in its metadata."""
     text = json.dumps(notes, sort_keys=True)
     if path.suffix == ".onnx":
+        model = _with_maps_on_demand(model)
         del model.metadata_props[:]
         helper.set_model_props(model, {METADATA_KEY: text})
         path.write_bytes(model.SerializeToString(deterministic=True))
@@ -83,6 +84,48 @@ def _forget_where_it_was_made(model: onnx.ModelProto) -> None:
     for value in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
         del value.metadata_props[:]
     del model.graph.metadata_props[:]
+
+
+def _with_maps_on_demand(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same, where what only the map needs is computed if the input ``with_maps`` is true, as it is unless given.
+
+    ONNX Runtime computes every output of a graph, asked for or not.
+    """
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    graph = changed.graph
+    of_map = _before(graph, {MAP}) - _before(graph, set(VERDICTS))
+    if not of_map:
+        return changed
+    then, otherwise = onnx.GraphProto(name="map"), onnx.GraphProto(name="no_map")
+    [output] = [value for value in graph.output if value.name == MAP]
+    for branch, name in ((then, f"{MAP}_computed"), (otherwise, f"{MAP}_empty")):
+        branch.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None, None, None]))
+    nodes, weights = list(graph.node), list(graph.initializer)
+    then.node.extend(node for i, node in enumerate(nodes) if i in of_map)
+    for node in then.node:
+        node.output[:] = [then.output[0].name if name == MAP else name for name in node.output]
+    elsewhere = {name for i, node in enumerate(nodes) if i not in of_map for name in node.input}
+    then.initializer.extend(tensor for tensor in weights if tensor.name not in elsewhere)
+    sides = [dim.dim_value for dim in output.type.tensor_type.shape.dim]
+    _add(otherwise, otherwise.output[0].name, np.zeros((0, *sides[1:]), np.float32))
+    del graph.node[:], graph.initializer[:], graph.value_info[:]
+    graph.node.extend(node for i, node in enumerate(nodes) if i not in of_map)
+    graph.node.append(helper.make_node("If", [WITH_MAPS], [output.name], then_branch=then, else_branch=otherwise))
+    graph.initializer.extend(tensor for tensor in weights if tensor.name in elsewhere)
+    graph.input.append(helper.make_tensor_value_info(WITH_MAPS, onnx.TensorProto.BOOL, []))
+    _add(graph, WITH_MAPS, np.array(True))
+    return changed
+
+
+def _before(graph: onnx.GraphProto, outputs: set[str]) -> set[int]:
+    """Places of the nodes that these outputs are computed from."""
+    wanted, found = set(outputs), set()
+    for i, node in reversed(list(enumerate(graph.node))):  # in an ONNX graph, what is used comes before
+        if not wanted.isdisjoint(node.output):
+            found.add(i)
+            wanted.update(node.input)
+    return found
 
 
 def _in_full_packets(graph: onnx.GraphProto) -> None:

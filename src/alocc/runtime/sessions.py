@@ -21,6 +21,8 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its threads hang a forked
 METADATA_KEY = "alocc"
 VERDICTS, MAP = ("anomaly_score", "p_value", "is_anomaly"), "anomaly_map"
 """Outputs of every graph, and of one that gives maps."""
+WITH_MAPS = "with_maps"
+"""Input of an ONNX graph that gives maps: whether it computes them; true unless it is given."""
 SUFFIXES = (".onnx", ".xml")
 MOST_NOTES = 100_000_000
 """Letters; a held-out score takes about 20."""
@@ -68,11 +70,15 @@ class OnnxSession:
         options.intra_op_num_threads, options.inter_op_num_threads = 1, 1
         options.log_severity_level = 4  # what goes wrong is raised; it need not be printed too
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self._may_leave_maps = WITH_MAPS in {given.name for given in self._session.get_overridable_initializers()}
         self.metadata = _notes(self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "null"))
 
     def run(self, images: NDArray[np.uint8], names: Sequence[str]) -> list[NDArray[Any]]:
         """The outputs with these names."""
-        outputs: list[NDArray[Any]] = self._session.run(names, {"images": images})
+        inputs: dict[str, NDArray[Any]] = {"images": images}
+        if self._may_leave_maps:
+            inputs[WITH_MAPS] = np.array(MAP in names)
+        outputs: list[NDArray[Any]] = self._session.run(names, inputs)
         return outputs
 
 
@@ -92,32 +98,42 @@ class OpenVinoSession:
             model.get_rt_info(METADATA_KEY).astype(str) if model.has_rt_info([METADATA_KEY]) else "null"
         )
         self.at_once = threads
-        self._compile()
+        self._compiled: dict[frozenset[str], Any] = {}
+        self._requests, self._compiling = threading.local(), threading.Lock()
+        self._compiled_for(frozenset(VERDICTS))
         _open_vino_sessions.add(self)
 
     def run(self, images: NDArray[np.uint8], names: Sequence[str]) -> list[NDArray[Any]]:
         """The outputs with these names."""
-        if self._compiled is None:
-            self._compile()
+        wanted = frozenset(names)
         if not hasattr(self._requests, "own"):
-            self._requests.own = self._compiled.create_infer_request()
-        found = self._requests.own.infer({"images": images})
+            self._requests.own = {}
+        if wanted not in self._requests.own:
+            self._requests.own[wanted] = self._compiled_for(wanted).create_infer_request()
+        found = self._requests.own[wanted].infer({"images": images})
         return [found[name].copy() for name in names]
 
-    def _compile(self) -> None:
+    def _compiled_for(self, names: frozenset[str]) -> Any:
+        """The model with these outputs alone: it computes all that it has."""
         import openvino
 
-        settings = {
-            "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": self.at_once, "NUM_STREAMS": self.at_once,
-        }  # fmt: skip
-        self._requests = threading.local()
-        self._compiled = openvino.Core().compile_model(self._model, "CPU", settings)
+        with self._compiling:
+            if names not in self._compiled:
+                wanted = [result for result in self._model.results if names & result.output(0).names]
+                model = openvino.Model(wanted, self._model.get_parameters())
+                settings = {
+                    "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": self.at_once,
+                    "NUM_STREAMS": self.at_once,
+                }  # fmt: skip
+                self._compiled[names] = openvino.Core().compile_model(model, "CPU", settings)
+            return self._compiled[names]
 
     def leave(self) -> None:
         """In a forked process, which lacks its threads: compile anew when needed; freeing it would wait for them."""
-        for lost in (self._compiled, getattr(self._requests, "own", None)):
+        for lost in (*self._compiled.values(), *getattr(self._requests, "own", {}).values()):
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(lost))
-        self._compiled = None
+        self._compiled = {}
+        self._requests, self._compiling = threading.local(), threading.Lock()
 
 
 _open_vino_sessions: weakref.WeakSet[OpenVinoSession] = weakref.WeakSet()

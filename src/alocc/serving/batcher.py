@@ -1,7 +1,8 @@
 """Images of many requests → batches of one model.
 
 One thread computes. Whenever it is free, it takes whatever waits, up to what is worth computing together: alone, an
-image waits for nothing; where many wait, they share a pass. A request that would wait too long is refused at the door.
+image waits for nothing; where many wait, they share a pass, and another thread decodes them while the pass before
+computes. A request that would wait too long is refused at the door.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -54,6 +56,15 @@ class Work:
     later: bool = False
     """Whether everybody else comes first."""
     found: Future[Found] = field(default_factory=Future)
+    _prepared: Sequence[Pixels] | None = None
+    _preparing: threading.Lock = field(default_factory=threading.Lock)
+
+    def prepare(self) -> Sequence[Pixels]:
+        """Its images, made once, by whichever thread comes first."""
+        with self._preparing:
+            if self._prepared is None:
+                self._prepared = self.images()
+            return self._prepared
 
     def goes_with(self, other: Work) -> bool:
         """Whether one pass can compute both."""
@@ -79,10 +90,15 @@ class Batcher:
         self._waiting = 0
         self._urgent: deque[Work] = deque()
         self._later: deque[Work] = deque()
-        self._closing = False
-        self._something = threading.Condition(threading.Lock())
-        self._thread = threading.Thread(target=self._work, name="alocc-engine", daemon=True)
-        self._thread.start()
+        self._unprepared: deque[Work] = deque()
+        self._computes = self._closing = False
+        lock = threading.Lock()
+        self._something, self._behind = threading.Condition(lock), threading.Condition(lock)
+        """There is work, or the end; there is work that the pass under way leaves time to prepare, or the end."""
+        targets = {"alocc-engine": self._work, "alocc-ahead": self._prepare}
+        self._threads = [threading.Thread(target=target, name=name, daemon=True) for name, target in targets.items()]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def waiting(self) -> int:
@@ -113,6 +129,9 @@ class Batcher:
                 self._urgent.appendleft(work)
             else:
                 self._urgent.append(work)
+                self._unprepared.append(work)
+                if self._computes:
+                    self._behind.notify()
             self._something.notify()
         return work.found
 
@@ -121,7 +140,9 @@ class Batcher:
         with self._something:
             self._closing = True
             self._something.notify()
-        self._thread.join()
+            self._behind.notify()
+        for thread in self._threads:
+            thread.join()
 
     def _work(self) -> None:
         while taken := self._take():
@@ -135,9 +156,25 @@ class Batcher:
                     if not work.found.done():
                         work.found.set_exception(error)
 
+    def _prepare(self) -> None:
+        """While the engine computes, have what waits for it decoded."""
+        while work := self._next_unprepared():
+            with suppress(Exception):  # it comes again in its turn, and is told then
+                work.prepare()
+
+    def _next_unprepared(self) -> Work | None:
+        with self._something:
+            while not self._closing:
+                if self._computes and self._unprepared:
+                    return self._unprepared.popleft()
+                self._behind.wait()
+            return None
+
     def _begin(self, works: Sequence[Work]) -> None:
         """Images that were admitted wait no longer, whatever became of them."""
         with self._something:
+            self._computes = True
+            self._behind.notify()
             self._waiting -= sum(work.n for work in works if not (work.later or work.maps))
 
     def _score(self, works: Sequence[tuple[Work, Sequence[Pixels]]]) -> None:
@@ -160,6 +197,7 @@ class Batcher:
     def _take(self) -> list[Work]:
         """Whatever waits, of one kind, the oldest first; nothing once there will be no more."""
         with self._something:
+            self._computes = False
             while not (queue := self._urgent or self._later):
                 if self._closing:
                     return []
@@ -169,6 +207,8 @@ class Batcher:
             while queue and queue[0].goes_with(first) and n + queue[0].n <= most:
                 n += queue[0].n
                 taken.append(queue.popleft())
+            while self._unprepared and self._unprepared[0] in taken:  # they are prepared with no other's help
+                self._unprepared.popleft()
             return taken
 
     def _learn(self, engine: Engine, n: int, seconds: float) -> None:
@@ -185,7 +225,7 @@ def most_together(image_format: ImageFormat) -> int:
 def _images_of(work: Work) -> Sequence[Pixels] | None:
     """Its images; none if they could not be made, which its result says then."""
     try:
-        return work.images()
+        return work.prepare()
     except Exception as error:
         work.found.set_exception(error)
         return None
