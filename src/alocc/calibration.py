@@ -88,9 +88,12 @@ class Calibration:
         return np.rint(p_value.astype(np.float64) * (self.n + 1)) / (self.n + 1)
 
     def at(self, alpha: float | None, review_alpha: float | None) -> Calibration:
-        """The same held-out images at other rates; none: at its own. See the two methods below."""
+        """The same held-out images at other rates; none: at its own. A review alpha of 0: without the third verdict.
+
+        See the two methods below.
+        """
         calibration = self if alpha is None else self.with_alpha(alpha)
-        return calibration if review_alpha is None else calibration.with_review_alpha(review_alpha)
+        return calibration if review_alpha is None else calibration.with_review_alpha(review_alpha or None)
 
     def with_alpha(self, alpha: float) -> Calibration:
         """The same held-out images at another false-positive rate; a review alpha below it is raised to it.

@@ -138,7 +138,7 @@ class Detector:
         return replace(self, calibration=self.calibration.with_review_alpha(review_alpha))
 
     def at(self, alpha: float | None, review_alpha: float | None) -> Detector:
-        """The same detector at other rates, as the two methods above; none: at its own."""
+        """The same detector at other rates, as the two methods above; none: at its own. 0: no third verdict."""
         return replace(self, calibration=self.calibration.at(alpha, review_alpha))
 
     def recalibrated(
@@ -154,7 +154,7 @@ class Detector:
                 images support.
             data: where they are from, for the notes.
             review_alpha: rate up to which images are for a person; none: what the training asked for, but at least
-                alpha.
+                alpha; 0: no third verdict.
 
         Raises:
             ConfigError: if the images cannot support so small an alpha, or ``review_alpha`` is below it.
@@ -171,7 +171,7 @@ class Detector:
         peaks = scorer.map_fusion(scorer.over(frame.thinned(x, MOST_MAPPED), scorer.grid_evidence)).flatten(1).amax(1)
         return replace(
             self,
-            calibration=calibration.with_review_alpha(review_alpha),
+            calibration=calibration.with_review_alpha(review_alpha or None),
             map_maxima=frame.worst(peaks).double().numpy(),
             seen=np.union1d(self.seen, image_hashes(x)),
             training={

@@ -32,8 +32,9 @@ from alocc.scoring.stream import Engine, Rows
 from alocc.scoring.table import CLASS, SUSPECT_COLUMNS, SUSPECTS, VERDICT, Row, may_hold_suspects, write_suspects
 from alocc.storage import replacing
 
-Which = Literal["all", "anomalies"] | int
-"""Images that get pictures: all, those that are not called normal, or so many with the highest scores."""
+Which = Literal["all", "anomalies", "review"] | int
+"""Images that get pictures: all, those that are not called normal, those for a person alone, or so many with the
+highest scores."""
 
 SMALLEST = 224
 """Pixels of the shorter side of a picture's images, at least: small ones are drawn a whole number of times larger."""
@@ -118,9 +119,9 @@ class MapPictures:
 
     def add(self, images: Images, scores: Scores, regions: Sequence[Sequence[Region]]) -> None:
         """Write pictures of some images, whose scores have maps, or keep those that are the most anomalous so far."""
-        for i, (_, score, is_suspect) in enumerate(self._counted(images.names, images.classes, scores)):
+        for i, (_, score, verdict) in enumerate(self._counted(images.names, images.classes, scores)):
             if isinstance(self.which, str):
-                if is_suspect or self.which == "all":
+                if self._is_drawn(verdict):
                     self._write(_shown(i, images, scores, regions))
             elif self._is_among_first(score):
                 self._keep(score, partial(lambda one: one, _shown(i, images, scores, regions)))
@@ -131,9 +132,9 @@ class MapPictures:
         ``score_again`` gives the batch of these rows once more, to draw from.
         """
         again, classes = functools.cache(score_again), rows.classes or [""] * len(rows.names)
-        for i, (name, score, is_suspect) in enumerate(self._counted(rows.names, classes, rows.scores)):
+        for i, (name, score, verdict) in enumerate(self._counted(rows.names, classes, rows.scores)):
             if isinstance(self.which, str):
-                if is_suspect or self.which == "all":
+                if self._is_drawn(verdict):
                     self._note_written(name, self.names.of(name))
             elif self._is_among_first(score):
                 self._keep(score, partial(lambda i: _shown(i, *again()), i))
@@ -156,8 +157,8 @@ class MapPictures:
 
     def _counted(
         self, names: Sequence[str], classes: Iterable[str], scores: Scores
-    ) -> Iterator[tuple[str, float, bool]]:
-        """Name and score of each image, and whether it is not called normal; it is counted, and listed if so."""
+    ) -> Iterator[tuple[str, float, str]]:
+        """Name, score and verdict of each image; it is counted, and listed if it is not called normal."""
         columns = (column.tolist() for column in (scores.anomaly_score, scores.p_value, scores.verdict))
         for name, of, score, p_value, verdict in zip(names, classes, *columns, strict=True):
             self.n_images += 1
@@ -166,7 +167,10 @@ class MapPictures:
                 self._suspects[name] |= {CLASS: str(of) or None}
                 if scores.review_alpha is not None:
                     self._suspects[name] |= {VERDICT: verdict}
-            yield name, score, verdict != NORMAL
+            yield name, score, verdict
+
+    def _is_drawn(self, verdict: str) -> bool:
+        return self.which == "all" or verdict == CANT_TELL or (self.which == "anomalies" and verdict == ANOMALOUS)
 
     def _is_among_first(self, score: float) -> bool:
         return len(self._most_anomalous) != self.which or score > self._most_anomalous[0][0]

@@ -242,8 +242,8 @@ def test_no_file_but_an_older_picture_is_overwritten(score, folder, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--maps-of", "none"], "--maps-of must be all, anomalies or a number from 1 on, got 'none'"),
-        (["--maps-of", "0"], "--maps-of must be all, anomalies or a number from 1 on, got '0'"),
+        (["--maps-of", "none"], "--maps-of must be all, anomalies, review or a number from 1 on, got 'none'"),
+        (["--maps-of", "0"], "--maps-of must be all, anomalies, review or a number from 1 on, got '0'"),
         (["--maps-of", "-3"], "--maps-of must be"),
     ],
 )

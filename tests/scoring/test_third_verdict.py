@@ -210,6 +210,13 @@ def test_pictures_and_suspects_have_what_is_for_a_person(run, folder, tmp_path):
     below = Path(normal["path"]).relative_to(folder / "parts")
     pixels = np.asarray(Image.open(tmp_path / "maps" / below))
     assert (pixels == GREEN).all(2).any() and not (pixels == STRONGEST).all(2).any()
+    only = tmp_path / "only"
+    run("score", folder / "run", folder / "parts", *BOTH, "--only", "review", "--maps", only, "--out", out)
+    listed_there = table_of((only / "suspects.csv").read_text())
+    pictures = {row["path"]: bool(row["picture"]) for row in listed_there}
+    assert pictures == {row["path"]: row["verdict"] == "can't tell" for row in listed_there}
+    assert {row["path"] for row in table_of(out.read_text())} == {path for path, drawn in pictures.items() if drawn}
+    assert len(list(only.rglob("*.png"))) == sum(pictures.values())
     light = tmp_path / "light"
     run(folder / "model.onnx", folder / "parts", *BOTH, "--maps", light, command=light_main)
     drawn = [(row["path"], row["verdict"], row["picture"]) for row in table_of((light / "suspects.csv").read_text())]
@@ -379,6 +386,26 @@ def test_calibrating_again_sets_keeps_and_lists_the_review_alpha(run, folder, de
     assert "and nothing else" in run(*words, "--undo", "--review-alpha", 0.2, code=2)[1]
     run(*words, "--undo")
     assert alocc.Detector.load(tmp_path / "run").review_alpha is None
+
+
+def test_other_rates_need_no_newer_images_and_zero_takes_the_third_verdict_away(run, folder, detector, tmp_path):
+    shutil.copytree(folder / "run", tmp_path / "run")
+    words = ["calibrate", tmp_path / "run"]
+    err = run(*words, "--alpha", 0.1, "--review-alpha", 0.2)[1]
+    again = alocc.Detector.load(tmp_path / "run")
+    assert (again.alpha, again.review_alpha) == (0.1, 0.2)
+    assert (again.held_out_scores == detector.held_out_scores).all()
+    assert "from 60 normal images (before:" in err and "warning" not in err
+    assert len(json.loads(run(*words, "--history", "--json")[0])) == 2
+
+    assert "verdict" in table_of(run("score", tmp_path / "run", folder / "parts")[0])[0]
+    out, err = run("score", tmp_path / "run", folder / "parts", "--review-alpha", 0)
+    assert "verdict" not in table_of(out)[0] and "can't tell" not in err
+    assert "can't tell" not in run(*words, "--review-alpha", 0)[1].partition("(before:")[0]
+    assert alocc.Detector.load(tmp_path / "run").review_alpha is None
+    assert alocc.Detector.load(tmp_path / "run").alpha == 0.1
+    err = run(*words, "--alpha", 0.001, code=2)[1]
+    assert err.startswith("error: alpha must be at least") and err.count("\n") == 1
 
 
 def test_a_training_that_asks_for_it_has_it(run, folder, tmp_path):

@@ -95,6 +95,11 @@ def results(station, batch):
     return list(csv.DictReader(io.StringIO(answer.text)))
 
 
+def state_of_results(station, batch):
+    headers = station.http.get(f"/v1/batches/{batch}/results.csv").headers
+    return headers["x-batch-state"], headers["content-disposition"].partition('"')[2].rstrip('"')
+
+
 def test_every_image_of_a_zip_is_judged_in_its_order_as_the_detector_does(station, whole, images, detector):
     batch = station.finished(whole)
     assert (batch["state"], batch["done"], batch["total"], batch["error"]) == ("done", N, N, None)
@@ -167,7 +172,9 @@ def test_a_batch_that_is_cancelled_keeps_what_was_scored(station, images):
     many = {f"{i}/{name}": content for i in range(10) for name, content in images.items()}
     batch = station.http.post("/v1/batches", files={"archive": ("a.zip", packed(many))}).json()["id"]
     half_done(station, batch, n=len(many))
+    assert state_of_results(station, batch) == ("running", f"batch-{batch[:12]}-so-far.csv")
     assert station.http.post(f"/v1/batches/{batch}/cancel").json()["state"] == "cancelled"
+    assert state_of_results(station, batch) == ("cancelled", f"batch-{batch[:12]}.csv")
     after = encoded(blobs(1, 2)[0])  # one batch at a time: once this is done, nothing is under way
     station.finished(
         station.http.post("/v1/batches", files={"archive": ("a.zip", packed({"a.png": after}))}).json()["id"]

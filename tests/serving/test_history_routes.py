@@ -205,6 +205,20 @@ def test_pictures_are_made_anew_upright_and_gone_when_they_are_not_kept(client, 
     assert get(client, f"/v1/history/{unkept['id']}/image", 410)["error"] == "this image is not kept"
 
 
+@pytest.mark.parametrize(
+    ("keep", "kept"), [("page", [False, False, True]), ("suspects", [False, True, True]), ("all", [True, True, True])]
+)
+def test_where_a_client_does_not_say_the_server_decides_which_images_are_kept(client, station, keep, kept):
+    station.settings = station.settings.model_copy(update={"keep": keep})
+    good, bad = discs(1, 1), discs(1, 2, spot=True)
+    asked = [(good, {"source": "api"}), (bad, {"source": "api"}), (good, {"source": "page"})]
+    given = [score(client, image, keep=None, alpha=0.05, **options)[0] for image, options in asked]
+    assert [one["verdict"] for one in given] == ["normal", "anomalous", "normal"]
+    assert [get(client, f"/v1/history/{one['id']}")["image"]["kept"] for one in given] == kept
+    told = [score(client, bad, keep=told, source="api")[0] for told in (False, True)]
+    assert [get(client, f"/v1/history/{one['id']}")["image"]["kept"] for one in told] == [False, True]
+
+
 def test_the_map_is_that_of_the_scoring(client):
     image = discs(1, 2, spot=True)
     one = score(client, image, map=True)[0]

@@ -451,7 +451,7 @@ def test_training_again_keeps_a_detector_that_was_calibrated(alocc, good, finish
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (["RUN"], "Missing argument 'DATA'"),
+        (["RUN"], "DATA is missing: give newer normal images; or --alpha or --review-alpha"),
         (["RUN", "--undo", "--history"], "and nothing else"),
         (["RUN", "DATA", "--undo"], "and nothing else"),
         (["RUN", "--history", "--out", "x.safetensors"], "and nothing else"),

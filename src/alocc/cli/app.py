@@ -195,7 +195,7 @@ def score(
 
     check_files(out, maps, regions, engine, some=bool(top or only or fdr))
     check_rule(alpha, fdr)
-    which, with_boxes = images_of_maps(maps_of, maps), bool(maps or regions)
+    which, with_boxes = images_of_maps(maps_of, maps, only), bool(maps or regions)
     scorer = open_scorer(model, engine, alpha, device, address, workers, maps=with_boxes, review_alpha=review_alpha)
     detector, in_parts = engine_of(scorer), is_in_parts(out, engine)
     check_only(only, detector)
@@ -494,14 +494,12 @@ def calibrate(
     out: Annotated[
         Path | None, typer.Option(help="Detector file. Default: the run's; the earlier one stays as a version.")
     ] = None,
-    undo: Annotated[
-        bool, typer.Option("--undo", is_eager=True, help="Bring the detector before this one back.")
-    ] = False,
-    history: Annotated[bool, typer.Option("--history", is_eager=True, help="List the run's detectors.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Bring the detector before this one back.")] = False,
+    history: Annotated[bool, typer.Option("--history", help="List the run's detectors.")] = False,
     strict: Strict = False,
     json: Json = False,
 ) -> None:
-    """Set the threshold anew, from newer normal images, without training.
+    """Set the threshold anew, without training: from newer normal images, or for another rate.
 
     A run folder keeps its earlier detectors as versions/1.safetensors, 2, …; --undo brings back the last of them.
     """
@@ -512,7 +510,6 @@ def calibrate(
     if json and not history:
         raise ConfigError("--json is for --history; leave it out, or give both")
     if not (undo or history):
-        assert data is not None
         use_free_cores()
         calibrate_again(model, data, class_names(normal, data, "train"), alpha, review_alpha, out, strict)
         return
@@ -674,12 +671,19 @@ def serve(
         bool, typer.Option("--allow-private", help="Such addresses may lie in a private network.")
     ] = False,
     alpha: OwnAlpha = None,
-    review_alpha: ReviewAlpha = None,
+    review_alpha: OwnReviewAlpha = None,
     engine: Engine = None,
     device: Device = "auto",
+    keep: Annotated[
+        Literal["page", "suspects", "all"],
+        typer.Option(help="Images kept where a client does not say: the page's; what is not called normal, too; all."),
+    ] = "page",
     keep_days: Annotated[float, typer.Option(help="Days for which images and rows of the history are kept.")] = 30,
     keep_gb: Annotated[float, typer.Option(help="Gigabytes of images that are kept.")] = 10,
-    per_second: Annotated[float, typer.Option(help="Requests a second of one client; 0: any number.")] = 0,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE…", help="Other limits than docs/serving.md lists: images=256, per_second=5."),
+    ] = None,
     json_log: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a line of JSON for each request, without images.")
     ] = None,
@@ -689,7 +693,7 @@ def serve(
     Requests that were accepted are answered before it ends. docs/serving.md says what can be asked.
     """
     from alocc.cli.cores import use_free_cores
-    from alocc.cli.serving import check_libraries, named_models, read_token, settings_of
+    from alocc.cli.serving import check_libraries, named_limits, named_models, read_token, settings_of
 
     check_libraries()
     from alocc.serving.security import check_exposure
@@ -698,8 +702,9 @@ def serve(
     settings = settings_of(
         models=named_models(models), host=host, port=port, token=read_token(token_file, no_token=no_token),
         hosts=tuple(allow_host or ()), origins=tuple(allow_origin or ()), store=store, database=database,
-        addresses=tuple(allow_address or ()), private_addresses=allow_private, keep_days=keep_days, keep_gb=keep_gb,
-        engine=engine, device=device, alpha=alpha, review_alpha=review_alpha, limits={"per_second": per_second},
+        addresses=tuple(allow_address or ()), private_addresses=allow_private, keep=keep, keep_days=keep_days,
+        keep_gb=keep_gb, engine=engine, device=device, alpha=alpha, review_alpha=review_alpha,
+        limits=named_limits(limit or ()),
     )  # fmt: skip
     check_exposure(settings, without_token=no_token)
     use_free_cores()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 from typer.core import TyperCommand
@@ -13,6 +13,7 @@ from alocc.errors import ConfigError
 
 if TYPE_CHECKING:
     from alocc.map_pictures import Which
+    from alocc.scoring.table import Only
 
 MOST_DRAWN = 1_000
 """Most anomalous images of which pictures can be asked for."""
@@ -28,15 +29,13 @@ Data = Annotated[
 ]
 
 
-def _needed(context: typer.Context, value: str | None) -> str | None:
-    """The argument, which only two options can do without."""
-    if value is None and not (context.params["undo"] or context.params["history"]):
-        raise USAGE_ERROR("Missing argument 'DATA'.", context)
-    return value
-
-
 Newer = Annotated[
-    str | None, typer.Argument(metavar="[DATA]", help="Newer normal images.", callback=_needed, show_default=False)
+    str | None,
+    typer.Argument(
+        metavar="[DATA]",
+        help="Newer normal images. Default: those that it has, with another --alpha or --review-alpha.",
+        show_default=False,
+    ),
 ]
 RunOut = Annotated[Path, typer.Option("--out", help="Run folder to write.")]
 ConfigKeys = Annotated[
@@ -76,8 +75,8 @@ Anomalous = Annotated[
 MapsOf = Annotated[
     str | None,
     typer.Option(
-        metavar="all|anomalies|N",
-        help="Images that --maps draws; N: the most anomalous. Default: anomalies, and what is for a person.",
+        metavar="all|anomalies|review|N",
+        help="Images that --maps draws; N: the most anomalous. Default: what is not called normal; with --only review, that.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -95,7 +94,9 @@ ReviewAlpha = Annotated[
 ]
 OwnReviewAlpha = Annotated[
     float | None,
-    typer.Option("--review-alpha", help="Up to this p-value, what is no anomaly is for a person. Default: its own."),
+    typer.Option(
+        "--review-alpha", help="Up to this p-value, what is no anomaly is for a person; 0: none. Default: its own."
+    ),
 ]
 OwnAlpha = Annotated[float | None, typer.Option("--alpha", help="False-positive rate. Default: the detector's own.")]
 
@@ -165,20 +166,19 @@ def class_names(
     return list(dict.fromkeys(filter(None, names)))
 
 
-def images_of_maps(value: str | None, maps: Path | None) -> Which:
-    """The value of ``--maps-of``.
+def images_of_maps(value: str | None, maps: Path | None, only: Only | None = None) -> Which:
+    """The value of ``--maps-of``, which by default is that of ``--only``.
 
     Raises:
         ConfigError: if it is none, or there is no ``--maps``.
     """
     if value is not None and maps is None:
         raise ConfigError("--maps-of says which images --maps draws; give --maps too")
-    if value is None or value == "anomalies":
-        return "anomalies"
-    if value == "all":
-        return "all"
+    value = value or only or "anomalies"
+    if value in ("all", "anomalies", "review"):
+        return cast("Which", value)
     if not (value.isascii() and value.isdigit() and int(value)):
-        raise ConfigError(f"--maps-of must be all, anomalies or a number from 1 on, got {value!r}")
+        raise ConfigError(f"--maps-of must be all, anomalies, review or a number from 1 on, got {value!r}")
     if int(value) > MOST_DRAWN:
         raise ConfigError(f"--maps-of {value}: at most {MOST_DRAWN:,} are kept until the last image is scored; try all")
     return int(value)

@@ -296,23 +296,26 @@ def load_normals(detector: Detector, data: str, normal: list[str] | None, strict
 
 def calibrate_again(
     model: Path,
-    data: str,
+    data: str | None,
     normal: list[str] | None,
     alpha: float | None,
     review_alpha: float | None,
     out: Path | None,
     strict: bool,
 ) -> None:
-    """Set a detector's threshold anew, and say what became of it; a run folder keeps the earlier detector."""
-    from scipy.stats import binom
+    """Set a detector's threshold anew, and say what became of it; a run folder keeps the earlier detector.
 
-    from alocc.data.appearance import appearance, changes
-    from alocc.data.splits import MIN_IMAGES
+    Without newer images, it is that of other rates with the images that it has.
+    """
     from alocc.detector import Detector, artefact_path, is_artefact
-    from alocc.errors import DataError
-    from alocc.evaluation.monitoring import OBVIOUS
     from alocc.training.folder import RunFolder
 
+    if data is None and (normal or strict):
+        raise ConfigError("--normal and --strict are about DATA; give DATA too, or leave them out")
+    if data is None and alpha is None and review_alpha is None:
+        raise ConfigError(
+            "DATA is missing: give newer normal images; or --alpha or --review-alpha, for other rates with those it has"
+        )
     source, folder = artefact_path(model), RunFolder.of(model)
     written = out or source
     if out is None and folder is None:
@@ -322,35 +325,59 @@ def calibrate_again(
         raise ConfigError(f"--out {out} is there already, and would be lost; give another file")
     detector = Detector.load(source)
     console.print_health_warning(detector.health)
-    with console.stage_progress():
-        images = load_normals(detector, data, normal, strict)
-        if len(images) < MIN_IMAGES:
-            raise DataError(f"{len(images)} new normal images are too few for a threshold; give at least {MIN_IMAGES}")
-        again = detector.recalibrated(images.images, alpha, str(data), review_alpha)
+    images = None
+    if data is None:
+        again = replace(detector.at(alpha, review_alpha), health=None)
+    else:
+        with console.stage_progress():
+            images = _newer_normals(detector, data, normal, strict)
+            again = detector.recalibrated(images.images, alpha, data, review_alpha)
     if folder and own:
         with folder.locked():
             folder.replace(again)
     else:
         again.save(written)
-    console.print_skipped(images.skipped)
+    if images:
+        console.print_skipped(images.skipped)
     console.print_note(
-        f"{console.rates_of(again)}, from {len(images):,} normal images "
+        f"{console.rates_of(again)}, from {len(again.held_out_scores):,} normal images "
         f"(before: {console.rates_of(detector).removeprefix('threshold ')}); {written} written"
         + (f"; alocc calibrate {model} --undo brings the earlier one back" if not out else "")
     )
-    n_called = int((again.held_out_scores > detector.threshold).sum())
-    if binom.sf(n_called - 1, len(images), detector.alpha) < UNLIKELY:
+    if images:
+        _warn_of_newer(detector, again, images)
+    if detector.health:
+        console.print_note("health is not known with this threshold; alocc check, with fresh normal images, tells")
+
+
+def _newer_normals(detector: Detector, data: str, normal: list[str] | None, strict: bool) -> ImageSet:
+    """Fresh normal images that are enough for a threshold."""
+    from alocc.data.splits import MIN_IMAGES
+
+    images = load_normals(detector, data, normal, strict)
+    if len(images) < MIN_IMAGES:
+        raise DataError(f"{len(images)} new normal images are too few for a threshold; give at least {MIN_IMAGES}")
+    return images
+
+
+def _warn_of_newer(before: Detector, again: Detector, images: ImageSet) -> None:
+    """Say what is odd about the newer images of a calibration."""
+    from scipy.stats import binom
+
+    from alocc.data.appearance import appearance, changes
+    from alocc.evaluation.monitoring import OBVIOUS
+
+    n_called = int((again.held_out_scores > before.threshold).sum())
+    if binom.sf(n_called - 1, len(images), before.alpha) < UNLIKELY:
         console.print_note(
             f"warning: {n_called:,} of these {len(images):,} images are anomalies by the threshold before; "
             "are they normal?"
         )
-    if again.alpha > detector.alpha:
-        raised = f"alpha {again.alpha:.4g} is above the {detector.alpha:.4g} of before"
+    if again.alpha > before.alpha:
+        raised = f"alpha {again.alpha:.4g} is above the {before.alpha:.4g} of before"
         console.print_note(f"note: {raised}; more images support a smaller one")
-    if differs := changes(appearance(images.images), detector.training.get("appearance", {}), OBVIOUS):
+    if differs := changes(appearance(images.images), before.training.get("appearance", {}), OBVIOUS):
         console.print_note(f"warning: these images look different from those before: {'; '.join(differs)}")
-    if detector.health:
-        console.print_note("health is not known with this threshold; alocc check, with fresh normal images, tells")
 
 
 def some_training_images(detector: Detector, path: Path, most: int = 24) -> Tensor | None:

@@ -15,7 +15,7 @@ from alocc.config import in_words
 from alocc.errors import ConfigError
 
 if TYPE_CHECKING:
-    from alocc.serving.settings import Settings
+    from alocc.serving.settings import Limits, Settings
 
 TOKEN = "ALOCC_TOKEN"
 """Variable that may hold the token, instead of a file."""
@@ -55,6 +55,24 @@ def _name_of(path: Path) -> str:
     if stem == "model":
         stem = resolved.parent.name or stem
     return re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "model"
+
+
+def named_limits(words: Sequence[str]) -> Limits:
+    """Limits, of which some are given as NAME=VALUE.
+
+    Raises:
+        ConfigError: if there is no such limit, or it cannot have that value.
+    """
+    from alocc.serving.settings import Limits
+
+    given = dict(word.partition("=")[::2] for word in words)
+    if unknown := [name for name in given if name not in Limits.model_fields]:
+        raise ConfigError(f"--limit {unknown[0]}: there is no such limit; there are {', '.join(Limits.model_fields)}")
+    try:
+        return Limits.model_validate(given)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise ConfigError(f"--limit {problem['loc'][0]} {in_words(problem)}, got {problem['input']!r}") from None
 
 
 def read_token(file: Path | None, *, no_token: bool) -> str | None:

@@ -53,7 +53,8 @@ class Runtime:
         path: an ``.onnx`` file, or the ``.xml`` of an OpenVINO model with its ``.bin`` beside it.
         threads: batches that are computed at the same time, by a thread each.
         alpha: false-positive rate of ``is_anomaly``; none: the detector's.
-        review_alpha: rate up to which an image that is no anomaly is for a person; none: the detector's, if it has one.
+        review_alpha: rate up to which an image that is no anomaly is for a person; none: the detector's, if it has one;
+            0: no third verdict.
 
     Raises:
         ArtefactError: if the file is missing, damaged, or was not written by ``alocc export``.

@@ -48,7 +48,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--review-alpha",
         type=float,
-        help="a second, larger rate: between the two it can't tell, and a person looks; default: the detector's own",
+        help="up to this p-value, what is no anomaly is for a person; 0: none; default: the detector's own",
     )
     parser.add_argument("--threads", type=int, default=2, help="that a batch is computed with; default: 2")
     return parser.parse_args()

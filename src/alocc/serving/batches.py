@@ -234,9 +234,7 @@ class Batches:
         most = most_together(self.station.models.get(batch.model).engine.image_format)
         found = self._read_some(batch, source, first, most)
         job = batch.job
-        options = Options(
-            batch.model, job.get("alpha"), job.get("review_alpha"), keep=bool(job.get("keep")), source="batch"
-        )
+        options = Options(batch.model, job.get("alpha"), job.get("review_alpha"), keep=job.get("keep"), source="batch")
         rows = self.station.judge_batch([upload for upload, _ in found], options, batch.id, first)
         rows = [replace(row, error=reason) if reason else row for row, (_, reason) in zip(rows, found, strict=True)]
         self.history.add(rows, batch=batch.id, done=first + len(found))

@@ -26,6 +26,7 @@ from alocc.serving.batcher import Batcher, Found, Pixels, Work
 from alocc.serving.history import ImageRow, new_id, now
 from alocc.serving.images import Picture, Upload, decode, map_png, overlay_png, sha256
 from alocc.serving.models import Loaded
+from alocc.serving.settings import Keep
 
 Source = Literal["api", "page", "batch"]
 """Who asked for a verdict."""
@@ -49,8 +50,8 @@ class Options:
     map: bool = False
     overlay: bool = False
     """Whether a picture of the map, or of the image with the map over it, is wanted too."""
-    keep: bool = False
-    """Whether the image itself is kept."""
+    keep: bool | None = None
+    """Whether the image itself is kept; none: as the server does."""
     source: Source = "api"
 
 
@@ -98,6 +99,8 @@ class Judge:
     threads: Executor
     """Where images are decoded and drawn."""
     most_pixels: int
+    keep: Keep = "page"
+    """Which images are kept where a request does not say."""
     later: bool = False
     """Whether everybody else comes first."""
     place: tuple[str, int] | None = None
@@ -218,7 +221,7 @@ class Judge:
                     review_alpha=self.calibration.review_alpha,
                     regions=case.regions,
                     error=case.error,
-                    kept=options.keep and case.picture is not None,
+                    kept=case.picture is not None and self._is_kept(case, options),
                 ),
                 threshold,
                 case.map,
@@ -227,6 +230,11 @@ class Judge:
             )
             for i, case in enumerate(cases)
         ]
+
+    def _is_kept(self, case: _Case, options: Options) -> bool:
+        if options.keep is not None:
+            return options.keep
+        return options.source == "page" or self.keep == "all" or (self.keep == "suspects" and case.verdict != NORMAL)
 
 
 def region_json(region: Region) -> dict[str, Any]:

@@ -55,14 +55,14 @@ class ScoreOptions(BaseModel):
     )
     review_alpha: float | None = Field(
         None,
-        gt=0,
+        ge=0,
         lt=1,
         allow_inf_nan=False,
-        description="Up to here an image that is not called is for a person: can't tell. At least alpha.",
+        description="Up to here an image that is not called is for a person: can't tell. At least alpha; 0: none is.",
     )
     map: bool = Field(False, description="Whether the colours of the map are wanted, a transparent PNG.")
     overlay: bool = Field(False, description="Whether the image with the map over it is wanted, a PNG.")
-    keep: bool | None = Field(None, description="Whether the image is kept; if left out, what comes from the page is.")
+    keep: bool | None = Field(None, description="Whether the image is kept; if left out, as the server does.")
     source: Literal["api", "page"] = Field("api", description="Who asks.")
 
 

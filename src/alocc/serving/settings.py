@@ -8,6 +8,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 MIB, GIB = 1 << 20, 1 << 30
+Keep = Literal["page", "suspects", "all"]
+"""Images that are kept where their client does not say: those of the page; those that are not called normal, too; all."""
 
 
 class Limits(BaseModel):
@@ -59,6 +61,7 @@ class Settings(BaseModel):
     """How addresses of images must begin that a batch may name; none: no batch may name any."""
     private_addresses: bool = False
     """Whether those may lie in a private network."""
+    keep: Keep = "page"
     keep_days: float = Field(30.0, gt=0)
     keep_gb: float = Field(10.0, ge=0)
     """How long, and how many gigabytes of, images and rows of the history are kept."""

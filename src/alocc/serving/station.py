@@ -132,9 +132,8 @@ class Station:
         if options.alpha is not None or options.review_alpha is not None:
             calibration = calibration.at(options.alpha, options.review_alpha)
         batcher = self._batchers[loaded.name]
-        return Judge(
-            loaded, batcher, number, calibration, self._threads, self.settings.limits.pixels, later=later, place=place
-        )
+        most_pixels, keep = self.settings.limits.pixels, self.settings.keep
+        return Judge(loaded, batcher, number, calibration, self._threads, most_pixels, keep, later=later, place=place)
 
     def _batcher(self, name: str) -> Batcher:
         batcher = Batcher(

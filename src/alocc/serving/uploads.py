@@ -88,8 +88,7 @@ def _options(model: type[ScoreOptions], values: dict[str, Any]) -> Options:
 
 
 def _as_options(asked: ScoreOptions) -> Options:
-    keep = asked.source == "page" if asked.keep is None else asked.keep
-    return Options(asked.model, asked.alpha, asked.review_alpha, asked.map, asked.overlay, keep, asked.source)
+    return Options(asked.model, asked.alpha, asked.review_alpha, asked.map, asked.overlay, asked.keep, asked.source)
 
 
 def _parsed(model: type[ScoreRequest], body: bytes) -> ScoreRequest:

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from alocc.errors import RefusedError
 from alocc.scoring.table import WRITERS
 from alocc.serving.batches import ZIP, Batches, room
-from alocc.serving.history import BatchRow, Filter, State
+from alocc.serving.history import OPEN_STATES, BatchRow, Filter, State
 from alocc.serving.replies import ID, errors
 from alocc.serving.station import Options
 from alocc.serving.uploads import problems_in_words
@@ -59,9 +59,13 @@ class BatchOptions(BaseModel):
         None, gt=0, lt=1, allow_inf_nan=False, description="False-positive rate; the model's if left out."
     )
     review_alpha: float | None = Field(
-        None, gt=0, lt=1, allow_inf_nan=False, description="Up to here an image is for a person; at least alpha."
+        None,
+        ge=0,
+        lt=1,
+        allow_inf_nan=False,
+        description="Up to here an image is for a person; 0: none is.",
     )
-    keep: bool = Field(False, description="Whether the images are kept.")
+    keep: bool | None = Field(None, description="Whether the images are kept; if left out, as the server does.")
 
 
 class AddressesRequest(BatchOptions):
@@ -167,7 +171,10 @@ async def cancel(batches: Here, id: str) -> BatchReply:
     responses={200: {"description": "A table.", "content": {"text/csv": {}}}, **errors(404, 410)},
 )
 async def results_csv(batches: Here, id: str) -> Response:
-    """What is scored so far, in the order of the batch, in the columns of `alocc score`."""
+    """What is scored so far, in the order of the batch, in the columns of `alocc score`.
+
+    The header X-Batch-State says whether that is all: done. Before, the file's name ends in -so-far.
+    """
     return await _table(batches, id, ".csv", "text/csv; charset=utf-8")
 
 
@@ -186,9 +193,11 @@ async def results_parquet(batches: Here, id: str) -> Response:
 
 
 async def _table(batches: Batches, id: str, suffix: str, media_type: str) -> Response:
+    state = (await asyncio.to_thread(batches.history.batch, id)).state  # before: what is complete then still is
     content = await asyncio.to_thread(_written, batches, id, suffix)
-    name = f"batch-{id[:12] if id.isalnum() else 'results'}{suffix}"
-    return Response(content, media_type=media_type, headers={"Content-Disposition": f'attachment; filename="{name}"'})
+    name = f"batch-{id[:12]}{'-so-far' if state in OPEN_STATES else ''}{suffix}"
+    headers = {"Content-Disposition": f'attachment; filename="{name}"', "X-Batch-State": state}
+    return Response(content, media_type=media_type, headers=headers)
 
 
 def _written(batches: Batches, id: str, suffix: str) -> bytes:
