@@ -76,7 +76,7 @@ MapsOf = Annotated[
     str | None,
     typer.Option(
         metavar="all|anomalies|review|N",
-        help="Images that --maps draws; N: the most anomalous. Default: what is not called normal; with --only review, that.",
+        help="Images that --maps draws; N: the most anomalous. Default: what is not called normal, or as --only.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 MIB, GIB = 1 << 20, 1 << 30
 Keep = Literal["page", "suspects", "all"]
-"""Images that are kept where their client does not say: those of the page; those that are not called normal, too; all."""
+"""Images that are kept where their client does not say: the page's; those that are not called normal, too; all."""
 
 
 class Limits(BaseModel):
