@@ -332,7 +332,7 @@ def test_words_behind_a_class_list_are_classes_but_for_those_the_line_needs(aloc
     assert counts("--normal", "1", "7", run_folder, three_classes) == (24, 12)
     assert counts(run_folder, "--normal", "1", three_classes, "--anomalous", "7") == (12, 12)
     assert "give DATA" in alocc("report", run_folder, "--normal", "1", "7", code=2)[1]  # 7 is not DATA
-    assert "give DATA too" in alocc("calibrate", run_folder, "--normal", "7", code=2)[1]
+    assert "Missing argument 'DATA'" in alocc("calibrate", run_folder, "--normal", "7", code=2)[1]
     _, err = alocc("check", run_folder, "--normal", "1", code=2)
     assert err == "error: --normal says which classes of DATA are normal; give DATA too, or leave the option out\n"
 

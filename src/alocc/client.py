@@ -141,7 +141,7 @@ class Client:
         self._http.close()
 
     def score(self, images: Image | Sequence[Image], **options: Any) -> Answer:
-        """Verdicts on one image or several, which are sent 64 at a time.
+        """Verdicts on one image or several, which are sent 64 at a time, or as many as the server takes.
 
         Args:
             images: see :data:`Image`.
@@ -155,12 +155,21 @@ class Client:
         several = [images] if not isinstance(images, list | tuple) or _is_named(images) else images
         files = [("images", _upload(image, i)) for i, image in enumerate(several)]
         answers = [
-            _answer(
-                self._ask("POST", "/v1/score", params=_given(options), files=files[start : start + TOGETHER]).json()
-            )
+            answer
             for start in range(0, len(files) or 1, TOGETHER)
+            for answer in self._answers(files[start : start + TOGETHER], _given(options))
         ]
         return replace(answers[-1], images=[image for answer in answers for image in answer.images])
+
+    def _answers(self, files: list[Any], options: Mapping[str, Any]) -> list[Answer]:
+        """Answers about some images: in halves, where they are more than the server takes at once."""
+        try:
+            return [_answer(self._ask("POST", "/v1/score", params=options, files=files).json())]
+        except AnswerError as error:
+            if error.status != 413 or len(files) < 2:
+                raise
+            half = len(files) // 2
+            return self._answers(files[:half], options) + self._answers(files[half:], options)
 
     def models(self) -> list[dict[str, Any]]:
         """What the server knows of each of its models."""

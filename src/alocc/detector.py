@@ -153,8 +153,8 @@ class Detector:
             alpha: false-positive rate to keep; none: what the training asked for, else 0.01, or the smallest that the
                 images support.
             data: where they are from, for the notes.
-            review_alpha: rate up to which images are for a person; none: what the training asked for, but at least
-                alpha; 0: no third verdict.
+            review_alpha: rate up to which images are for a person; none: what it is now, but at least alpha; 0: no
+                third verdict.
 
         Raises:
             ConfigError: if the images cannot support so small an alpha, or ``review_alpha`` is below it.
@@ -163,10 +163,10 @@ class Detector:
         x = self._accepted(images)
         if not len(x):
             raise DataError("no normal images to calibrate with")
-        scores, asked = self.score(x, counted("scoring", len(x))).anomaly_score, self.config.calibration
-        calibration = Calibration.of(scores, default_alpha(len(x), asked.alpha) if alpha is None else alpha)
-        if review_alpha is None and asked.review_alpha is not None:
-            review_alpha = max(asked.review_alpha, calibration.alpha)
+        scores, asked = self.score(x, counted("scoring", len(x))).anomaly_score, self.config.calibration.alpha
+        calibration = Calibration.of(scores, default_alpha(len(x), asked) if alpha is None else alpha)
+        if review_alpha is None and self.review_alpha is not None:
+            review_alpha = max(self.review_alpha, calibration.alpha)
         frame, scorer = self.scorer.frame, self.scorer
         peaks = scorer.map_fusion(scorer.over(frame.thinned(x, MOST_MAPPED), scorer.grid_evidence)).flatten(1).amax(1)
         return replace(

@@ -24,9 +24,7 @@ from alocc.stages import listening
 
 err = Console(stderr=True, highlight=False)
 iterating = threading.Event()  # set from a training's first iteration to its last: only then is it asked to stop
-PLAIN_LINE_EVERY = 2.0
-STARTS = 2.0
-"""Seconds before the first plain line."""
+PLAIN_LINE_EVERY = 2.0  # the first one too: what is wrong with the input shows alone, as a rule
 FEW = 20
 """Items from which they are taken to cost the same, so that their number tells the time left."""
 SURE = 15.0
@@ -154,10 +152,8 @@ def _bar_or_lines(first: str = "starting") -> Iterator[Callable[..., None]]:
             show(name, done, total, "")
 
         def print_lines() -> None:
-            until_next = STARTS  # what is wrong with the input shows alone, as a rule
-            while not ended.wait(until_next):
+            while not ended.wait(PLAIN_LINE_EVERY):
                 print_note(shown.line(time.monotonic()))
-                until_next = PLAIN_LINE_EVERY
 
         ended = threading.Event()
         lines = threading.Thread(target=print_lines, daemon=True)

@@ -23,6 +23,7 @@ from alocc.export.parity import OF_MAPS, TOLERANCE, difference, trial_images
 from alocc.overlays import STRONGEST
 from alocc.runtime import Runtime
 from alocc.runtime.__main__ import main as light_main
+from alocc.runtime.sessions import MAP, VERDICTS
 
 PLANTED = slice(30, 42), slice(8, 20)
 """Rows and columns of the fault, in images of 60×50 pixels."""
@@ -315,6 +316,7 @@ def test_a_maps_threshold_by_hand():
     assert map_threshold(maxima, 0.4) == 3
 
 
+@pytest.mark.slow
 def test_a_map_that_nobody_asked_for_is_not_computed_and_changes_no_bit_of_the_scores(case):
     import onnxruntime
 
@@ -331,3 +333,29 @@ def test_a_map_that_nobody_asked_for_is_not_computed_and_changes_no_bit_of_the_s
     [choice] = [node for node in onnx.load(exported.path).graph.node if node.op_type == "If"]
     sizes = {branch.name: len(branch.g.node) for branch in choice.attribute}
     assert sizes["then_branch"] > 10 and sizes["else_branch"] == 0
+
+
+FORKED = """
+import os, sys
+import numpy as np
+from alocc.runtime import Runtime
+
+runtime = Runtime(sys.argv[1])
+images = np.random.default_rng(0).integers(0, 256, (20, *runtime.image_format), np.uint8)
+expected = [runtime.score(images, maps=maps).anomaly_score for maps in (False, True)]
+if not (child := os.fork()):
+    found = [runtime.score(images, maps=maps).anomaly_score for maps in (False, True)]
+    sys.exit(7 if np.array_equal(found, expected) else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_openvino_computes_a_map_by_a_model_of_its_own_also_in_a_forked_process(case):
+    path = case("odd sides, openvino")[1].path
+    session = Runtime(path)._session
+    sizes = [len(session._compiled_for(frozenset(names)).outputs) for names in (VERDICTS, (*VERDICTS, MAP))]
+    assert sizes == [3, 4] and len(session._compiled) == 2
+    done = subprocess.run([sys.executable, "-c", FORKED, path], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (7, "")

@@ -245,6 +245,7 @@ def test_no_file_but_an_older_picture_is_overwritten(score, folder, tmp_path):
         (["--maps-of", "none"], "--maps-of must be all, anomalies, review or a number from 1 on, got 'none'"),
         (["--maps-of", "0"], "--maps-of must be all, anomalies, review or a number from 1 on, got '0'"),
         (["--maps-of", "-3"], "--maps-of must be"),
+        (["--maps-of", "review"], "--maps-of review draws what is between two rates; give --review-alpha too"),
     ],
 )
 def test_what_is_no_choice_of_images_is_one_line(score, folder, tmp_path, words, message):

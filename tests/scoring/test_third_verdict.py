@@ -15,6 +15,7 @@ from PIL import Image
 import alocc
 from alocc.calibration import Calibration
 from alocc.cli import main
+from alocc.cli.options import images_of_maps
 from alocc.config import preset, with_settings
 from alocc.data import reading
 from alocc.errors import ArtefactError, ConfigError
@@ -406,6 +407,19 @@ def test_other_rates_need_no_newer_images_and_zero_takes_the_third_verdict_away(
     assert alocc.Detector.load(tmp_path / "run").alpha == 0.1
     err = run(*words, "--alpha", 0.001, code=2)[1]
     assert err.startswith("error: alpha must be at least") and err.count("\n") == 1
+    n_versions = len(json.loads(run(*words, "--history", "--json")[0]))
+    assert "as before" in run(*words, "--alpha", 0.1, "--review-alpha", 0)[1]  # no earlier one that --undo would bring
+    assert len(json.loads(run(*words, "--history", "--json")[0])) == n_versions == 3
+
+    err = run(*words, "--review-alpha", 0.3, "--normal", "good", folder / "parts")[1]  # the last word is DATA
+    assert "from 60 normal images" in err
+    assert "give DATA too" in run(*words, "--alpha", 0.1, "--strict", code=2)[1]
+
+
+def test_which_images_are_drawn_changes_no_job_that_draws_none(tmp_path):
+    assert images_of_maps(None, None, "review") == images_of_maps(None, None) == "anomalies"
+    assert images_of_maps(None, tmp_path, "review") == images_of_maps("review", tmp_path) == "review"
+    assert images_of_maps("anomalies", tmp_path, "review") == images_of_maps(None, tmp_path, "anomalies") == "anomalies"
 
 
 def test_a_training_that_asks_for_it_has_it(run, folder, tmp_path):

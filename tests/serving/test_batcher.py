@@ -1,6 +1,9 @@
 """The queue before an engine, with an engine that is as slow as a test wants it."""
 
+import gc
 import threading
+import time
+import weakref
 from concurrent.futures import wait
 
 import numpy as np
@@ -197,4 +200,49 @@ def test_while_a_pass_computes_what_waits_behind_it_is_decoded_once(slow, batche
     assert behind.result(10).anomaly_score.tolist() == [7]
     assert batcher.submit(Work(slow, 1, images)).result(10).anomaly_score.tolist() == [7]
     assert threads == ["alocc-ahead", "alocc-engine"]  # nobody is in front of the last one
-    assert not batcher._unprepared
+
+
+def test_no_more_is_decoded_ahead_than_the_next_pass_takes_nor_for_who_went(slow, batcher):
+    decoded = []
+
+    def waiting(i, n=64):
+        return Work(slow, n, lambda: decoded.append(i) or [np.zeros((28, 28, 1), np.uint8)] * n)
+
+    slow.may.clear()
+    batcher.submit(work(slow, 1))
+    while not batcher._computes:
+        pass
+    with batcher._something:  # nobody looks before all are there
+        works = [waiting(i) for i in range(5)]
+        assert works[0].found.cancel()
+        batcher._urgent.extend(works)
+        batcher._behind.notify()
+    while len(decoded) < 1:
+        pass
+    time.sleep(0.2)
+    assert decoded == [1]  # together with the one that went, 128 images
+    slow.may.set()
+    wait([each.found for each in works[1:]], 10)
+    assert decoded == [1, 2, 3, 4]
+
+
+def test_a_detector_whose_file_was_replaced_is_let_go_though_nothing_else_comes():
+    old, other = Slow(), Slow()
+    batcher = Batcher(old, Limits())
+    old.may.clear()
+    futures = [batcher.submit(work(old, 1))]
+    while not batcher._computes:
+        pass
+    futures += [batcher.submit(work(old, 2)), batcher.submit(work(old, 3))]
+    old.may.set()
+    wait(futures, 10)
+    assert batcher.submit(work(other, 4)).result(10)
+    gone = weakref.ref(old)
+    del old, futures
+    for _ in range(100):
+        if gone() is None:
+            break
+        time.sleep(0.02)
+        gc.collect()
+    assert gone() is None
+    batcher.close()

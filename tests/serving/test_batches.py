@@ -172,9 +172,9 @@ def test_a_batch_that_is_cancelled_keeps_what_was_scored(station, images):
     many = {f"{i}/{name}": content for i in range(10) for name, content in images.items()}
     batch = station.http.post("/v1/batches", files={"archive": ("a.zip", packed(many))}).json()["id"]
     half_done(station, batch, n=len(many))
-    assert state_of_results(station, batch) == ("running", f"batch-{batch[:12]}-so-far.csv")
+    assert state_of_results(station, batch) == ("running", f"batch-{batch[:12]}-partial.csv")
     assert station.http.post(f"/v1/batches/{batch}/cancel").json()["state"] == "cancelled"
-    assert state_of_results(station, batch) == ("cancelled", f"batch-{batch[:12]}.csv")
+    assert state_of_results(station, batch) == ("cancelled", f"batch-{batch[:12]}-partial.csv")
     after = encoded(blobs(1, 2)[0])  # one batch at a time: once this is done, nothing is under way
     station.finished(
         station.http.post("/v1/batches", files={"archive": ("a.zip", packed({"a.png": after}))}).json()["id"]

@@ -46,6 +46,12 @@ def test_more_images_than_a_request_may_have_are_sent_in_several(client, parts, 
     assert [image.name for image in answer.images] == [name for name, _ in contents]
 
 
+def test_where_the_server_takes_fewer_at_once_they_are_sent_in_halves(client, parts, as_png, monkeypatch):
+    monkeypatch.setattr("alocc.client.TOGETHER", 150)  # the server takes 64
+    contents = [(f"{i}.png", as_png(image)) for i, image in enumerate(parts(130))]
+    assert [image.name for image in client.score(contents).images] == [name for name, _ in contents]
+
+
 def test_a_batch_from_a_zip(client, parts, as_png, tmp_path):
     images = parts(6)
     with zipfile.ZipFile(tmp_path / "parts.zip", "w") as archive:

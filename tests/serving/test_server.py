@@ -310,9 +310,12 @@ COMMANDS = [
     (["RUN", "--review-alpha", "0.001"], "the review alpha must be at least alpha"),
     (["RUN", "--keep-days", "0"], "--keep-days must be greater than 0, got 0"),
     (["RUN", "--limit", "speed=3"], "--limit speed: there is no such limit; there are body_bytes, batch_bytes, images"),
-    (["RUN", "--limit", "images=0"], "--limit images must be greater than or equal to 1, got '0'"),
-    (["RUN", "--limit", "images=many", "queue=3"], "--limit images must be a valid integer"),
-    (["RUN", "--limit", "images"], "--limit images must be a valid integer"),
+    (["RUN", "--limit", "images=0"], "--limit images must be at least 1, got '0'"),
+    (["RUN", "--limit", "images=many", "queue=3"], "--limit images must be a whole number, got 'many'"),
+    (["RUN", "--limit", "images"], "--limit images must be a whole number, got ''"),
+    (["RUN", "--limit", "images=2", "images=3"], "--limit: one of them is given twice"),
+    (["RUN", "--limit", "body_seconds=inf"], "--limit body_seconds must be a finite number"),
+    (["RUN", "--limit", "pixels=90000000"], "--limit pixels must be at most 80000000"),
     (["RUN", "--host", "0.0.0.0"], "--host 0.0.0.0 .*--token-file FILE"),
     (["RUN", "--port", "TAKEN"], r"cannot listen at 127.0.0.1, port \d+ \([\w ]*in use\); try another --port"),
     (["RUN", "--host", "256.0.0.1", "--no-token"], "cannot listen at 256.0.0.1"),
@@ -363,7 +366,8 @@ def test_a_store_and_a_database_have_one_server_and_what_it_makes_is_its_users_a
     abandoned, under_way = (store / "uploads" / f"{digit * 32}.zip" for digit in "10")
     abandoned.parent.mkdir(mode=0o700)
     abandoned.write_bytes(b"of a server that was killed")
-    first = start_server(part_run, "--store", store, "--database", address)
+    options = ["--keep", "all", "--limit", "images=2", "per_second=1000"]
+    first = start_server(part_run, "--store", store, "--database", address, *options)
     assert not abandoned.exists()  # it has looked around when it says its address
     under_way.write_bytes(b"half")
     code, words = refused(part_run, "--store", store)
@@ -372,7 +376,9 @@ def test_a_store_and_a_database_have_one_server_and_what_it_makes_is_its_users_a
     code, words = refused(part_run, "--store", tmp_path / "other", "--database", address)
     assert code == 2 and "is used by another server; give another --database" in words
 
-    assert post(first, usual_part, keep=True).status_code == 200
+    assert post(first, usual_part).status_code == 200  # and is kept
+    three = [("images", ("a.png", usual_part, "image/png"))] * 3
+    assert [first.http.post("/v1/score", files=three[:n]).status_code for n in (2, 3)] == [200, 413]
     assert first.stop() == 143
     made = [path for folder in (store, there) for path in folder.rglob("*") if path != under_way]
     assert {path.name for path in made} >= {"h.sqlite", "images"}

@@ -22,6 +22,7 @@ from alocc.cli.options import (
     Json,
     MapsOf,
     Model,
+    NewAlpha,
     Newer,
     Normal,
     OwnAlpha,
@@ -198,7 +199,7 @@ def score(
     which, with_boxes = images_of_maps(maps_of, maps, only), bool(maps or regions)
     scorer = open_scorer(model, engine, alpha, device, address, workers, maps=with_boxes, review_alpha=review_alpha)
     detector, in_parts = engine_of(scorer), is_in_parts(out, engine)
-    check_only(only, detector)
+    check_only(only, which, detector)
     source = open_source(data, "test", stride=stride)
     options = {"fdr": fdr, "strict": strict, "maps": str(maps.resolve()) if maps else None, "regions": bool(regions)}
     job = job_of(model, engine, detector, source, device=device, maps_of=which, **options) if out else {}
@@ -489,8 +490,8 @@ def calibrate(
     model: Model,
     data: Newer = None,
     normal: Normal = None,
-    alpha: Alpha = None,
-    review_alpha: ReviewAlpha = None,
+    alpha: NewAlpha = None,
+    review_alpha: OwnReviewAlpha = None,
     out: Annotated[
         Path | None, typer.Option(help="Detector file. Default: the run's; the earlier one stays as a version.")
     ] = None,
@@ -682,7 +683,9 @@ def serve(
     keep_gb: Annotated[float, typer.Option(help="Gigabytes of images that are kept.")] = 10,
     limit: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE…", help="Other limits than docs/serving.md lists: images=256, per_second=5."),
+        typer.Option(
+            metavar="NAME=VALUE…", help="Another limit, of those in docs/serving.md: images=256 per_second=5."
+        ),
     ] = None,
     json_log: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a line of JSON for each request, without images.")

@@ -29,11 +29,19 @@ Data = Annotated[
 ]
 
 
+def _needed(context: typer.Context, value: str | None) -> str | None:
+    """The argument, without which --normal means nothing: then one of its words is it."""
+    if value is None and context.params.get("normal"):
+        raise USAGE_ERROR("Missing argument 'DATA'.", context)
+    return value
+
+
 Newer = Annotated[
     str | None,
     typer.Argument(
         metavar="[DATA]",
         help="Newer normal images. Default: those that it has, with another --alpha or --review-alpha.",
+        callback=_needed,
         show_default=False,
     ),
 ]
@@ -76,7 +84,7 @@ MapsOf = Annotated[
     str | None,
     typer.Option(
         metavar="all|anomalies|review|N",
-        help="Images that --maps draws; N: the most anomalous. Default: what is not called normal, or as --only.",
+        help="Images that --maps draws; N: the most anomalous. Default: those not called normal, or of --only review.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -96,6 +104,13 @@ OwnReviewAlpha = Annotated[
     float | None,
     typer.Option(
         "--review-alpha", help="Up to this p-value, what is no anomaly is for a person; 0: none. Default: its own."
+    ),
+]
+NewAlpha = Annotated[
+    float | None,
+    typer.Option(
+        "--alpha",
+        help="False-positive rate. Default: with DATA, as the training was told; without, the detector's own.",
     ),
 ]
 OwnAlpha = Annotated[float | None, typer.Option("--alpha", help="False-positive rate. Default: the detector's own.")]
@@ -167,14 +182,14 @@ def class_names(
 
 
 def images_of_maps(value: str | None, maps: Path | None, only: Only | None = None) -> Which:
-    """The value of ``--maps-of``, which by default is that of ``--only``.
+    """The value of ``--maps-of``, which by default is that of ``--only review``.
 
     Raises:
         ConfigError: if it is none, or there is no ``--maps``.
     """
     if value is not None and maps is None:
         raise ConfigError("--maps-of says which images --maps draws; give --maps too")
-    value = value or only or "anomalies"
+    value = value or ("review" if maps and only == "review" else "anomalies")
     if value in ("all", "anomalies", "review"):
         return cast("Which", value)
     if not (value.isascii() and value.isdigit() and int(value)):

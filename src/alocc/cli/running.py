@@ -310,8 +310,8 @@ def calibrate_again(
     from alocc.detector import Detector, artefact_path, is_artefact
     from alocc.training.folder import RunFolder
 
-    if data is None and (normal or strict):
-        raise ConfigError("--normal and --strict are about DATA; give DATA too, or leave them out")
+    if data is None and strict:
+        raise ConfigError("--strict is about DATA; give DATA too, or leave it out")
     if data is None and alpha is None and review_alpha is None:
         raise ConfigError(
             "DATA is missing: give newer normal images; or --alpha or --review-alpha, for other rates with those it has"
@@ -327,18 +327,22 @@ def calibrate_again(
     console.print_health_warning(detector.health)
     images = None
     if data is None:
-        again = replace(detector.at(alpha, review_alpha), health=None)
+        again = detector.at(alpha, review_alpha)
     else:
         with console.stage_progress():
             images = _newer_normals(detector, data, normal, strict)
             again = detector.recalibrated(images.images, alpha, data, review_alpha)
+    is_other = True
     if folder and own:
         with folder.locked():
-            folder.replace(again)
+            is_other = folder.replace(again)
     else:
         again.save(written)
     if images:
         console.print_skipped(images.skipped)
+    if not is_other:
+        console.print_note(f"{console.rates_of(again)}, as before: {written} stays as it is")
+        return
     console.print_note(
         f"{console.rates_of(again)}, from {len(again.held_out_scores):,} normal images "
         f"(before: {console.rates_of(detector).removeprefix('threshold ')}); {written} written"
@@ -347,7 +351,8 @@ def calibrate_again(
     if images:
         _warn_of_newer(detector, again, images)
     if detector.health:
-        console.print_note("health is not known with this threshold; alocc check, with fresh normal images, tells")
+        of = "this threshold" if data else "these rates"
+        console.print_note(f"health is not known with {of}; alocc check, with fresh normal images, tells")
 
 
 def _newer_normals(detector: Detector, data: str, normal: list[str] | None, strict: bool) -> ImageSet:

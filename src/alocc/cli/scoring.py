@@ -13,6 +13,7 @@ from alocc.stages import stage
 
 if TYPE_CHECKING:
     from alocc.data.sources import Source
+    from alocc.map_pictures import Which
     from alocc.scale.scoring import Workers
     from alocc.scoring.journal import Journal
     from alocc.scoring.open import EngineName
@@ -85,10 +86,11 @@ def check_rule(alpha: float | None, fdr: float | None) -> None:
         raise ConfigError(f"--fdr must be above 0 and below 1, got {fdr:g}")
 
 
-def check_only(only: Only | None, detector: Engine) -> None:
-    """Refuse a person's list where the detector has no third verdict."""
-    if only == "review" and detector.review_alpha is None:
-        raise ConfigError("--only review lists what is between two rates; give --review-alpha too, above alpha")
+def check_only(only: Only | None, maps_of: Which, detector: Engine) -> None:
+    """Refuse a person's list, or pictures of it, where the detector has no third verdict."""
+    if "review" in (only, maps_of) and detector.review_alpha is None:
+        option = "--only review lists" if only == "review" else "--maps-of review draws"
+        raise ConfigError(f"{option} what is between two rates; give --review-alpha too, above alpha")
 
 
 def open_scorer(

@@ -66,6 +66,8 @@ def named_limits(words: Sequence[str]) -> Limits:
     from alocc.serving.settings import Limits
 
     given = dict(word.partition("=")[::2] for word in words)
+    if len(given) < len(words):
+        raise ConfigError("--limit: one of them is given twice")
     if unknown := [name for name in given if name not in Limits.model_fields]:
         raise ConfigError(f"--limit {unknown[0]}: there is no such limit; there are {', '.join(Limits.model_fields)}")
     try:

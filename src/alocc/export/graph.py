@@ -91,12 +91,12 @@ def _with_maps_on_demand(model: onnx.ModelProto) -> onnx.ModelProto:
 
     ONNX Runtime computes every output of a graph, asked for or not.
     """
+    of_map = _before(model.graph, {MAP}) - _before(model.graph, set(VERDICTS))
+    if not of_map:
+        return model
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     graph = changed.graph
-    of_map = _before(graph, {MAP}) - _before(graph, set(VERDICTS))
-    if not of_map:
-        return changed
     then, otherwise = onnx.GraphProto(name="map"), onnx.GraphProto(name="no_map")
     [output] = [value for value in graph.output if value.name == MAP]
     for branch, name in ((then, f"{MAP}_computed"), (otherwise, f"{MAP}_empty")):
@@ -122,6 +122,7 @@ def _before(graph: onnx.GraphProto, outputs: set[str]) -> set[int]:
     """Places of the nodes that these outputs are computed from."""
     wanted, found = set(outputs), set()
     for i, node in reversed(list(enumerate(graph.node))):  # in an ONNX graph, what is used comes before
+        assert not any(value.HasField("g") for value in node.attribute), "a branch may use what its node does not name"
         if not wanted.isdisjoint(node.output):
             found.add(i)
             wanted.update(node.input)

@@ -85,9 +85,11 @@ class Runtime:
         size = (2, 2) if self.metadata["size"] == "any" else self.image_format.size
         try:
             image = np.zeros((1, *size, self.image_format.channels), np.uint8)
-            if self.map_maxima is None:
-                self.outputs(image)
-            elif (shape := self.outputs_and_maps(image)[-1].shape) != (1, *self.image_format.size):
+            self.outputs(image)
+            if self.map_maxima is not None and (shape := self.outputs_and_maps(image)[-1].shape) != (
+                1,
+                *self.image_format.size,
+            ):
                 raise ValueError(f"a map of shape {shape}")
         except Exception as error:  # engines raise all kinds
             reason = str(error).strip().partition("\n")[0][:200]

@@ -51,13 +51,15 @@ class Work:
     n: int
     """How many there may be."""
     images: Callable[[], Sequence[Pixels]]
-    """Gives them, (H, W, C) in the engine's format, when it is their turn; those that cannot be used are left out."""
+    """Gives them, (H, W, C) in the engine's format; those that cannot be used are left out."""
     maps: bool = False
     later: bool = False
     """Whether everybody else comes first."""
     found: Future[Found] = field(default_factory=Future)
-    _prepared: Sequence[Pixels] | None = None
-    _preparing: threading.Lock = field(default_factory=threading.Lock)
+    begun: bool = field(default=False, init=False)
+    """Whether a thread prepares it, or did."""
+    _prepared: Sequence[Pixels] | None = field(default=None, init=False, repr=False)
+    _preparing: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def prepare(self) -> Sequence[Pixels]:
         """Its images, made once, by whichever thread comes first."""
@@ -72,7 +74,7 @@ class Work:
 
 
 class Batcher:
-    """The queue before one model, and the thread that empties it.
+    """The queue before one model, the thread that empties it, and one that prepares what comes next.
 
     Whoever submits says which engine computes: the model's file may be replaced while images wait.
 
@@ -90,7 +92,6 @@ class Batcher:
         self._waiting = 0
         self._urgent: deque[Work] = deque()
         self._later: deque[Work] = deque()
-        self._unprepared: deque[Work] = deque()
         self._computes = self._closing = False
         lock = threading.Lock()
         self._something, self._behind = threading.Condition(lock), threading.Condition(lock)
@@ -129,7 +130,6 @@ class Batcher:
                 self._urgent.appendleft(work)
             else:
                 self._urgent.append(work)
-                self._unprepared.append(work)
                 if self._computes:
                     self._behind.notify()
             self._something.notify()
@@ -146,29 +146,46 @@ class Batcher:
 
     def _work(self) -> None:
         while taken := self._take():
-            works = [work for work in taken if work.found.set_running_or_notify_cancel()]  # not those that went
-            images = [(work, pixels) for work in works if (pixels := _images_of(work)) is not None]
-            self._begin(taken)
-            try:
-                self._score(images)
-            except Exception as error:
-                for work, _ in images:
-                    if not work.found.done():
-                        work.found.set_exception(error)
+            self._compute(taken)
+            del taken  # else the last ones, and their engine, would be here as long as nothing else comes
+
+    def _compute(self, taken: Sequence[Work]) -> None:
+        works = [work for work in taken if work.found.set_running_or_notify_cancel()]  # not those that went
+        images = [(work, pixels) for work in works if (pixels := _images_of(work)) is not None]
+        self._begin(taken)
+        try:
+            self._score(images)
+        except Exception as error:
+            for work, _ in images:
+                if not work.found.done():
+                    work.found.set_exception(error)
 
     def _prepare(self) -> None:
         """While the engine computes, have what waits for it decoded."""
-        while work := self._next_unprepared():
+        while work := self._next_behind():
             with suppress(Exception):  # it comes again in its turn, and is told then
                 work.prepare()
+            del work  # else the last one, and its engine, would be here as long as nothing else comes
 
-    def _next_unprepared(self) -> Work | None:
+    def _next_behind(self) -> Work | None:
+        """Work for the next pass that nobody prepares; nothing once there will be no more."""
         with self._something:
             while not self._closing:
-                if self._computes and self._unprepared:
-                    return self._unprepared.popleft()
+                if self._computes and (work := self._unprepared()):
+                    work.begun = True
+                    return work
                 self._behind.wait()
             return None
+
+    def _unprepared(self) -> Work | None:
+        n = 0
+        for work in self._urgent:
+            if not (work.begun or work.found.cancelled()):
+                return work
+            n += work.n
+            if n >= most_together(work.engine.image_format):
+                break
+        return None
 
     def _begin(self, works: Sequence[Work]) -> None:
         """Images that were admitted wait no longer, whatever became of them."""
@@ -186,6 +203,7 @@ class Batcher:
             return
         first, start = works[0][0], time.perf_counter()
         scores = first.engine.score(np.stack(together), maps=first.maps)
+        self._computes = False  # before anybody is answered
         self._learn(first.engine, len(together), time.perf_counter() - start)
         score, p_value, maps = scores.anomaly_score, scores.p_value, scores.anomaly_map
         end = 0
@@ -207,8 +225,8 @@ class Batcher:
             while queue and queue[0].goes_with(first) and n + queue[0].n <= most:
                 n += queue[0].n
                 taken.append(queue.popleft())
-            while self._unprepared and self._unprepared[0] in taken:  # they are prepared with no other's help
-                self._unprepared.popleft()
+            for work in taken:
+                work.begun = True
             return taken
 
     def _learn(self, engine: Engine, n: int, seconds: float) -> None:

@@ -31,7 +31,7 @@ from alocc.serving.settings import Keep
 Source = Literal["api", "page", "batch"]
 """Who asked for a verdict."""
 QUICK, QUICK_PIXELS = 1 << 14, 1 << 20
-"""Bytes and pixels of an image that may be decoded by the engine's thread: handing it to another one takes as long."""
+"""Bytes and pixels of an image that the batcher's threads decode: handing it to another one takes as long."""
 
 ResultT = TypeVar("ResultT")
 Steps = Generator[Future[Any], Any, ResultT]
@@ -99,7 +99,7 @@ class Judge:
     threads: Executor
     """Where images are decoded and drawn."""
     most_pixels: int
-    keep: Keep = "page"
+    kept_unasked: Keep = "page"
     """Which images are kept where a request does not say."""
     later: bool = False
     """Whether everybody else comes first."""
@@ -129,7 +129,7 @@ class Judge:
         return self._judged(cases, options)
 
     def _submit(self, cases: Sequence[_Case], quick: bool) -> Future[Found]:
-        """Have some images decoded and scored: by the engine's thread, if that is quick, else by others before."""
+        """Have some images decoded and scored: by the batcher's threads, if that is quick, else by others before."""
         work = self._work(cases)
         if quick:
             return self.batcher.submit(work)
@@ -177,14 +177,14 @@ class Judge:
 
     def _describe(self, cases: Sequence[_Case], found: Found, options: Options) -> None:
         """Find the regions of images that are not called normal, and draw what is asked for."""
-        maxima, p_values, maps = self.loaded.engine.map_maxima, self._p_values(found), found.anomaly_map
+        maxima, maps = self.loaded.engine.map_maxima, found.anomaly_map
         assert maxima is not None
         assert maps is not None
         alpha, review_alpha = self.calibration.alpha, self.calibration.review_alpha
         threshold = map_threshold(maxima, alpha)
-        scores = Scores(
-            found.anomaly_score, p_values, p_values <= alpha, {}, None, alpha, maps, review_alpha=review_alpha
-        )
+        said = [(case.anomaly_score, case.p_value) for case in cases if case.p_value is not None]
+        anomaly_score, p_values = np.array(said, np.float64).T  # the verdict is that of the first pass
+        scores = Scores(anomaly_score, p_values, p_values <= alpha, {}, None, alpha, maps, review_alpha=review_alpha)
         pictures = [case.picture for case in cases if case.picture]
         pixels = (np.divide(picture.pixels.transpose(2, 0, 1), 255, dtype=np.float32) for picture in pictures)
         sizes = [(picture.height, picture.width) for picture in pictures]
@@ -234,7 +234,11 @@ class Judge:
     def _is_kept(self, case: _Case, options: Options) -> bool:
         if options.keep is not None:
             return options.keep
-        return options.source == "page" or self.keep == "all" or (self.keep == "suspects" and case.verdict != NORMAL)
+        return (
+            options.source == "page"
+            or self.kept_unasked == "all"
+            or (self.kept_unasked == "suspects" and case.verdict != NORMAL)
+        )
 
 
 def region_json(region: Region) -> dict[str, Any]:

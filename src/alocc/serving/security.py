@@ -318,6 +318,7 @@ class Guard:
             "access-control-allow-origin": origin,
             "access-control-allow-methods": METHODS,
             "access-control-allow-headers": "Authorization, Content-Type",
+            "access-control-expose-headers": "X-Batch-State, X-Request-Id, Retry-After",
             "access-control-max-age": "600",
         }
 

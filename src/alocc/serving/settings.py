@@ -7,6 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from alocc.data.decoding import MAX_PIXELS
+
 MIB, GIB = 1 << 20, 1 << 30
 Keep = Literal["page", "suspects", "all"]
 """Images that are kept where their client does not say: the page's; those that are not called normal, too; all."""
@@ -23,17 +25,17 @@ class Limits(BaseModel):
     """Of an archive of images, and of what it holds."""
     images: int = Field(64, ge=1)
     """Of a request."""
-    pixels: int = Field(80_000_000, ge=1)
+    pixels: int = Field(MAX_PIXELS, ge=1, le=MAX_PIXELS)
     """Of an image."""
-    body_seconds: float = Field(30.0, gt=0)
+    body_seconds: float = Field(30.0, gt=0, allow_inf_nan=False)
     """To receive a request's body in."""
     requests: int = Field(64, ge=1)
     """Under way at once."""
     queue: int = Field(256, ge=1)
     """Images that wait for an engine."""
-    latency_ms: float = Field(200.0, gt=0)
+    latency_ms: float = Field(200.0, gt=0, allow_inf_nan=False)
     """Longest wait for an engine that is accepted: a request that would wait longer is told to come again."""
-    per_second: float = Field(0.0, ge=0)
+    per_second: float = Field(0.0, ge=0, allow_inf_nan=False)
     """Requests of one client; 0: any number."""
 
 

@@ -175,8 +175,8 @@ class RunFolder:
     def _unfit(self, error: OSError) -> ArtefactError:
         return ArtefactError(f"{self.root} cannot hold a run ({error.strerror}); choose another --out")
 
-    def replace(self, detector: Detector) -> None:
-        """Write another detector in the place of the run's, which stays as the next version.
+    def replace(self, detector: Detector) -> bool:
+        """Write another detector in the place of the run's, which stays as the next version; false if it is the same.
 
         Raises:
             ArtefactError: if either cannot be written: then all is as it was.
@@ -192,8 +192,10 @@ class RunFolder:
         try:
             detector.save(self.model)
         finally:
-            if digest(self.model) == digest(kept):  # nothing was written, or the same again
+            is_other = digest(self.model) != digest(kept)
+            if not is_other:  # nothing was written, or the same again
                 _remove(kept)
+        return is_other
 
     def undo(self) -> Version:
         """Bring back the newest version in the place of the run's detector, which is dropped, by one renaming.

@@ -6,7 +6,7 @@ import { markButtons } from "./marks.js";
 import { nBehind, station } from "./station.js";
 import { alphaValue, chance, counted, markWord, meaning, score, sentence, verdictClass, verdictWord, when, whenInFull } from "./words.js";
 
-const NO_PICTURE = "No picture was kept: programs send keep=true to have them here, or the server is started with --keep suspects.";
+const NO_PICTURE = "No picture was kept: programs send keep=true to have them here, or the server is started with --keep suspects, or --keep all.";
 const GONE = "The picture is not kept any more.";
 
 /** The panel of a row. highlight(index) is told which region people point at; marked(row) of a new mark. */

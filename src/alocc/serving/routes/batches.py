@@ -18,7 +18,7 @@ from starlette.responses import Response
 from alocc.errors import RefusedError
 from alocc.scoring.table import WRITERS
 from alocc.serving.batches import ZIP, Batches, room
-from alocc.serving.history import OPEN_STATES, BatchRow, Filter, State
+from alocc.serving.history import BatchRow, Filter, State
 from alocc.serving.replies import ID, errors
 from alocc.serving.station import Options
 from alocc.serving.uploads import problems_in_words
@@ -173,7 +173,7 @@ async def cancel(batches: Here, id: str) -> BatchReply:
 async def results_csv(batches: Here, id: str) -> Response:
     """What is scored so far, in the order of the batch, in the columns of `alocc score`.
 
-    The header X-Batch-State says whether that is all: done. Before, the file's name ends in -so-far.
+    The header X-Batch-State says whether that is all: done. Else the file's name ends in -partial.
     """
     return await _table(batches, id, ".csv", "text/csv; charset=utf-8")
 
@@ -193,9 +193,9 @@ async def results_parquet(batches: Here, id: str) -> Response:
 
 
 async def _table(batches: Batches, id: str, suffix: str, media_type: str) -> Response:
-    state = (await asyncio.to_thread(batches.history.batch, id)).state  # before: what is complete then still is
+    state = (await asyncio.to_thread(batches.history.batch, id)).state  # before: what is done then still is
     content = await asyncio.to_thread(_written, batches, id, suffix)
-    name = f"batch-{id[:12]}{'-so-far' if state in OPEN_STATES else ''}{suffix}"
+    name = f"batch-{id[:12]}{'' if state == 'done' else '-partial'}{suffix}"
     headers = {"Content-Disposition": f'attachment; filename="{name}"', "X-Batch-State": state}
     return Response(content, media_type=media_type, headers=headers)
 
