@@ -271,17 +271,19 @@ def test_a_job_killed_at_any_moment_ends_with_the_same_bytes(tmp_path):
     out, kept = tmp_path / "killed.csv", tmp_path / ".killed.csv.unfinished"
     command = [ALOCC, "score", tmp_path / "run", tmp_path / "images.npy", "--out"]
     subprocess.run([*command, tmp_path / "whole.csv"], check=True, capture_output=True)
-    delays = random.Random(0)
-    n_killed = 0
-    for _ in range(3):
+    delays, n_killed = random.Random(0), 0
+    for _ in range(10):
         size = kept.stat().st_size if kept.exists() else 0
         process = subprocess.Popen([*command, out], stderr=subprocess.DEVNULL)
         while process.poll() is None and (not kept.exists() or kept.stat().st_size == size):
             time.sleep(0.01)
-        time.sleep(delays.uniform(0, 1))
+        time.sleep(delays.uniform(0, 0.5))
         process.kill()
         n_killed += process.wait() == -signal.SIGKILL
-    assert n_killed >= 2
+        out.unlink(missing_ok=True)  # of one that was too quick: it begins anew
+        if n_killed >= 3 and kept.exists():
+            break
+    assert n_killed >= 3
     done = subprocess.run([*command, out], capture_output=True, text=True, check=True)
     assert "going on from image " in done.stderr
     assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
