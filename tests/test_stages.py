@@ -30,7 +30,6 @@ def test_who_listens_is_told_of_each_step_and_only_within():
 
 def test_without_a_terminal_lines_come_also_while_nothing_is_told(monkeypatch, capsys):
     monkeypatch.setattr(progress, "PLAIN_LINE_EVERY", 0.05)
-    monkeypatch.setattr(progress, "STARTS", 0.05)
     with stage_progress():
         stage("reading", 0, 40)
         time.sleep(0.18)

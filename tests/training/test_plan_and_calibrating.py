@@ -331,7 +331,6 @@ def test_kinds_are_tried_and_faults_planted_in_held_out_images(trainings, monkey
 
 def test_progress_is_shown_on_standard_error_and_only_if_asked_for(capsys, monkeypatch):
     monkeypatch.setattr("alocc.progress.PLAIN_LINE_EVERY", 0)  # seconds between two lines where there is no terminal
-    monkeypatch.setattr("alocc.progress.STARTS", 0)
     alocc.train(IMAGES, config=config("article"), iterations=4, progress=True)
     shown = capsys.readouterr()
     assert "adversarial 4/4" in shown.err and "r_mse" in shown.err and shown.out == ""
