@@ -129,7 +129,7 @@ def test_a_doubtful_detector_is_one_line_and_a_good_one_none(run, good, parts, t
     (tmp_path / "few").mkdir()
     for i, image in enumerate(discs(15, seed=4)):
         Image.fromarray(image).save(tmp_path / "few" / f"{i}.png")
-    assert "health is not known with this threshold" in run("calibrate", good, tmp_path / "few")
+    assert "the verdict good was on the earlier threshold" in run("calibrate", good, tmp_path / "few")
     assert "health: doubtful" in run("check", good, parts, "--no-second-seed")
     [line] = warned(run("score", good, parts, "--out", tmp_path / "s.csv"))
     assert "doubtful: only 15 held-out normal images" in line

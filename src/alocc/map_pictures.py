@@ -162,7 +162,7 @@ class MapPictures:
         columns = (column.tolist() for column in (scores.anomaly_score, scores.p_value, scores.verdict))
         for name, of, score, p_value, verdict in zip(names, classes, *columns, strict=True):
             self.n_images += 1
-            if verdict != NORMAL:
+            if verdict != NORMAL and (self.which != "review" or self._is_drawn(verdict)):
                 self._suspects[name] = dict(zip(SUSPECT_COLUMNS, (name, score, p_value, None), strict=True))
                 self._suspects[name] |= {CLASS: str(of) or None}
                 if scores.review_alpha is not None:

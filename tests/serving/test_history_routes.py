@@ -164,6 +164,13 @@ def test_a_mark_is_set_undone_and_remembered(client):
     assert client.put("/v1/history/nothing/mark", json={"mark": "missed"}).status_code == 404
 
 
+def test_a_mark_that_is_not_sent_as_json_is_told_how(client):
+    [one] = score(client, discs(1, 1))
+    form = {"content-type": "application/x-www-form-urlencoded"}  # what curl sends
+    reply = client.put(f"/v1/history/{one['id']}/mark", content='{"mark": "missed"}', headers=form)
+    assert reply.status_code == 422 and "sent as Content-Type: application/json" in reply.json()["error"]
+
+
 def test_a_mark_is_taken_back_by_its_event(client):
     one, other = score(client, discs(2, 2, spot=True))
     mine = client.put(f"/v1/history/{one['id']}/mark", json={"mark": "false alarm"}).json()["event"]

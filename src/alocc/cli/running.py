@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from alocc.scoring.journal import Journal
     from alocc.scoring.open import EngineName
     from alocc.scoring.stream import Engine, Rows, Scorer
+    from alocc.training.folder import RunFolder
     from alocc.training.plan import Device, Plan, Settings
     from alocc.training.tiles import Comparison
     from alocc.verdict import Health
@@ -307,8 +308,8 @@ def calibrate_again(
 
     Without newer images, it is that of other rates with the images that it has.
     """
-    from alocc.detector import Detector, artefact_path, is_artefact
-    from alocc.training.folder import RunFolder
+    from alocc.detector import Detector, artefact_path
+    from alocc.scoring.open import SUFFIX_OF
 
     if data is None and strict:
         raise ConfigError("--strict is about DATA; give DATA too, or leave it out")
@@ -316,13 +317,7 @@ def calibrate_again(
         raise ConfigError(
             "DATA is missing: give newer normal images; or --alpha or --review-alpha, for other rates with those it has"
         )
-    source, folder = artefact_path(model), RunFolder.of(model)
-    written = out or source
-    if out is None and folder is None:
-        raise ConfigError(f"{model} is not in a run folder, so its threshold would be lost; give --out, another file")
-    own = folder and written.exists() and written.samefile(folder.model)
-    if out and not own and written.exists() and (RunFolder.of(written) or not is_artefact(written)):
-        raise ConfigError(f"--out {out} is there already, and would be lost; give another file")
+    source, (written, run) = artefact_path(model), _place(model, out)
     detector = Detector.load(source)
     console.print_health_warning(detector.health)
     images = None
@@ -333,9 +328,9 @@ def calibrate_again(
             images = _newer_normals(detector, data, normal, strict)
             again = detector.recalibrated(images.images, alpha, data, review_alpha)
     is_other = True
-    if folder and own:
-        with folder.locked():
-            is_other = folder.replace(again)
+    if run:
+        with run.locked():
+            is_other = run.replace(again)
     else:
         again.save(written)
     if images:
@@ -351,8 +346,25 @@ def calibrate_again(
     if images:
         _warn_of_newer(detector, again, images)
     if detector.health:
-        of = "this threshold" if data else "these rates"
-        console.print_note(f"health is not known with {of}; alocc check, with fresh normal images, tells")
+        was = f"the verdict {detector.health.verdict} was on the earlier threshold"
+        console.print_note(f"{was}; alocc check {model}, with fresh normal images, tells of this one")
+    files = [run.model.with_suffix(suffix) for suffix in SUFFIX_OF.values()] if run else []
+    for file in filter(Path.exists, files):
+        console.print_note(f"{file} has the threshold of before; alocc export {model} writes it again")
+
+
+def _place(model: Path, out: Path | None) -> tuple[Path, RunFolder | None]:
+    """Where a detector that was calibrated again goes, and the run whose own it is then, if it is one's."""
+    from alocc.detector import artefact_path, is_artefact
+    from alocc.training.folder import RunFolder
+
+    written, folder = out or artefact_path(model), RunFolder.of(model)
+    if out is None and folder is None:
+        raise ConfigError(f"{model} is not in a run folder, so its threshold would be lost; give --out, another file")
+    own = folder and written.exists() and written.samefile(folder.model)
+    if out and not own and written.exists() and (RunFolder.of(written) or not is_artefact(written)):
+        raise ConfigError(f"--out {out} is there already, and would be lost; give another file")
+    return written, folder if own else None
 
 
 def _newer_normals(detector: Detector, data: str, normal: list[str] | None, strict: bool) -> ImageSet:

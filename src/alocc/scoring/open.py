@@ -126,6 +126,7 @@ def open_exported(
     opened = None
     with suppress(InputError):  # missing, damaged, or of another version
         opened = ExportedDetector(target, threads, alpha, review_alpha)
+        maps = maps or opened.map_maxima is not None  # somebody asked for them
     if opened is None or opened.metadata.get("made_from") != made_from or (maps and opened.map_maxima is None):
         note(f"exporting the detector to {target}, once")
         export(detector, target, made_from=made_from, maps=maps)

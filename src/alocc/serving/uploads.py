@@ -104,6 +104,8 @@ def problems_in_words(problems: list[Any]) -> str:
     where = ".".join(str(part) for part in first["loc"] if part not in ("query", "body", "path"))
     if first["type"] == "json_invalid":
         reason = f"it is no JSON ({first['ctx']['error']})"
+    elif first["type"] == "model_attributes_type":
+        reason = "it must be JSON, an object, sent as Content-Type: application/json"
     elif first["type"] == "extra_forbidden":
         reason = "there is no such option"
     elif first["type"] == "missing":

@@ -67,5 +67,5 @@ export function show(main, signal) {
 function item(row, isPresent, open) {
   const mark = row.mark ? h("span", { class: "done" }, markWord(row.mark, row.verdict)) : null;
   return h("li", {}, h("button", { type: "button", "aria-current": isPresent ? "true" : null, onclick: open },
-    verdictShape(row.verdict), h("span", { class: "name" }, row.name), mark ?? h("span", { class: "figures" }, score(row.anomaly_score))));
+    verdictShape(row.verdict), h("span", { class: "name", title: row.name }, row.name), mark ?? h("span", { class: "figures" }, score(row.anomaly_score))));
 }
