@@ -22,7 +22,7 @@ demo: venv  ## train on the digit 1, judge 0 against 1, write demo/report.html
 
 serve: venv  ## the demo's detector behind HTTP, and the page to work on; after `make demo`
 	@test -e demo/model.safetensors || { echo "there is no detector in demo/; run make demo first"; exit 2; }
-	$(BIN)/alocc serve demo
+	@$(BIN)/alocc serve demo || case $$? in 130|143) ;; *) exit 2;; esac  # those are how it ends when it is told to
 
 tutorial-textures: venv  ## damage on photographed brick: train, evaluate, report, in textures/
 	$(BIN)/python examples/textures.py --normal brick

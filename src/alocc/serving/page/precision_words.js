@@ -14,7 +14,7 @@ export function precisionWords(found) {
   return [
     h("p", { class: "figure" }, h("strong", {}, percent(found.value)), h("span", { class: "soft" }, ` 95 % interval: ${percent(found.low)} to ${percent(found.high)}`)),
     interval(found),
-    h("p", {}, `${found.n_confirmed} of ${counted(looked, "called image")} that somebody looked at ${found.n_confirmed === 1 ? "was" : "were"} defective.${unseen}`),
+    h("p", {}, `${found.n_confirmed} of ${counted(looked, "called image")} that somebody looked at ${found.n_confirmed === 1 || looked === 1 ? "was" : "were"} defective.${unseen}`),
     unseen ? h("p", { class: "soft" }, "The figure holds for the others too only if those that were looked at were not picked out.") : null,
   ].filter(Boolean);
 }
