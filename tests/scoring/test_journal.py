@@ -48,6 +48,10 @@ def root(tmp_path_factory):
     return root
 
 
+STOPS = {signal.SIGINT: KeyboardInterrupt(), signal.SIGTERM: SystemExit(143)}
+"""What the handlers of these signals raise; the signals themselves come to processes of their own, below."""
+
+
 @pytest.fixture
 def run(monkeypatch, capsys):
     """Run a command line in this process, and interrupt it when its n-th batch is read; batches are of eight images."""
@@ -62,7 +66,7 @@ def run(monkeypatch, capsys):
             nonlocal n_batches
             n_batches += 1
             if n_batches == stop_at:
-                signal.raise_signal(stop_by)
+                raise STOPS[stop_by]
             return prepare_batch(*arguments)
 
         monkeypatch.setattr(sources, "prepare_batch", counted)
@@ -272,6 +276,14 @@ def test_a_job_killed_at_any_moment_ends_with_the_same_bytes(tmp_path):
     command = [ALOCC, "score", tmp_path / "run", tmp_path / "images.npy", "--out"]
     subprocess.run([*command, tmp_path / "whole.csv"], check=True, capture_output=True)
     delays, n_killed = random.Random(0), 0
+    for how, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        process = subprocess.Popen([*command, out], stderr=subprocess.PIPE, text=True)
+        size = kept.stat().st_size if kept.exists() else 0
+        while process.poll() is None and (not kept.exists() or kept.stat().st_size == size):
+            time.sleep(0.01)
+        process.send_signal(how)
+        assert "the same command goes on from there" in process.communicate(timeout=60)[1]
+        assert process.returncode == code
     for _ in range(10):
         size = kept.stat().st_size if kept.exists() else 0
         process = subprocess.Popen([*command, out], stderr=subprocess.DEVNULL)
