@@ -438,10 +438,11 @@ def test_two_processes_that_start_at_once_share_a_database(address):
         process.stdout.readline()
     for process in processes:
         process.stdin.close()
-    assert [(process.wait(60), process.stderr.read()) for process in processes] == [(0, b"")] * 3
+    ends = [(process.wait(60), process.stderr.read()) for process in processes]
     for process in processes:
         process.stdout.close()
         process.stderr.close()
+    assert ends == [(0, b"")] * 3
 
 
 WRITER = """

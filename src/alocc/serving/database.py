@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -169,14 +170,27 @@ def _check_owner(connection: Connection) -> None:
 
 
 def _write_ahead(engine: Engine) -> None:
-    """Readers and a writer side by side; the file keeps that."""
-    connection = sqlite3.connect(str(engine.url.database), timeout=WAIT)
+    """Readers and a writer side by side; the file keeps that.
+
+    SQLite does not wait for another process that is changing the same, as it does for its writing.
+    """
+    end = time.monotonic() + WAIT
     try:
-        connection.execute("PRAGMA journal_mode = WAL")
+        with closing(sqlite3.connect(str(engine.url.database), timeout=WAIT)) as connection:
+            while not _is_write_ahead(connection, in_vain=time.monotonic() > end):
+                time.sleep(0.01)
     except sqlite3.Error as error:
         raise ArtefactError(f"the history {name_of(engine.url)} cannot be written ({error})") from None
-    finally:
-        connection.close()
+
+
+def _is_write_ahead(connection: sqlite3.Connection, *, in_vain: bool) -> bool:
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+    except sqlite3.OperationalError as error:
+        if in_vain or not error.sqlite_errorname.startswith("SQLITE_BUSY"):
+            raise
+        return False
+    return True
 
 
 def _config() -> Any:

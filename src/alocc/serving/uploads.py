@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from alocc.config import in_words
@@ -20,6 +23,7 @@ from alocc.serving.settings import Limits
 FIELD = "images"
 """Of a form, repeated for each image."""
 TYPES = "image/*, application/octet-stream, multipart/form-data or application/json"
+_IN_A_BATCH = "{} are allowed in a request, more in a batch"
 
 
 async def read_uploads(request: Request, limits: Limits) -> tuple[list[Upload], Options]:
@@ -48,7 +52,7 @@ async def _raw(request: Request) -> tuple[list[Upload], Options]:
 
 async def _form(request: Request, limits: Limits) -> tuple[list[Upload], Options]:
     options = _options(ScoreOptions, dict(request.query_params))
-    async with request.form(max_files=limits.images + 1, max_fields=1) as form:
+    async with _parts(request, limits) as form:
         files = form.getlist(FIELD)
         _check_number(len(files), limits)
         unknown = sorted({key for key in form if key != FIELD})
@@ -56,6 +60,18 @@ async def _form(request: Request, limits: Limits) -> tuple[list[Upload], Options
             raise RefusedError(422, f'a form has files named "{FIELD}" and nothing else; options go into the address')
         found = [Upload(shown_name(file.filename), await file.read()) for file in files if isinstance(file, UploadFile)]
     return found, options
+
+
+@asynccontextmanager
+async def _parts(request: Request, limits: Limits) -> AsyncIterator[FormData]:
+    """A form's parts, read no further than the limit; the parser has no status of its own for too many."""
+    try:
+        async with request.form(max_files=limits.images, max_fields=1) as form:
+            yield form
+    except HTTPException as error:
+        if error.detail.startswith("Too many files"):
+            raise RefusedError(413, f"more than {limits.images} images; {_IN_A_BATCH.format(limits.images)}") from None
+        raise
 
 
 async def _json(request: Request, limits: Limits) -> tuple[list[Upload], Options]:
@@ -77,7 +93,7 @@ def _check_number(n: int, limits: Limits) -> None:
     if n == 0:
         raise RefusedError(422, f'there are no images: give one or more, as "{FIELD}"')
     if n > limits.images:
-        raise RefusedError(413, f"{n} images; {limits.images} are allowed in a request, more in a batch")
+        raise RefusedError(413, f"{n} images; {_IN_A_BATCH.format(limits.images)}")
 
 
 def _options(model: type[ScoreOptions], values: dict[str, Any]) -> Options:
