@@ -38,6 +38,7 @@ def refusal(path, **limits):
 def test_images_come_in_the_order_of_the_zip_and_nothing_else_counts(pack):
     members = [("b.png", b"1"), ("folder/", b""), ("a/2.JPG", b"22"), ("notes.txt", b"x"), ("a/.hidden.png", b"x")]
     with opened(pack([*members, ("__MACOSX/._a.png", b"x"), ("inner.zip", b"x"), ("a/3.tif", b"333")])) as archive:
+        assert archive.n_others == 2  # notes.txt and inner.zip
         assert list(archive) == ["b.png", "a/2.JPG", "a/3.tif"]
         assert [archive.read(i) for i in range(3)] == [b"1", b"22", b"333"]
 

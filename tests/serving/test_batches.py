@@ -197,10 +197,11 @@ def test_no_more_batches_wait_than_allowed(station, images):
     assert station.finished(again.json()["id"])["verdicts"] == {"unusable": 1}
 
 
-def test_names_in_tables_are_no_formulas(station):
+def test_names_in_tables_are_no_formulas_and_files_that_are_no_images_are_counted(station):
     files = {name: encoded(blobs(1, 1)[0]) for name in ("=1+1.png", "@SUM(A1).png", "+a.png", "-a.png")}
+    files |= {"notes.txt": b"x", ".hidden.png": b"x"}
     batch = station.http.post("/v1/batches", files={"archive": ("a.zip", packed(files))}).json()["id"]
-    station.finished(batch)
+    assert station.finished(batch)["other_files"] == 1
     assert [row["path"] for row in results(station, batch)] == ["./=1+1.png", "./@SUM(A1).png", "./+a.png", "./-a.png"]
 
 

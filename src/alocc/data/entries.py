@@ -301,8 +301,12 @@ def parts_of(name: str) -> Folders:
 
 def is_member(name: str) -> bool:
     """Whether a member is an image, and neither it nor a folder on its way is hidden."""
-    parts = parts_of(name)
-    return is_image_name(parts[-1]) and not any(part.startswith(".") for part in parts)
+    return is_image_name(parts_of(name)[-1]) and not is_hidden(name)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a member, or a folder on its way, has a name that begins with a dot."""
+    return any(part.startswith(".") for part in parts_of(name))
 
 
 def has_suffix(path: str | Path, suffixes: Sequence[str]) -> bool:

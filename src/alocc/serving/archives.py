@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-from alocc.data.entries import FREE_BYTES, MAX_RATIO, is_member, parts_of, shown, visible
+from alocc.data.entries import FREE_BYTES, MAX_RATIO, is_hidden, is_member, parts_of, shown, visible
 from alocc.errors import DataError
 
 MOST_IMAGES = 100_000
@@ -25,7 +25,11 @@ DAMAGE = (OSError, EOFError, ValueError, NotImplementedError, RuntimeError, zipf
 
 
 class Archive:
-    """The images of a zip, in the order in which it lists them; a context."""
+    """The images of a zip, in the order in which it lists them; a context.
+
+    Attributes:
+        n_others: files in it that are no images, by their names; hidden ones do not count.
+    """
 
     def __init__(self, path: Path, most_bytes: int, most_bytes_each: int) -> None:
         """Open.
@@ -42,7 +46,9 @@ class Archive:
         self._file = _Bounded(path)
         try:
             self._zip = zipfile.ZipFile(self._file)
-            self._images = [info for info in self._zip.infolist() if not info.is_dir() and is_member(info.filename)]
+            files = [info for info in self._zip.infolist() if not info.is_dir()]
+            self._images = [info for info in files if is_member(info.filename)]
+            self.n_others = sum(not is_hidden(info.filename) for info in files) - len(self._images)
             size = sum(info.file_size for info in self._images if info.file_size <= most_bytes_each)
             self._check(size, min(most_bytes, max(FREE_BYTES, MAX_RATIO * path.stat().st_size)))
         except DAMAGE as error:

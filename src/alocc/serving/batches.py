@@ -141,7 +141,7 @@ class Batches:
             UnknownModelError, ConfigError: if the model or its alphas are not possible.
         """
         with self._archive(path) as archive:
-            return self._add(path, len(archive), options)
+            return self._add(path, len(archive), options, n_others=archive.n_others)
 
     def add_addresses(self, listed: Sequence[str], options: Options) -> BatchRow:
         """Take a list of addresses.
@@ -184,12 +184,13 @@ class Batches:
             raise RefusedError(410, f"{gone:,} of the {done:,} results of this batch are no longer kept{rest}")
         return RESULT_COLUMNS, [row for _, row in sorted(found, key=lambda one: one[0])]
 
-    def _add(self, path: Path, total: int, options: Options) -> BatchRow:
+    def _add(self, path: Path, total: int, options: Options, n_others: int = 0) -> BatchRow:
         loaded = self.station.models.get(options.model)
         _, calibration = self.station.calibrations.current(loaded)
         calibration.at(options.alpha, options.review_alpha)  # refused now, not in an hour
         asked = {"alpha": options.alpha, "review_alpha": options.review_alpha, "keep": options.keep}
-        batch = BatchRow(path.stem, now(), loaded.name, {**asked, "source": path.suffix}, total=total)
+        source = {"source": path.suffix, "other_files": n_others}
+        batch = BatchRow(path.stem, now(), loaded.name, {**asked, **source}, total=total)
         self.history.add_batch(batch)
         self._something.set()
         return batch

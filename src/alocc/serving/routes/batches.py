@@ -91,6 +91,9 @@ class BatchReply(BaseModel):
     state: State
     done: int = Field(description="Images that are in the history, unusable ones included.")
     total: int | None
+    other_files: int = Field(
+        description="Files in the archive that are no images by their names; hidden ones do not count."
+    )
     error: str | None = Field(description="Why it failed.")
     finished: str | None = Field(description="When it ended, UTC.")
 
@@ -277,6 +280,7 @@ def _described(row: BatchRow) -> dict[str, Any]:
         "state": row.state,
         "done": row.done,
         "total": row.total,
+        "other_files": row.job.get("other_files", 0),  # batches of an older alocc do not say
         "error": row.error,
         "finished": row.finished.isoformat() if row.finished else None,
     }
