@@ -504,8 +504,8 @@ def calibrate(
 
     A run folder keeps its earlier detectors as versions/1.safetensors, 2, …; --undo brings back the last of them.
     """
+    from alocc.cli.calibrating import calibrate_again
     from alocc.cli.cores import use_free_cores
-    from alocc.cli.running import calibrate_again
     from alocc.training.folder import RunFolder
 
     if json and not history:
