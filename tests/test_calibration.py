@@ -186,7 +186,8 @@ def test_a_review_alpha_is_from_alpha_on_and_below_1():
     assert (calibration.review_alpha, calibration.review_threshold) == (None, None)
     assert calibration.with_review_alpha(0.4).review_threshold == calibration.threshold == 2.0
     assert calibration.with_review_alpha(0.8).review_threshold == 1.0
-    assert calibration.with_review_alpha(0.8).with_review_alpha(None).review_alpha is None
+    for none in (None, 0):
+        assert calibration.with_review_alpha(0.8).with_review_alpha(none).review_alpha is None
     for wrong in (0.3, np.nextafter(0.4, 0), 1.0, 2.0, -0.1, math.nan):
         with pytest.raises(ConfigError, match=r"review alpha must be at least alpha, 0\.4, and below 1, got "):
             calibration.with_review_alpha(wrong)

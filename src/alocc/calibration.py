@@ -93,7 +93,7 @@ class Calibration:
         See the two methods below.
         """
         calibration = self if alpha is None else self.with_alpha(alpha)
-        return calibration if review_alpha is None else calibration.with_review_alpha(review_alpha or None)
+        return calibration if review_alpha is None else calibration.with_review_alpha(review_alpha)
 
     def with_alpha(self, alpha: float) -> Calibration:
         """The same held-out images at another false-positive rate; a review alpha below it is raised to it.
@@ -111,16 +111,16 @@ class Calibration:
         return replace(self, alpha=alpha, review_alpha=self.review_alpha and max(self.review_alpha, alpha))
 
     def with_review_alpha(self, review_alpha: float | None) -> Calibration:
-        """The same with another rate up to which images are for a person; none: without the third verdict.
+        """The same with another rate up to which images are for a person; none or 0: no third verdict.
 
         Raises:
             ConfigError: if it is not from alpha on and below 1.
         """
-        if review_alpha is not None and not self.alpha <= review_alpha < 1:
+        if review_alpha and not self.alpha <= review_alpha < 1:
             raise ConfigError(
                 f"the review alpha must be at least alpha, {self.alpha:g}, and below 1, got {review_alpha:g}"
             )
-        return replace(self, review_alpha=review_alpha)
+        return replace(self, review_alpha=review_alpha or None)
 
 
 def verdicts(p_value: FloatArray, is_anomaly: NDArray[np.bool_], review_alpha: float | None) -> NDArray[np.str_]:

@@ -130,7 +130,7 @@ class Detector:
         return self.at(alpha, None)
 
     def with_review_alpha(self, review_alpha: float | None) -> Detector:
-        """The same detector with a third verdict, "can't tell", of images above alpha and up to this; none: without it.
+        """The same detector with a third verdict, "can't tell", above alpha and up to this rate; none or 0: without.
 
         Raises:
             ConfigError: if it is not from alpha on and below 1.
@@ -171,7 +171,7 @@ class Detector:
         peaks = scorer.map_fusion(scorer.over(frame.thinned(x, MOST_MAPPED), scorer.grid_evidence)).flatten(1).amax(1)
         return replace(
             self,
-            calibration=calibration.with_review_alpha(review_alpha or None),
+            calibration=calibration.with_review_alpha(review_alpha),
             map_maxima=frame.worst(peaks).double().numpy(),
             seen=np.union1d(self.seen, image_hashes(x)),
             training={
