@@ -1,8 +1,8 @@
 """Scoring by Ray's workers: what it costs beside plain processes, and what 10⁹ images would take.
 
-    .venv/bin/python benchmarks/scale.py                    # about five minutes on two cores
+    .venv/bin/python benchmarks/scale.py                    # about a quarter of an hour on two cores
 
-The images are noise, 28×28, in .npy files of a temporary folder, which is removed; the detector is the preset
+The images are noise, 28×28 and once 96×96, in .npy files of a temporary folder, which is removed; the detector is the preset
 `robust`. Writes docs/results/scale.md. CPU seconds are those that the kernel says of each process of a command, as
 wall time depends on what else the machine does.
 """
@@ -13,6 +13,7 @@ import argparse
 import datetime
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,8 @@ ALOCC = Path(sys.executable).with_name("alocc")
 TICKS = os.sysconf("SC_CLK_TCK")
 LOADED = 7
 """CPU seconds after which a worker has loaded its detector and scores, about."""
+LARGER = 96
+"""Pixels a side of images that take longer each, so that the start of Ray weighs less."""
 ROLES = ("command", "workers", "rest of Ray")
 
 
@@ -58,18 +61,8 @@ def main() -> None:
 
 def measure(folder: Path, n: int) -> str:
     """Make the images, run the commands, and say how it went, as Markdown."""
-    images = np.random.default_rng(0).integers(0, 256, (n, 28, 28), dtype=np.uint8)
     few = n // 5
-    for name, part in (
-        ("all", images),
-        ("few", images[:few]),
-        ("half0", images[: n // 2]),
-        ("half1", images[n // 2 :]),
-    ):
-        np.save(folder / f"{name}.npy", part)
-    np.save(folder / "normals.npy", images[:100])
-    words = ["--iterations", "40", "--out", folder / "run"]
-    subprocess.run([ALOCC, "train", folder / "normals.npy", *words], check=True, capture_output=True)
+    prepare(folder, n, 28, few)
 
     def score(data: str, out: str, *words: str) -> list[str]:
         return [
@@ -98,12 +91,37 @@ def measure(folder: Path, n: int) -> str:
     plain = (folder / "plain.csv").read_bytes()
     for name, same in (("one", "plain"), ("two", "plain"), ("few-ray", "few"), ("killed", "half0")):
         assert (folder / f"{name}.csv").read_bytes() == (folder / f"{same}.csv").read_bytes(), f"{name}: other rows"
+    size = (folder / "all.npy").stat().st_size
+    shutil.rmtree(folder / "run")
+    prepare(folder, n, LARGER, few)
+    side = f"{LARGER}×{LARGER}"
+    runs |= {
+        f"2 processes, half each, {side}": (n, timed(score("half0", "half0.csv"), score("half1", "half1.csv"))),
+        f"Ray, 2 workers, {side}": (n, timed(ray("all", "two.csv", 2))),
+    }
+    halves = [row for i in range(2) for row in without_names(folder / f"half{i}.csv")]
+    assert without_names(folder / "two.csv") == halves, f"{side}: other rows"
     sizes = {
         "CSV": len(plain),
         "Parquet": sum(path.stat().st_size for path in (folder / "folder").iterdir()) * n // few,
-        "images": (folder / "all.npy").stat().st_size,
+        "images": size,
     }
     return page(n, few, runs, sizes)
+
+
+def without_names(table: Path) -> list[bytes]:
+    """Rows of a table, without the first column: an image of a half has another number there."""
+    return [row.partition(b",")[2] for row in table.read_bytes().splitlines()[1:]]
+
+
+def prepare(folder: Path, n: int, side: int, few: int) -> None:
+    """Images of noise, parts of them, and a detector."""
+    images = np.random.default_rng(0).integers(0, 256, (n, side, side), dtype=np.uint8)
+    parts = {"all": images, "few": images[:few], "half0": images[: n // 2], "half1": images[n // 2 :]}
+    for name, part in {**parts, "normals": images[:100]}.items():
+        np.save(folder / f"{name}.npy", part)
+    words = ["--iterations", "40", "--out", folder / "run"]
+    subprocess.run([ALOCC, "train", folder / "normals.npy", *words], check=True, capture_output=True)
 
 
 def timed(*commands: list[str], kills_a_worker: bool = False) -> Run:
@@ -181,12 +199,13 @@ def page(n: int, few: int, runs: dict[str, tuple[int, Run]], sizes: dict[str, in
     one_plain, two_plain, one, two = (
         runs[name][1] for name in ("1 process", "2 processes, half each", "Ray, 1 worker", "Ray, 2 workers")
     )
+    larger_plain, larger = (run for name, (_, run) in runs.items() if f"{LARGER}×{LARGER}" in name)
     more, more_plain = two.cpu_seconds / one.cpu_seconds, two_plain.cpu_seconds / one_plain.cpu_seconds
     faster, faster_plain = one.seconds / two.seconds, one_plain.seconds / two_plain.seconds
     return "\n".join([
         "# Scoring by Ray's workers",
         "",
-        f"{n:,} images of 28×28 in an .npy file, preset `robust`, one thread a process. Written by `benchmarks/scale.py` on "
+        f"{n:,} images of 28×28 in an .npy file (last two rows: {LARGER}×{LARGER}), preset `robust`, one thread a process. Written by `benchmarks/scale.py` on "
         f"{datetime.date.today()}: {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, Ray {ray_version()}, "
         f"load average {os.getloadavg()[2]:.1f} (about 2 are these commands' own).",
         "",
@@ -208,7 +227,8 @@ def page(n: int, few: int, runs: dict[str, tuple[int, Run]], sizes: dict[str, in
         f"{more:.2f} times the CPU time of one, and two plain processes {more_plain:.2f} times that of one.",
         "",
         f"In wall time, start-up included, two workers take {two.seconds / two_plain.seconds - 1:+.0%} of what two plain processes take; they "
-        f"were {faster:.2f} times as fast as one worker, two plain processes {faster_plain:.2f} times as fast as one.",
+        f"were {faster:.2f} times as fast as one worker, two plain processes {faster_plain:.2f} times as fast as one. "
+        f"With {n:,} images of {LARGER}×{LARGER} they take {larger.seconds / larger_plain.seconds - 1:+.0%}: it is the start of Ray that costs.",
         "",
         f"Bytes an image: {sizes['images'] / n:.0f} as it is read, {sizes['CSV'] / n:.0f} in the CSV table, {sizes['Parquet'] / n:.0f} "
         "in the Parquet files.",
