@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,12 @@ FLAGS = (
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first, so that no process is left with one of them while the others have ended."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _data_folder():
     """Find the full MNIST beside the checkout, unless the environment names another place."""
@@ -28,6 +35,29 @@ def _data_folder():
         if "ALOCC_DATA" not in os.environ and (SHARED_DATA / "mnist").is_dir():
             patch.setenv("ALOCC_DATA", str(SHARED_DATA.resolve()))
         yield
+
+
+@pytest.fixture(scope="session")
+def traced_once():
+    """A context in which a detector that is exported several times, with the same options, is traced once."""
+
+    @contextmanager
+    def context():
+        from alocc.export import graph  # which needs onnx
+
+        build, made = graph.build, []
+
+        def once(scorer):
+            made[:] = made or [build(scorer)]
+            again = type(made[0])()
+            again.CopyFrom(made[0])
+            return again
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(graph, "build", once)
+            yield
+
+    return context
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ def case(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, traced_once):
     """A run on discs at half of their size, its files with maps, and a folder of 6 good ones and 6 with a fault."""
     root, rng = tmp_path_factory.mktemp("mapped"), np.random.default_rng(1)
     detector = trained(
@@ -81,8 +81,9 @@ def folder(tmp_path_factory):
         iterations=40,
         out=root / "run",
     )
-    for file in ("model.onnx", "model.xml"):
-        export(detector, root / file, size="fixed", maps=True)
+    with traced_once():
+        for file in ("model.onnx", "model.xml"):
+            export(detector, root / file, size="fixed", maps=True)
     for name in ("good", "chipped"):
         (root / "parts" / name).mkdir(parents=True)
         for i in range(6):

@@ -1,6 +1,5 @@
 """``alocc score --engine ray`` with the real Ray: the plain engine's rows, whatever happens to a worker."""
 
-import csv
 import json
 import os
 import re
@@ -94,22 +93,6 @@ def test_the_table_is_that_of_the_plain_engine_after_a_stop_too(needs_ray, root)
 
 
 @pytest.mark.slow
-def test_workers_give_the_third_verdict_too(needs_ray, root):
-    pytest.importorskip("pyarrow")
-    import pyarrow.parquet
-
-    words = ["parts", "--alpha", "0.1", "--review-alpha", "0.3"]
-    plain = score(root, *words, "--out", "review.csv")
-    err = score(root, *words, "--engine", "ray", "--workers", "2", "--out", "review")
-    said = re.search(r"\d+ of 1,227 images are anomalies, \d+ more for a person \(can't tell .* 0\.1 and 0\.3\)", err)
-    assert said and said[0] in plain
-    found = {row["path"]: row["verdict"] for row in pyarrow.parquet.read_table(root / "review").to_pylist()}
-    with (root / "review.csv").open(newline="") as file:
-        wanted = {row["path"]: row["verdict"] or None for row in csv.DictReader(file)}
-    assert found == wanted and {"can't tell", None} < set(wanted.values())
-
-
-@pytest.mark.slow
 def test_a_worker_that_is_killed_costs_no_row_of_a_folder(needs_ray, root):
     pytest.importorskip("pyarrow")
     import pyarrow.parquet
@@ -131,21 +114,24 @@ def test_a_worker_that_is_killed_costs_no_row_of_a_folder(needs_ray, root):
 
 
 @pytest.mark.slow
-def test_a_folder_has_what_cannot_be_read_and_the_classes_too(needs_ray, root):
+def test_a_folder_has_what_cannot_be_read_the_classes_and_the_third_verdict_too(needs_ray, root):
     pytest.importorskip("pyarrow")
     import pyarrow.parquet
 
     with zipfile.ZipFile(root / "parts.zip", "w") as archive:  # its entries open it in each worker
         for path in (root / "parts").rglob("*.png"):
             archive.write(path, path.relative_to(root / "parts"))
-    err = score(root, "parts.zip", "--engine", "ray", "--out", "folder")
-    score(root, "parts.zip", "--out", "zip.parquet")
+    words = ["parts.zip", "--alpha", "0.1", "--review-alpha", "0.3"]
+    err = score(root, *words, "--engine", "ray", "--out", "folder")
+    said = re.search(r"\d+ of 1,227 images are anomalies, \d+ more for a person \(can't tell .* 0\.1 and 0\.3\)", err)
+    assert said and said[0] in score(root, *words, "--out", "zip.parquet")
     rows = pyarrow.parquet.read_table(root / "folder").to_pylist()
     plain = pyarrow.parquet.read_table(root / "zip.parquet").to_pylist()
     assert sorted(row.pop("index") for row in rows) == list(range(1_500)) and "273 images could not be used" in err
     by_path = sorted(rows, key=lambda row: row["path"])
     assert by_path == sorted(plain, key=lambda row: row["path"])
     assert {row["class"] for row in rows if not row["error"]} == {"a", "b"}
+    assert {row["verdict"] for row in rows} > {"can't tell", None}
     assert "folder is there already, and is no empty folder" in score(
         root, "parts.zip", "--engine", "ray", "--out", "folder", code=2
     )
