@@ -22,10 +22,11 @@ FLAGS = (
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
-def pytest_collection_modifyitems(items):
-    """Files with slow tests come first, so that no process is left with one of them while the others have ended."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+def pytest_collection_modifyitems(config, items):
+    """Among several processes, files with slow tests come first, lest one has them left when the others have ended."""
+    if hasattr(config, "workerinput"):
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -39,18 +40,20 @@ def _data_folder():
 
 @pytest.fixture(scope="session")
 def traced_once():
-    """A context in which a detector that is exported several times, with the same options, is traced once."""
+    """A context in which a detector that is exported several times with the same options is traced once."""
 
     @contextmanager
     def context():
         from alocc.export import graph  # which needs onnx
 
-        build, made = graph.build, []
+        build, made = graph.build, {}
 
         def once(scorer):
-            made[:] = made or [build(scorer)]
-            again = type(made[0])()
-            again.CopyFrom(made[0])
+            asked = (scorer.held_out.numpy().tobytes(), scorer.layout, scorer.any_size, scorer.maps)
+            model = made.setdefault(asked, None) or build(scorer)
+            made[asked] = model
+            again = type(model)()
+            again.CopyFrom(model)
             return again
 
         with pytest.MonkeyPatch.context() as patch:

@@ -286,8 +286,8 @@ class CalibrationConfig(_Model):
     """So many held-out images set a threshold that hardly depends on chance."""
     alpha: Fraction | None = None
     """False-positive rate to keep; none: 0.01, or the smallest that the held-out images support."""
-    review_alpha: Fraction | None = None
-    """Rate up to which an image that is no anomaly is for a person ("can't tell"); none: no third verdict."""
+    review_alpha: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    """Rate up to which an image that is no anomaly is for a person ("can't tell"); none or 0: no third verdict."""
     weights: Literal["fixed", "validated"] = "fixed"
     """Whether parts that miss small faults planted in held-out images count less than their weight."""
 
@@ -295,9 +295,9 @@ class CalibrationConfig(_Model):
     @classmethod
     def _not_below_alpha(cls, review_alpha: float | None, info: pydantic.ValidationInfo) -> float | None:
         alpha = info.data.get("alpha")
-        if review_alpha is not None and alpha is not None and review_alpha < alpha:
+        if review_alpha and alpha is not None and review_alpha < alpha:
             raise ValueError(f"must be at least calibration.alpha, {alpha:g}")
-        return review_alpha
+        return review_alpha or None
 
     @pydantic.model_serializer(mode="wrap")
     def _without_what_is_new(self, dump: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -443,6 +444,19 @@ def test_two_processes_that_start_at_once_share_a_database(address):
         process.stdout.close()
         process.stderr.close()
     assert ends == [(0, b"")] * 3
+
+
+def test_the_change_to_a_write_ahead_log_waits_for_another_process(tmp_path, monkeypatch):
+    engine = database.connect(tmp_path / "history.sqlite")
+    with closing(sqlite3.connect(tmp_path / "history.sqlite", check_same_thread=False)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        monkeypatch.setattr(database, "WAIT", 0.2)
+        with pytest.raises(ArtefactError, match=r"cannot be written \(database is locked\)"):
+            database._write_ahead(engine)
+        monkeypatch.setattr(database, "WAIT", 30.0)
+        threading.Timer(0.2, other.rollback).start()
+        database._write_ahead(engine)
+        assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 WRITER = """

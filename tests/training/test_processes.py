@@ -59,7 +59,8 @@ def kill_a_process():
 
 
 def given(which):
-    """What a signal does, without one: where a handler is not there, it would end all tests of this process."""
+    """What a signal does, without one, which would end this process where no handler is."""
+    assert which not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
     signal.getsignal(which)(which, None)
 
 
@@ -110,7 +111,8 @@ def test_two_devices_are_stopped_killed_and_gone_on_with_by_another_number(alocc
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
-def test_processes_end_with_the_one_that_started_them(good, tmp_path):
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
+def test_processes_end_with_the_one_that_started_them(good, tmp_path, how, code):
     words = ["train", good, "--out", tmp_path / "run", *TINY, "--iterations", "100000", "--processes", "2"]
     job = subprocess.Popen([sys.executable, "-m", "alocc", *map(str, words)], stderr=subprocess.DEVNULL)
     names = [tmp_path / "run" / "checkpoints" / name for name in ("last.safetensors", "fold2.safetensors")]
@@ -120,8 +122,8 @@ def test_processes_end_with_the_one_that_started_them(good, tmp_path):
     started = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
     training = [pid for pid in started if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     assert len(training) == 2
-    job.kill()
-    job.wait()
+    job.send_signal(how)
+    assert job.wait(60) == code
     ends = time.monotonic() + 5
     while any(is_running(pid) for pid in training):
         assert time.monotonic() < ends

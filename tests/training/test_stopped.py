@@ -69,7 +69,7 @@ def train(good, out, stage="none", number=signal.SIGINT, times=1):
 def test_a_stop_in_any_stage_loses_nothing(good, tmp_path):
     assert train(good, tmp_path / "whole")[0] == 0
     stopped = tmp_path / "stopped"
-    for stage, number in zip(STAGES, [signal.SIGINT, signal.SIGTERM] * len(STAGES), strict=False):
+    for stage, number in zip(STAGES, [signal.SIGTERM, signal.SIGINT] * len(STAGES), strict=False):
         code, err = train(good, stopped, stage, number)
         assert code == 128 + number, (stage, err)
         assert re.fullmatch(r"stopped( after \d+ of \d+ iterations.*)?; the same command goes on", err.splitlines()[-1])

@@ -172,25 +172,19 @@ def _check_owner(connection: Connection) -> None:
 def _write_ahead(engine: Engine) -> None:
     """Readers and a writer side by side; the file keeps that.
 
-    SQLite does not wait for another process that is changing the same, as it does for its writing.
+    SQLite does not wait for another process that is changing the same, as it does for its writing: this does.
     """
     end = time.monotonic() + WAIT
-    try:
-        with closing(sqlite3.connect(str(engine.url.database), timeout=WAIT)) as connection:
-            while not _is_write_ahead(connection, in_vain=time.monotonic() > end):
-                time.sleep(0.01)
-    except sqlite3.Error as error:
-        raise ArtefactError(f"the history {name_of(engine.url)} cannot be written ({error})") from None
-
-
-def _is_write_ahead(connection: sqlite3.Connection, *, in_vain: bool) -> bool:
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-    except sqlite3.OperationalError as error:
-        if in_vain or not error.sqlite_errorname.startswith("SQLITE_BUSY"):
-            raise
-        return False
-    return True
+    while True:
+        try:
+            with closing(sqlite3.connect(str(engine.url.database), timeout=0)) as connection:
+                connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.Error as error:
+            is_busy = getattr(error, "sqlite_errorname", "").startswith("SQLITE_BUSY")
+            if not is_busy or time.monotonic() > end:
+                raise ArtefactError(f"the history {name_of(engine.url)} cannot be written ({error})") from None
+        time.sleep(0.01)
 
 
 def _config() -> Any:

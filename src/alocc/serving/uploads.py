@@ -23,7 +23,6 @@ from alocc.serving.settings import Limits
 FIELD = "images"
 """Of a form, repeated for each image."""
 TYPES = "image/*, application/octet-stream, multipart/form-data or application/json"
-_IN_A_BATCH = "{} are allowed in a request, more in a batch"
 
 
 async def read_uploads(request: Request, limits: Limits) -> tuple[list[Upload], Options]:
@@ -70,7 +69,7 @@ async def _parts(request: Request, limits: Limits) -> AsyncIterator[FormData]:
             yield form
     except HTTPException as error:
         if error.detail.startswith("Too many files"):
-            raise RefusedError(413, f"more than {limits.images} images; {_IN_A_BATCH.format(limits.images)}") from None
+            raise RefusedError(413, _too_many(f"more than {limits.images}", limits)) from None
         raise
 
 
@@ -89,11 +88,15 @@ async def _json(request: Request, limits: Limits) -> tuple[list[Upload], Options
     return found, _as_options(asked)
 
 
+def _too_many(n: int | str, limits: Limits) -> str:
+    return f"{n} images; {limits.images} are allowed in a request, more in a batch"
+
+
 def _check_number(n: int, limits: Limits) -> None:
     if n == 0:
         raise RefusedError(422, f'there are no images: give one or more, as "{FIELD}"')
     if n > limits.images:
-        raise RefusedError(413, f"{n} images; {_IN_A_BATCH.format(limits.images)}")
+        raise RefusedError(413, _too_many(n, limits))
 
 
 def _options(model: type[ScoreOptions], values: dict[str, Any]) -> Options:

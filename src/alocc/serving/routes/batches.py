@@ -92,7 +92,7 @@ class BatchReply(BaseModel):
     done: int = Field(description="Images that are in the history, unusable ones included.")
     total: int | None
     other_files: int = Field(
-        description="Files in the archive that are no images by their names; hidden ones do not count."
+        description="Files in the archive that are no images by their names and not hidden; 0 of older batches."
     )
     error: str | None = Field(description="Why it failed.")
     finished: str | None = Field(description="When it ended, UTC.")

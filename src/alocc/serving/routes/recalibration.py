@@ -22,6 +22,7 @@ router = APIRouter(
 Here = Annotated[Station, Depends(station_of)]
 Last = Annotated[int, Query(ge=1, le=100_000, description="how many images are looked at, the newest ones")]
 Alpha = Annotated[float | None, Query(gt=0, lt=1)]
+ReviewAlpha = Annotated[float | None, Query(ge=0, lt=1, description="0: no third verdict")]
 Verdict = Literal["normal", "can't tell", "anomalous"]
 
 
@@ -94,7 +95,7 @@ class Application(BaseModel):
 
     basis: Basis = "added"
     alpha: float | None = Field(None, gt=0, lt=1)
-    review_alpha: float | None = Field(None, gt=0, lt=1)
+    review_alpha: float | None = Field(None, ge=0, lt=1)
     last: int = Field(LAST, ge=1, le=100_000)
     digest: str = Field(max_length=100)
 
@@ -124,7 +125,7 @@ def precision(station: Here, model: Model, last: Last = LAST) -> Precision:
 
 @router.get("/alpha", summary="Effect of other alphas")
 def other_alphas(
-    station: Here, model: Model, alpha: Alpha = None, review_alpha: Alpha = None, last: Last = 500
+    station: Here, model: Model, alpha: Alpha = None, review_alpha: ReviewAlpha = None, last: Last = 500
 ) -> Counts:
     """What other alphas would make of the last images."""
     present = station.calibrations.current(model)[1]
@@ -157,7 +158,7 @@ def propose(
     model: Model,
     basis: Basis = "added",
     alpha: Alpha = None,
-    review_alpha: Alpha = None,
+    review_alpha: ReviewAlpha = None,
     last: Last = LAST,
 ) -> ProposalReply:
     """What the images that count as normal would set, and what would change. Nothing is applied."""
