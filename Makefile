@@ -28,10 +28,10 @@ tutorial-textures: venv  ## damage on photographed brick: train, evaluate, repor
 	$(BIN)/python examples/textures.py --normal brick
 
 test: lint types layers  ## everything CI checks
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder --max-worker-restart=0
 
 coverage: venv  ## the same tests, half as long again, and the lines that none of them runs; fails below nine in ten
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder --max-worker-restart=0 --cov --cov-report=term
 
 lint: venv
 	$(BIN)/ruff check .
