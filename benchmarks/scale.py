@@ -2,8 +2,8 @@
 
     .venv/bin/python benchmarks/scale.py                    # about a quarter of an hour on two cores
 
-The images are noise, 28×28 and once 96×96, in .npy files of a temporary folder, which is removed; the detector is the preset
-`robust`. Writes docs/results/scale.md. CPU seconds are those that the kernel says of each process of a command, as
+The images are noise, 28×28 and once 96×96, in .npy files of a temporary folder, 2 GB, which is removed; the detector is
+the preset `robust`. Writes docs/results/scale.md. CPU seconds are those that the kernel says of each process of a command, as
 wall time depends on what else the machine does.
 """
 
