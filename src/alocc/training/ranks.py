@@ -7,6 +7,7 @@ normalisation, gradients, losses. So the numbers are those of one process, up to
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -130,6 +131,9 @@ def joined(device: str, **where: Any) -> Iterator[tuple[int, int]]:
         device: that they compute on; "cuda" sums there, by NCCL, all else by gloo.
         where: store, rank and world_size; none: as the environment says.
     """
+    # Imported later, its functions would keep the group as their default argument: it would outlive its end here, and
+    # a thread of gloo that still holds a tensor when Python shuts down aborts the process.
+    importlib.import_module("torch.distributed.nn.functional")
     dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=LONGEST_WAIT, **where)
     try:
         yield dist.get_rank(), dist.get_world_size()
