@@ -193,11 +193,21 @@ def go(page, view):
 
 
 def drop(page, *paths):
-    """Drop files and folders of this machine, as the desktop would."""
+    """Drop files and folders of this machine, as the desktop would; held until the browser knows that it may."""
     session = page.context.new_cdp_session(page)
     data = {"items": [], "files": list(map(str, paths)), "dragOperationsMask": 1}
-    for kind in ("dragEnter", "dragOver", "drop"):
-        session.send("Input.dispatchDragEvent", {"type": kind, "x": 500, "y": 300, "data": data})
+    drag = lambda kind: session.send("Input.dispatchDragEvent", {"type": kind, "x": 500, "y": 300, "data": data})  # noqa: E731
+    for _ in range(5):  # a drop is lost while the page's answer to dragOver is on its way
+        drag("dragEnter")
+        page.wait_for_selector("body.drags")
+        drag("dragOver")
+        page.wait_for_timeout(100)
+        drag("drop")
+        for _ in range(30):
+            if not page.locator("body.drags").count():
+                return
+            page.wait_for_timeout(100)
+    raise AssertionError("the browser took no drop")
 
 
 def verdict_of(page):
