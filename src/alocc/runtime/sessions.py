@@ -73,7 +73,7 @@ class OnnxSession:
         self._may_leave_maps = WITH_MAPS in {given.name for given in self._session.get_overridable_initializers()}
         self.metadata = _notes(self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "null"))
 
-    def run(self, images: NDArray[np.uint8], names: Sequence[str]) -> list[NDArray[Any]]:
+    def run(self, images: NDArray[np.uint8], names: Sequence[str] = VERDICTS) -> list[NDArray[Any]]:
         """The outputs with these names."""
         inputs: dict[str, NDArray[Any]] = {"images": images}
         if self._may_leave_maps:
@@ -103,7 +103,7 @@ class OpenVinoSession:
         self._compiled_for(frozenset(VERDICTS))
         _open_vino_sessions.add(self)
 
-    def run(self, images: NDArray[np.uint8], names: Sequence[str]) -> list[NDArray[Any]]:
+    def run(self, images: NDArray[np.uint8], names: Sequence[str] = VERDICTS) -> list[NDArray[Any]]:
         """The outputs with these names."""
         wanted = frozenset(names)
         if not hasattr(self._requests, "own"):
