@@ -12,7 +12,8 @@ venv: .venv/.installed  ## .venv with alocc and its development tools
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@echo "installing alocc, PyTorch and the development tools into .venv: one to three minutes"
+	$(BIN)/pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 demo: venv  ## train on the digit 1, judge 0 against 1, write demo/report.html

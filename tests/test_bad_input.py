@@ -397,7 +397,7 @@ def test_an_empty_word_is_no_working_directory(alocc, run_folder, good, tmp_path
         ("train *.none --out OUT", "*.none matches no image files (.bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp)"),
         ("score EMPTY.safetensors DATA", "EMPTY.safetensors is damaged or was not written by alocc (the file is "
          "empty)"),
-        ("info nowhere", "nowhere does not exist; give a run folder, or a detector's .safetensors file"),
+        ("info nowhere", "nowhere does not exist; give a run folder, or a detector's file"),
         ("compare RUN RUN", "RUN and RUN are the same detector, which says the same of all images; leave one"),
         ("nothing", "No such command 'nothing'; see alocc --help"),
     ],

@@ -1,4 +1,4 @@
-"""A client of the server that ``alocc serve`` starts; ``pip install 'alocc[client]'``, httpx alone.
+"""A client of the server that ``alocc serve`` starts; in the clone, ``pip install '.[client]'``, httpx alone.
 
 ::
 

@@ -531,7 +531,7 @@ def artefact_path(path: str | Path) -> Path:
                 "before the images"
             )
     elif not path.exists():
-        raise ArtefactError(f"{path} does not exist; give a run folder, or a detector's .safetensors file")
+        raise ArtefactError(f"{path} does not exist; give a run folder, or a detector's file")
     return path
 
 

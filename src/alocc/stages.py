@@ -30,6 +30,7 @@ def in_stage(name: str, items: Sequence[Item]) -> Iterator[Item]:
 def counted(name: str, total: int) -> Callable[[int], None]:
     """What is told of the number of images of each finished batch, as a stage."""
     done = 0
+    stage(name, 0, total)
 
     def advance(n: int) -> None:
         nonlocal done

@@ -266,6 +266,7 @@ def evaluate(
     from alocc.cli.running import load_engine
     from alocc.data.appearance import appearance
     from alocc.data.frame import thinned
+    from alocc.detector import Detector
     from alocc.evaluation.labelled import evaluate as compare
     from alocc.evaluation.labelled import load_labelled
 
@@ -288,7 +289,12 @@ def evaluate(
         console.print_table(evaluation.as_class_rows(), title, header=True)
         title = f"{evaluation.n_normal:,} normal and {evaluation.n_anomalous:,} anomalous images"
         console.print_table(evaluation.as_rows(), title, header=True)
-        console.print_larger_alpha(scores, labelled.is_anomalous)
+        other_preset = (
+            isinstance(detector, Detector)
+            and detector.config.preset != "features"
+            and detector.scorer.frame.thumbnail_format != detector.image_format  # images are large
+        )
+        console.print_what_finds_more(scores, labelled.is_anomalous, other_preset=other_preset)
     console.print_skipped(labelled.images.skipped)
     console.print_seen(n_seen)
     normals = labelled.images.images[torch.from_numpy(~labelled.is_anomalous)]
@@ -384,6 +390,7 @@ def check(
         console.print_json(health)
     else:
         console.print_table(health.measures.as_rows())
+        console.print_note("AUROC of 0.5 is chance; of the changes alone, only their mean counts: docs/method.md, Health")
     console.print_skipped(health.skipped)
     console.print_health(health)
     if health.verdict == "useless":
@@ -521,9 +528,8 @@ def calibrate(
     if undo:
         with folder.locked():
             back = folder.undo()
-        console.print_note(
-            f"threshold {back.threshold:.3f} at alpha {back.alpha:.4g} of {back.date} is back; {folder.model} written"
-        )
+        which = f"threshold {back.threshold:.3f} at alpha {back.alpha:.4g} of {back.date[:16]} UTC"
+        console.print_note(f"{which} is back; {folder.model} written")
     elif json:
         console.print_json(folder.all_versions())
     else:

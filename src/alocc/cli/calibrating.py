@@ -58,6 +58,7 @@ def calibrate_again(
         again.save(written)
     if images:
         console.print_skipped(images.skipped)
+        console.print_classes(images)
     if not is_other:
         console.print_note(f"{console.rates_of(again)}, as before: {written} stays as it is")
         return
@@ -67,7 +68,7 @@ def calibrate_again(
         + (f"; alocc calibrate {model} --undo brings the earlier one back" if not out else "")
     )
     if images:
-        _warn_of_newer(detector, again, images)
+        _warn_of_newer(detector, again, images, asked=alpha is not None)
     if detector.health:
         was = f"the verdict {detector.health.verdict} was on the earlier threshold"
         console.print_note(f"{was}; alocc check {model}, with fresh normal images, tells of this one")
@@ -100,8 +101,8 @@ def _newer_normals(detector: Detector, data: str, normal: list[str] | None, stri
     return images
 
 
-def _warn_of_newer(before: Detector, again: Detector, images: ImageSet) -> None:
-    """Say what is odd about the newer images of a calibration."""
+def _warn_of_newer(before: Detector, again: Detector, images: ImageSet, *, asked: bool) -> None:
+    """Say what is odd about the newer images of a calibration, and of its alpha unless that was asked for."""
     from scipy.stats import binom
 
     from alocc.data.appearance import appearance, changes
@@ -113,7 +114,7 @@ def _warn_of_newer(before: Detector, again: Detector, images: ImageSet) -> None:
             f"warning: {n_called:,} of these {len(images):,} images are anomalies by the threshold before; "
             "are they normal?"
         )
-    if again.alpha > before.alpha:
+    if again.alpha > before.alpha and not asked:
         raised = f"alpha {again.alpha:.4g} is above the {before.alpha:.4g} of before"
         console.print_note(f"note: {raised}; more images support a smaller one")
     if differs := changes(appearance(images.images), before.training.get("appearance", {}), OBVIOUS):

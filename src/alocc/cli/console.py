@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from alocc.benchmark.running import Result
     from alocc.data.inspection import Inspection
-    from alocc.data.sources import Skipped
+    from alocc.data.sources import ImageSet, Skipped
     from alocc.detector import Detector
     from alocc.evaluation.labelled import Labelled
     from alocc.scores import Scores
@@ -99,6 +100,12 @@ def print_sides(labelled: Labelled) -> None:
         print_note(f"counted as {word}: " + ", ".join(f"{name} ({n:,})" for name, n in counts))
 
 
+def print_classes(images: ImageSet) -> None:
+    """Which classes counted as normal where images have classes: others of the same source may have been left out."""
+    if counts := Counter(name for name in images.classes.tolist() if name):
+        print_note("counted as normal: " + ", ".join(f"{name} ({n:,})" for name, n in sorted(counts.items())))
+
+
 def print_seen(n_seen: int) -> None:
     """Warn of images that the detector knows from its training."""
     if n_seen:
@@ -107,8 +114,8 @@ def print_seen(n_seen: int) -> None:
         )
 
 
-def print_larger_alpha(scores: Scores, is_anomalous: NDArray[np.bool_]) -> None:
-    """What a larger alpha would find and cost, where much is missed."""
+def print_what_finds_more(scores: Scores, is_anomalous: NDArray[np.bool_], *, other_preset: bool) -> None:
+    """What a larger alpha would find and cost, where much is missed; and whether another preset may find more."""
     if scores.alpha >= LARGER_ALPHA or scores.is_anomaly[is_anomalous].mean() >= MISSES_FROM:
         return
     found, false = (int((scores.p_value[side] <= LARGER_ALPHA).sum()) for side in (is_anomalous, ~is_anomalous))
@@ -116,6 +123,8 @@ def print_larger_alpha(scores: Scores, is_anomalous: NDArray[np.bool_]) -> None:
         f"note: --alpha {LARGER_ALPHA} would call {found:,} of the {int(is_anomalous.sum()):,} anomalous images, "
         f"and {false:,} of the {int((~is_anomalous).sum()):,} normal ones"
     )
+    if other_preset:
+        print_note("note: on photographs, alocc train --preset features usually finds more; alocc compare shows both")
 
 
 def print_other_images(detector: Engine, looks: Sequence[NDArray[np.float64]], at_floor: bool = False) -> None:
@@ -258,7 +267,8 @@ def print_versions(versions: Sequence[Version]) -> None:
     """The detectors of a run, the oldest first."""
     with_review = any(one.review_alpha is not None for one in versions)
     review_name = ("review alpha",) if with_review else ()
-    rows: list[tuple[str, ...]] = [("version", "date", "threshold", "alpha", *review_name, "from", "normal images")]
+    titles = ("version", "date, UTC", "threshold", "alpha", *review_name, "from", "normal images")
+    rows: list[tuple[str, ...]] = [titles]
     for one in versions:
         review = ("" if one.review_alpha is None else f"{one.review_alpha:.4g}",) if with_review else ()
         figures = f"{one.threshold:.3f}", f"{one.alpha:.4g}", *review

@@ -27,7 +27,7 @@ def check_libraries() -> None:
     """Refuse, with a ConfigError that says what to install, where the server's libraries are missing."""
     missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
     if missing:
-        raise ConfigError(f"alocc serve needs {', '.join(missing)}; install with: pip install 'alocc[serve]'")
+        raise ConfigError(f"alocc serve needs {', '.join(missing)}; install with, in the clone: pip install '.[serve]'")
 
 
 def named_models(words: Sequence[str]) -> dict[str, Path]:

@@ -30,7 +30,6 @@ from alocc.report.page_data import histogram, page_data
 from alocc.report.pictures import ON_PAGE, address, make_sheets, picture_size, strip, triples
 from alocc.report.results import Results, printable, printable_reasons, score_images
 from alocc.report.views import make_views
-from alocc.stages import stage
 from alocc.storage import write_text
 from alocc.training.folder import RunFolder
 
@@ -80,7 +79,6 @@ def build_report(
     shown: dict[str, Any] = dict.fromkeys(("evaluation", "counts", "page_data", "roc", "grid", "galleries"), ())
     if results:
         order = results.by_score
-        stage("drawing pictures")
         views = make_views(detector, results)
         sheets = make_sheets(detector, results, (ON_PAGE - views.n_bytes) * 3 // 4)
         places = views.places(len(results))

@@ -16,6 +16,7 @@ from alocc.data.images import ImageFormat, to_unit_range
 from alocc.detector import Detector
 from alocc.overlays import overlay, rgb
 from alocc.report.results import Results
+from alocc.stages import stage
 
 PER_SHEET = 100
 COLUMNS = 10
@@ -58,6 +59,7 @@ def make_sheets(detector: Detector, results: Results, budget: int = ON_PAGE * 3 
     sheets: list[str] = []
     chosen: list[int] = []
     for start in range(0, len(order), PER_SHEET):
+        stage("drawing small pictures", start)
         indices = order[start : start + PER_SHEET]
         data = encoded(_sheet(list(triples(detector, results, indices, (width, height)))))
         budget -= len(data)

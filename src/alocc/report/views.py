@@ -20,6 +20,7 @@ from alocc.overlays import heat, in_colour, rgb
 from alocc.regions import find_regions
 from alocc.report.pictures import LARGEST, by_interest, encoded
 from alocc.report.results import Results, printable
+from alocc.stages import stage
 
 LARGEST_ORIGINAL = 1024
 """Pixels of the longer side of a picture that is not called normal, at most: the image's own resolution up to there."""
@@ -73,12 +74,14 @@ def make_views(detector: Detector, results: Results, budget: int | None = None) 
     order = by_interest(results, detector.threshold, FIRST)
     items: list[dict[str, Any]] = []
     n_bytes = 0
+    stage("drawing large pictures")
     for item in _drawn(detector, results, order):
         size = len(json.dumps(item))
         if n_bytes + size > budget:
             break
         n_bytes += size
         items.append(item)
+        stage("drawing large pictures", len(items))
     grows = width > detector.image_format.width
     return Views(width, height, grows, items, order[: len(items)].tolist(), n_bytes)
 

@@ -43,7 +43,8 @@ def connect(address: str | Path) -> Engine:
         options = {"connect_timeout": int(WAIT)}
         return create_engine(url, pool_size=8, max_overflow=32, pool_pre_ping=True, connect_args=options)
     except ImportError:
-        raise ConfigError("--database with PostgreSQL needs psycopg: pip install 'alocc[postgres]'") from None
+        advice = "install with, in the clone: pip install '.[postgres]'"
+        raise ConfigError(f"--database with PostgreSQL needs psycopg; {advice}") from None
 
 
 def _url(address: str | Path) -> URL:
