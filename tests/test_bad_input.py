@@ -321,7 +321,7 @@ def test_classes_that_are_read_are_those_that_count(alocc, run_folder, three_cla
     figures = json.loads(alocc("evaluate", run_folder, three_classes, *normal, "--bootstrap", 0, "--json")[0])
     assert (figures["n_normal"], figures["n_anomalous"]) == (24, 12)
     _, err = alocc("calibrate", run_folder, three_classes, *normal, "--out", tmp_path / "m.safetensors")
-    assert "from 24 normal images" in err
+    assert "from 24 normal images" in err and "counted as normal: 1 (12), 7 (12)\n" in err
 
 
 def test_words_behind_a_class_list_are_classes_but_for_those_the_line_needs(alocc, run_folder, three_classes):

@@ -2,6 +2,7 @@
 
 import io
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -9,6 +10,7 @@ from alocc import progress
 from alocc.benchmark.cells import Cell
 from alocc.benchmark.running import Result
 from alocc.cli import console
+from alocc.scores import Scores
 
 
 @pytest.fixture
@@ -46,3 +48,17 @@ def test_columns_of_figures_stand_to_the_right_and_headings_have_a_row(printed):
     assert [line.strip("│┃ ") for line in lines if "first" in line] == ["first"]
     aligned = [line for line in lines if "AUROC" in line or "F1" in line]
     assert aligned[0].index("0.9 ") + 3 == aligned[1].index("10.25") + 5  # the last digits are below one another
+
+
+def test_where_much_is_missed_a_larger_alpha_and_another_preset_are_named(capsys):
+    def said(p_value, other_preset):
+        p_value = np.array(p_value)
+        scores = Scores(1 - p_value, p_value, p_value <= 0.01, {}, None, 0.01)
+        console.print_what_finds_more(scores, np.array([True, True, True, False, False]), other_preset=other_preset)
+        return capsys.readouterr().err
+
+    missed = [0.01, 0.04, 0.5, 0.05, 0.7]
+    larger = "note: --alpha 0.05 would call 2 of the 3 anomalous images, and 1 of the 2 normal ones\n"
+    assert said(missed, False) == larger
+    assert said(missed, True).endswith("--preset features usually finds more; alocc compare shows both\n")
+    assert said([0.01, 0.01, 0.01, 0.05, 0.7], True) == ""

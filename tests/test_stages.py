@@ -24,7 +24,7 @@ def test_who_listens_is_told_of_each_step_and_only_within():
     stage("afterwards")
     assert told == [
         ("reading", 0, None), ("fitting", 0, 2), ("within", 0, None), ("fitting", 1, 2), ("within", 0, None),
-        ("fitting", 2, 2), ("scoring", 4, 10), ("scoring", 10, 10),
+        ("fitting", 2, 2), ("scoring", 0, 10), ("scoring", 4, 10), ("scoring", 10, 10),
     ]  # fmt: skip
 
 

@@ -346,7 +346,8 @@ def test_calibrating_keeps_the_earlier_detectors_and_undoing_brings_them_back(al
     assert (finished / "versions" / "1.safetensors").read_bytes() == trained
     assert (finished / "versions" / "2.safetensors").read_bytes() == first
     assert f"before: {threshold(finished / 'versions' / '2.safetensors'):.3f}" in err
-    alocc("calibrate", finished, newer(3, n=25), "--out", finished / "other.safetensors")
+    err = alocc("calibrate", finished, newer(3, n=25), "--alpha", "0.3", "--out", finished / "other.safetensors")
+    assert "support a smaller one" not in err and "counted as normal" not in err  # 0.3 was asked for; no classes
     assert len(names(finished / "versions")) == 2  # nothing took the place of the run's detector
 
     assert "is back" in alocc("calibrate", finished, "--undo")

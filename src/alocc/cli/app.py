@@ -390,7 +390,9 @@ def check(
         console.print_json(health)
     else:
         console.print_table(health.measures.as_rows())
-        console.print_note("AUROC of 0.5 is chance; of the changes alone, only their mean counts: docs/method.md, Health")
+        console.print_note(
+            "AUROC of 0.5 is chance; of the changes alone, only their mean counts: docs/method.md, Health"
+        )
     console.print_skipped(health.skipped)
     console.print_health(health)
     if health.verdict == "useless":
