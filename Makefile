@@ -12,7 +12,7 @@ venv: .venv/.installed  ## .venv with alocc and its development tools
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	@echo "installing alocc, PyTorch and the development tools into .venv: one to three minutes"
+	@echo "installing alocc, PyTorch and the development tools into .venv: some minutes"
 	$(BIN)/pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 

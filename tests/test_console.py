@@ -51,9 +51,9 @@ def test_columns_of_figures_stand_to_the_right_and_headings_have_a_row(printed):
 
 
 def test_where_much_is_missed_a_larger_alpha_and_another_preset_are_named(capsys):
-    def said(p_value, other_preset):
+    def said(p_value, other_preset, alpha=0.01):
         p_value = np.array(p_value)
-        scores = Scores(1 - p_value, p_value, p_value <= 0.01, {}, None, 0.01)
+        scores = Scores(1 - p_value, p_value, p_value <= alpha, {}, None, alpha)
         console.print_what_finds_more(scores, np.array([True, True, True, False, False]), other_preset=other_preset)
         return capsys.readouterr().err
 
@@ -61,4 +61,5 @@ def test_where_much_is_missed_a_larger_alpha_and_another_preset_are_named(capsys
     larger = "note: --alpha 0.05 would call 2 of the 3 anomalous images, and 1 of the 2 normal ones\n"
     assert said(missed, False) == larger
     assert said(missed, True).endswith("--preset features usually finds more; alocc compare shows both\n")
+    assert said(missed, True, alpha=0.05) == said(missed, True).removeprefix(larger)
     assert said([0.01, 0.01, 0.01, 0.05, 0.7], True) == ""

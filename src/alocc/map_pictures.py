@@ -152,9 +152,9 @@ class MapPictures:
     @property
     def summary(self) -> str:
         """What was written, in a line."""
-        where = f"{self.folder}, which {SUSPECTS} in it lists"
         older = f"; {self.n_older:,} that were there before are left" if self.n_older > 0 else ""
-        return f"{self.n_written:,} pictures of {self.n_images:,} images written to {where}{older}"
+        listed = f"; {SUSPECTS} there lists what is not called normal: {len(self._suspects):,}"
+        return f"{self.n_written:,} pictures of {self.n_images:,} images written to {self.folder}{older}{listed}"
 
     def _counted(
         self, names: Sequence[str], classes: Iterable[str], scores: Scores

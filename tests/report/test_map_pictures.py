@@ -84,6 +84,7 @@ def test_anomalies_have_an_outline_on_the_fault_and_a_box(score, folder, tmp_pat
     called = [row["path"].removeprefix(f"{folder}/parts/") for row in rows if row["is_anomaly"] == "true"]
     assert [name for name in called if name.startswith("chipped/")] == [f"chipped/{i:04}.png" for i in range(6)]
     assert below(tmp_path / "maps") == sorted(called) and f"{len(called)} pictures of 18 images written to" in err
+    assert f"suspects.csv there lists what is not called normal: {len(called)}\n" in err
     for row in rows:
         box = [row[f"box_{side}"] for side in ("left", "top", "right", "bottom")]
         if row["is_anomaly"] == "false":
@@ -109,6 +110,8 @@ def test_anomalies_have_an_outline_on_the_fault_and_a_box(score, folder, tmp_pat
 def test_all_images_can_have_pictures_and_normal_ones_are_neither_marked_nor_coloured(score, folder, tmp_path):
     err = score(folder / "parts", tmp_path / "maps", "--maps-of", "all", "--out", str(tmp_path / "s.csv"))
     assert "18 pictures of 18 images written" in err
+    n_called = len(rows_of(tmp_path / "maps" / "suspects.csv"))
+    assert 6 <= n_called < 18 and f"lists what is not called normal: {n_called}\n" in err
     assert below(tmp_path / "maps") == below(folder / "parts")
     for row in rows_of(tmp_path / "s.csv"):
         path = tmp_path / "maps" / row["path"].removeprefix(f"{folder}/parts/")
@@ -124,6 +127,7 @@ def test_of_a_number_the_most_anomalous_have_pictures(score, folder, tmp_path, n
     rows = sorted(rows_of(tmp_path / "s.csv"), key=lambda row: -float(row["anomaly_score"]))[:n]
     assert below(tmp_path / "maps") == sorted(row["path"].removeprefix(f"{folder}/parts/") for row in rows)
     assert f"{min(n, 18)} pictures of 18 images written" in err
+    assert f"lists what is not called normal: {len(rows_of(tmp_path / 'maps' / 'suspects.csv'))}\n" in err
 
 
 def test_a_false_discovery_rate_decides_what_is_pictured(score, folder, tmp_path):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("sqlalchemy", reason="SQLAlchemy is not installed; pip install 'alocc[serve]'")
+pytest.importorskip("sqlalchemy", reason="SQLAlchemy is not installed; pip install '.[serve]'")
 
 import httpx
 import numpy as np
@@ -40,7 +40,7 @@ def _binaries():
 @pytest.fixture(scope="session")
 def postgres():
     """A function that makes an empty database in a server of its own, and gives its URL."""
-    pytest.importorskip("psycopg", reason="psycopg is not installed; pip install 'alocc[postgres]'")
+    pytest.importorskip("psycopg", reason="psycopg is not installed; pip install '.[postgres]'")
     if (binaries := _binaries()) is None:
         pytest.skip("PostgreSQL is not installed; apt-get install postgresql")
     folder = Path(tempfile.mkdtemp(prefix="alocc-pg-"))  # not below pytest's, which only its owner may enter

@@ -23,7 +23,7 @@ from alocc.config import preset, with_settings
 from alocc.detector import Detector
 from alocc.errors import DataError, RefusedError
 
-pytest.importorskip("fastapi", reason="FastAPI is not installed; pip install 'alocc[serve]'")
+pytest.importorskip("fastapi", reason="FastAPI is not installed; pip install '.[serve]'")
 
 import httpx
 import uvicorn

@@ -3,11 +3,12 @@
 import errno
 import fcntl
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -380,7 +381,8 @@ def test_a_calibration_that_is_killed_changes_nothing_and_can_be_repeated(alocc,
 def test_the_history_is_a_table_and_json(finished, newer):
     def run(*words):
         words = [Path(sys.executable).with_name("alocc"), "calibrate", finished, *words]
-        return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+        elsewhere = {**os.environ, "TZ": "Asia/Tokyo", "COLUMNS": "200"}
+        return subprocess.run(words, check=True, capture_output=True, text=True, env=elsewhere).stdout
 
     drawn = newer(1)
     run(drawn)
@@ -392,6 +394,7 @@ def test_the_history_is_a_table_and_json(finished, newer):
     assert written == int((finished / "versions" / "1.safetensors").stat().st_mtime)
     table = run("--history")
     assert "in use" in table and f"{second['threshold']:.3f}" in table and "the training" in table
+    assert "date, UTC" in table and datetime.fromtimestamp(written, UTC).isoformat(" ", "minutes")[:16] in table
 
 
 def test_calibrating_and_undoing_leave_what_is_not_the_runs(alocc, finished, newer):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import alocc
 from alocc.config import preset, with_settings
@@ -41,6 +42,27 @@ def test_small_faults_are_found_where_they_are(detector, plates, with_pits):
     assert np.median(np.abs(row - 100)) < 12 and np.median(np.abs(column - 124)) < 12
     weights = detector.scorer.fusion.weights
     assert weights["cells"] > weights["d"]  # D was hardly trained: it sees none of the planted faults
+
+
+@pytest.mark.slow
+def test_evaluate_names_the_preset_for_photographs_where_much_is_missed(alocc, detector, tmp_path, plates, with_pits):
+    detector.save(tmp_path / "d.safetensors")
+    for name, images in (("good", plates(6, 3)), ("same", plates(6, 4)), ("pits", with_pits(plates(6, 5)))):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for i, image in enumerate(images):
+            Image.fromarray(image).save(tmp_path / "set" / name / f"{i}.png")
+    words = [
+        "evaluate",
+        tmp_path / "d.safetensors",
+        tmp_path / "set",
+        "--bootstrap",
+        0,
+        "--normal",
+        "good",
+        "--anomalous",
+    ]
+    assert "alocc train --preset features usually finds more" in alocc(*words, "same")
+    assert "--preset features" not in alocc(*words, "pits")  # all are found
 
 
 @pytest.mark.slow

@@ -292,7 +292,7 @@ def evaluate(
         other_preset = (
             isinstance(detector, Detector)
             and detector.config.preset != "features"
-            and detector.scorer.frame.thumbnail_format != detector.image_format  # images are large
+            and detector.scorer.frame.has_thumbnails
         )
         console.print_what_finds_more(scores, labelled.is_anomalous, other_preset=other_preset)
     console.print_skipped(labelled.images.skipped)

@@ -116,13 +116,14 @@ def print_seen(n_seen: int) -> None:
 
 def print_what_finds_more(scores: Scores, is_anomalous: NDArray[np.bool_], *, other_preset: bool) -> None:
     """What a larger alpha would find and cost, where much is missed; and whether another preset may find more."""
-    if scores.alpha >= LARGER_ALPHA or scores.is_anomaly[is_anomalous].mean() >= MISSES_FROM:
+    if scores.is_anomaly[is_anomalous].mean() >= MISSES_FROM:
         return
-    found, false = (int((scores.p_value[side] <= LARGER_ALPHA).sum()) for side in (is_anomalous, ~is_anomalous))
-    print_note(
-        f"note: --alpha {LARGER_ALPHA} would call {found:,} of the {int(is_anomalous.sum()):,} anomalous images, "
-        f"and {false:,} of the {int((~is_anomalous).sum()):,} normal ones"
-    )
+    if scores.alpha < LARGER_ALPHA:
+        found, false = (int((scores.p_value[side] <= LARGER_ALPHA).sum()) for side in (is_anomalous, ~is_anomalous))
+        print_note(
+            f"note: --alpha {LARGER_ALPHA} would call {found:,} of the {int(is_anomalous.sum()):,} anomalous images, "
+            f"and {false:,} of the {int((~is_anomalous).sum()):,} normal ones"
+        )
     if other_preset:
         print_note("note: on photographs, alocc train --preset features usually finds more; alocc compare shows both")
 

@@ -286,8 +286,8 @@ def load_normals(detector: Detector, data: str, normal: list[str] | None, strict
     images = source.load(detector.image_format, strict)
     fresh = images[~detector.was_seen(images.images)]
     if not len(fresh):
-        which = f"all {len(images):,} normal images that are for training in {data}"
-        raise DataError(f"the detector was trained or calibrated on {which}; give newer ones")
+        where = f"{data} (of its train part, if it has one)"
+        raise DataError(f"the detector was trained or calibrated on all normal images of {where}; give newer ones")
     return fresh
 
 

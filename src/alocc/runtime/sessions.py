@@ -74,7 +74,7 @@ class OnnxSession:
         self.metadata = _notes(self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "null"))
 
     def run(self, images: NDArray[np.uint8], names: Sequence[str] = VERDICTS) -> list[NDArray[Any]]:
-        """The outputs with these names."""
+        """The outputs with these names; those of every graph unless others are named."""
         inputs: dict[str, NDArray[Any]] = {"images": images}
         if self._may_leave_maps:
             inputs[WITH_MAPS] = np.array(MAP in names)
@@ -104,7 +104,7 @@ class OpenVinoSession:
         _open_vino_sessions.add(self)
 
     def run(self, images: NDArray[np.uint8], names: Sequence[str] = VERDICTS) -> list[NDArray[Any]]:
-        """The outputs with these names."""
+        """The outputs with these names; those of every graph unless others are named."""
         wanted = frozenset(names)
         if not hasattr(self._requests, "own"):
             self._requests.own = {}

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,7 +49,7 @@ class Version(NamedTuple):
     @classmethod
     def of(cls, number: int | None, path: Path) -> Version:
         """What a detector's file says."""
-        detector, date = Detector.load(path), datetime.fromtimestamp(path.stat().st_mtime).astimezone()
+        detector, date = Detector.load(path), datetime.fromtimestamp(path.stat().st_mtime, UTC)
         data = detector.training.get("recalibrated_on")
         n = len(detector.held_out_scores)
         rates = detector.threshold, detector.alpha
