@@ -1,6 +1,6 @@
 """Scoring by Ray's workers: what it costs beside plain processes, and what 10⁹ images would take.
 
-    .venv/bin/python benchmarks/scale.py                    # about a quarter of an hour on two cores
+    .venv/bin/python benchmarks/scale.py                    # about twenty minutes on two cores
 
 The images are noise, 28×28 and once 96×96, in .npy files of a temporary folder, 2 GB, which is removed; the detector is
 the preset `robust`. Writes docs/results/scale.md. CPU seconds are those that the kernel says of each process of a command, as
@@ -216,7 +216,7 @@ def page(n: int, few: int, runs: dict[str, tuple[int, Run]], sizes: dict[str, in
         "|---|" + "---|" * 8,
         *rows,
         "",
-        "All tables are the plain process's, byte for byte (of the larger images: but for their numbers), also that of the run in which a worker was killed (SIGKILL) "
+        "All tables are the plain process's, byte for byte (of the larger images: without the column of their names), also that of the run in which a worker was killed (SIGKILL) "
         "while it scored. Ray's own processes are those that it starts beside the workers.",
         "",
         "| CPU | plain process | Ray, 1 worker |",
@@ -228,9 +228,9 @@ def page(n: int, few: int, runs: dict[str, tuple[int, Run]], sizes: dict[str, in
         f"{1e6 / plain:,.0f} images/s plainly, {1e6 / ray:,.0f} under Ray. For all {n:,}, start-up included, two workers take "
         f"{more:.2f} times the CPU time of one, and two plain processes {more_plain:.2f} times that of one.",
         "",
-        f"In wall time, start-up included, two workers take {two.seconds / two_plain.seconds - 1:+.0%} of what two plain processes take; they "
+        f"In wall time, start-up included, two workers take {two.seconds / two_plain.seconds:.2f} times as long as two plain processes; they "
         f"were {faster:.2f} times as fast as one worker, two plain processes {faster_plain:.2f} times as fast as one. "
-        f"With {n:,} images of {LARGER}×{LARGER} they take {larger.seconds / larger_plain.seconds - 1:+.0%}.",
+        f"With {n:,} images of {LARGER}×{LARGER} they take {larger.seconds / larger_plain.seconds:.2f} times as long.",
         "",
         f"Bytes an image: {sizes['images'] / n:.0f} as it is read, {sizes['CSV'] / n:.0f} in the CSV table, {sizes['Parquet'] / n:.0f} "
         "in the Parquet files.",

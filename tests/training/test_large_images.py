@@ -51,16 +51,7 @@ def test_evaluate_names_the_preset_for_photographs_where_much_is_missed(alocc, d
         (tmp_path / "set" / name).mkdir(parents=True)
         for i, image in enumerate(images):
             Image.fromarray(image).save(tmp_path / "set" / name / f"{i}.png")
-    words = [
-        "evaluate",
-        tmp_path / "d.safetensors",
-        tmp_path / "set",
-        "--bootstrap",
-        0,
-        "--normal",
-        "good",
-        "--anomalous",
-    ]
+    words = ["evaluate", tmp_path / "d.safetensors", tmp_path / "set", "--normal", "good", "--anomalous"]
     assert "alocc train --preset features usually finds more" in alocc(*words, "same")
     assert "--preset features" not in alocc(*words, "pits")  # all are found
 
